@@ -1,0 +1,46 @@
+"""What the views of one image look like: the numbers of a paper's augmentation, nothing else."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewRecipe:
+    """Two global views and ``local_crops`` small ones, all cut from one decode of the image.
+
+    Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
+    photometric on the device by ``data/augmentations.py``, in the order of the fields below.
+    Pairs give view 1 and view 2; every local crop uses ``local_blur_probability`` and no
+    solarisation. View 1 is the one that RePre reconstructs.
+
+    Attributes:
+      crop_scale: area of a global crop as a share of the image, (lowest, highest).
+      crop_ratio: aspect ratio width / height of a crop, drawn log-uniformly, (lowest, highest).
+      interpolation: "bilinear" or "bicubic", antialiased when shrinking.
+      local_crops: number of local crops; 0 for methods without multi-crop.
+      local_size: side of a local crop in pixels.
+      local_crop_scale: as ``crop_scale``, for local crops.
+      flip_probability: horizontal flip.
+      jitter: strengths of brightness, contrast, saturation (factor ~ U(max(0, 1-s), 1+s)) and
+        hue (shift ~ U(-s, s) turns), applied in random order.
+      jitter_probability: probability of the four jitter operators together.
+      grey_probability: conversion to grey, weights .299 / .587 / .114.
+      blur_probability: Gaussian blur for (view 1, view 2).
+      blur_sigma: standard deviation in pixels ~ U(lowest, highest).
+      solarise_probability: x -> 1 - x where x >= 128/255, for (view 1, view 2).
+      local_blur_probability: Gaussian blur for local crops.
+    """
+
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bicubic"
+    local_crops: int = 0
+    local_size: int = 96
+    local_crop_scale: tuple[float, float] = (0.05, 0.4)
+    flip_probability: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    blur_probability: tuple[float, float] = (1.0, 0.1)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_probability: tuple[float, float] = (0.0, 0.2)
+    local_blur_probability: float = 0.5
