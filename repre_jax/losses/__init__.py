@@ -1,0 +1,1 @@
+"""Pure losses: arrays in, one float32 value per example out."""

@@ -1,0 +1,33 @@
+"""Losses with negatives."""
+
+import jax
+import jax.numpy as jnp
+
+
+def in_batch_info_nce(queries: jax.Array, keys: jax.Array, *, temperature: float) -> jax.Array:
+    """InfoNCE whose negatives are the keys of the other examples of the global batch.
+
+    RePre equation 1 with the batch as dictionary. Queries and keys are L2-normalised here; whether
+    gradient flows into the keys is the caller's choice.
+
+    Args:
+      queries: [B, D].
+      keys: [B, D]; row i is the positive of query i.
+      temperature: tau.
+
+    Returns:
+      float32 [B]: cross-entropy of each query; log B when all features are equal.
+    """
+    if queries.shape != keys.shape or queries.ndim != 2:
+        raise ValueError(f"queries {queries.shape} and keys {keys.shape} must both be [B, D]")
+    similarity = jnp.matmul(
+        _unit(queries), _unit(keys).T, precision=jax.lax.Precision.HIGHEST
+    )  # [B, B]
+    log_probabilities = jax.nn.log_softmax(similarity / temperature, axis=-1)
+    return -jnp.diagonal(log_probabilities)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

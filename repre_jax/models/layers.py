@@ -1,0 +1,123 @@
+"""The pieces that vision transformers share: initialisers, drop path, MLP, attention, block."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+# torch's default for Linear and Conv kernels: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+torch_default_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# DINO, DeiT and Swin ask for a normal of standard deviation 0.02 "truncated" at +-2 in absolute
+# terms, a hundred standard deviations away: it is an untruncated normal.
+normal_002 = nn.initializers.normal(0.02)
+
+
+def torch_default_bias(fan_in: int) -> Initializer:
+    """torch's default bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    def initialise(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialise
+
+
+def xavier_per_projection(projections: int) -> Initializer:
+    """Xavier uniform for a fused kernel, as if each of its projections were a kernel of its own.
+
+    Source: facebookresearch/moco-v3, vits.py ("treat the weights of Q, K, V separately").
+    """
+
+    def initialise(key, shape, dtype=jnp.float32):
+        bound = (6 / (shape[0] + shape[1] // projections)) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initialise
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops the whole branch of an example, scales the rest by 1 / keep."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x [B, ...] -> [B, ...]; draws from the "drop_path" stream when training."""
+        if not train or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
+        return x * (kept / keep).astype(x.dtype)
+
+
+class MLP(nn.Module):
+    """Linear, exact (erf) GELU, Linear."""
+
+    hidden: int
+    kernel_init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N, D]."""
+        width = x.shape[-1]
+        x = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="up")(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="down")(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused query-key-value kernel [D, 3D].
+
+    Fused because DINO's clipping per tensor, and the trust ratio of LARS, act on that tensor.
+    """
+
+    heads: int
+    kernel_init: Initializer
+    qkv_init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N, D]."""
+        batch, tokens, width = x.shape
+        qkv = nn.Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        # Logits and softmax are float32 in there whatever the compute dtype.
+        x = jax.nn.dot_product_attention(query, key, value)
+        x = x.reshape(batch, tokens, width)
+        return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; attention and MLP branches drop independently."""
+
+    heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
+    kernel_init: Initializer = normal_002
+    qkv_init: Initializer = normal_002
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """[B, N, D] -> [B, N, D]."""
+        hidden = int(x.shape[-1] * self.mlp_ratio)
+        y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
+        y = Attention(self.heads, self.kernel_init, self.qkv_init, self.dtype, name="attention")(y)
+        x = x + DropPath(self.drop_path, name="drop_path_1")(y, train)
+        y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
+        y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
+        return x + DropPath(self.drop_path, name="drop_path_2")(y, train)
+
+
+def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """LayerNorm with two-pass variance: the one-pass form loses digits that parity needs."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,59 @@
+"""Fixed 2-D sin-cos position embeddings, and the resizing of learned ones to another grid."""
+
+import numpy as np
+
+
+def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10000.0) -> np.ndarray:
+    """Fixed 2-D sin-cos embedding of MoCo v3.
+
+    Source: facebookresearch/moco-v3, vits.py, build_2d_sincos_position_embedding. Channels are
+    [sin(row w), cos(row w), sin(column w), cos(column w)] with w_i = temperature ** (-i / (D/4));
+    tokens are row-major; the class token's embedding is zero.
+
+    Args:
+      grid: (gh, gw).
+      width: D, divisible by 4.
+      temperature: longest wavelength over 2 pi.
+
+    Returns:
+      float32 [1, 1 + gh*gw, D].
+    """
+    if width % 4:
+        raise ValueError(f"sin-cos positions need a width divisible by 4, not {width}")
+    frequency = temperature ** (-np.arange(width // 4) / (width // 4))
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    row_angle = rows.reshape(-1, 1) * frequency
+    column_angle = columns.reshape(-1, 1) * frequency
+    patches = np.concatenate(
+        [np.sin(row_angle), np.cos(row_angle), np.sin(column_angle), np.cos(column_angle)], axis=1
+    )
+    return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
+
+
+def bicubic_resize_matrix(source: int, target: int) -> np.ndarray:
+    """Matrix that resizes a line of ``source`` embeddings to ``target`` as the official DINO does.
+
+    Source: facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding. That code calls
+    torch's bicubic interpolation (kernel a = -0.75, half-pixel centres, edges clamped, no
+    antialiasing) with scale (target + 0.1) / source, the 0.1 guarding the rounding of the size;
+    the sampling positions inherit it. ``jax.image.resize`` differs in all of that.
+
+    Returns:
+      float32 [target, source], rows sum to 1.
+    """
+    scale = (target + 0.1) / source
+    matrix = np.zeros((target, source))
+    for row in range(target):
+        centre = (row + 0.5) / scale - 0.5
+        first = int(np.floor(centre))
+        for offset in range(-1, 3):
+            distance = abs(centre - (first + offset))
+            matrix[row, np.clip(first + offset, 0, source - 1)] += _cubic(distance)
+    return matrix.astype(np.float32)
+
+
+def _cubic(x: float, a: float = -0.75) -> float:
+    """Keys' cubic convolution kernel at distance ``x`` in [0, 2]."""
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a

@@ -1,0 +1,65 @@
+"""The one reader of sown activations: features of chosen blocks as maps [B, gh, gw, D].
+
+Encoders ``sow`` under ``block_<k>`` (k from 0) a ``BlockOutput`` of the residual stream after
+block k, before the final norm. RePre, evaluation and dense tasks all read them through here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+
+class BlockOutput(NamedTuple):
+    """What an encoder sows for a block.
+
+    Attributes:
+      feature_map: [B, gh, gw, D].
+      class_token: [B, D], or None for encoders without one.
+    """
+
+    feature_map: jax.Array
+    class_token: jax.Array | None
+
+
+def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
+    """Blocks to tap, at even intervals, the last one always among them.
+
+    RePre section 3.2: floor(L/K)-1, 2 floor(L/K)-1, ..., L-1, counted from 0; {2, 5, 8, 11} for
+    12 blocks and 4 taps.
+    """
+    if not 0 < count <= depth:
+        raise ValueError(f"cannot tap {count} of {depth} blocks")
+    interval = depth // count
+    return tuple((k + 1) * interval - 1 for k in range(count - 1)) + (depth - 1,)
+
+
+def apply_with_taps(
+    encoder: nn.Module, variables: Any, images: jax.Array, blocks: Sequence[int], **kwargs: Any
+) -> tuple[Any, list[jax.Array]]:
+    """Applies an encoder once and returns its output and the maps of the blocks asked for.
+
+    Args:
+      encoder: a module that sows ``BlockOutput`` as described above.
+      variables: its variables.
+      images: [B, H, W, C].
+      blocks: block numbers from 0; the maps come back in this order.
+      **kwargs: passed on to ``encoder.apply``.
+
+    Raises:
+      KeyError: a block was not sown, or sown more than once.
+    """
+    if not blocks:
+        return encoder.apply(variables, images, **kwargs), []
+    output, sown = encoder.apply(variables, images, mutable=["intermediates"], **kwargs)
+    return output, [read_block(sown["intermediates"], block).feature_map for block in blocks]
+
+
+def read_block(intermediates: Any, block: int) -> BlockOutput:
+    """The ``BlockOutput`` that one ``apply`` sowed for ``block``; KeyError unless exactly one."""
+    sown = intermediates.get(f"block_{block}", ())
+    if len(sown) != 1:
+        names = ", ".join(sorted(intermediates)) or "nothing"
+        raise KeyError(f"block_{block} was sown {len(sown)} times, not once; sown: {names}")
+    return sown[0]

@@ -1,0 +1,175 @@
+"""Vision transformer (arXiv 2010.11929) in the forms that DINO and MoCo v3 train."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from repre_jax.errors import UserError
+from repre_jax.models.layers import (
+    Block,
+    layer_norm,
+    normal_002,
+    torch_default_bias,
+    torch_default_kernel,
+    xavier_per_projection,
+)
+from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
+from repre_jax.models.taps import BlockOutput
+
+# name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
+VIT_SIZES = {
+    "vit_nano": (96, 4, 3),
+    "vit_micro": (192, 6, 3),
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+
+
+class Encoded(NamedTuple):
+    """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
+
+    pooled: jax.Array
+    tokens: jax.Array
+
+
+class ViT(nn.Module):
+    """Vision transformer; the pooled feature is the class token after the final norm.
+
+    Any image size divisible by the patch is accepted. Sin-cos positions are made for the grid at
+    hand; learned ones are of the grid of ``image_size`` and are resized as the official DINO does
+    (``position_embeddings.bicubic_resize_matrix``).
+
+    Attributes:
+      image_size: side in pixels of the images that learned positions are made for.
+      position: "learned" or "sincos".
+      initialisation: "dino" (normal 0.02, torch's default for the patch embedding) or "moco_v3"
+        (Xavier uniform, query, key and value each with their own fan).
+      remat: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    image_size: int
+    mlp_ratio: float = 4.0
+    position: str = "learned"
+    initialisation: str = "dino"
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
+        """[B, H, W, 3] normalised -> pooled [B, D], tokens [B, gh*gw, D].
+
+        Sows ``block_<k>`` (see ``taps``). Raises ValueError if a side is no multiple of the patch.
+        """
+        batch, height, width, _ = images.shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"image {height}x{width} is not divisible by patch {self.patch_size}")
+        grid = (height // self.patch_size, width // self.patch_size)
+        x = self._embed_patches(images).reshape(batch, grid[0] * grid[1], self.width)
+        x = self._prepend_class_token(x) + self._positions(grid)
+        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        official_xavier = self.initialisation == "moco_v3"
+        for k in range(self.depth):
+            x = block_class(
+                heads=self.heads,
+                mlp_ratio=self.mlp_ratio,
+                drop_path=self.drop_path * k / max(self.depth - 1, 1),
+                kernel_init=nn.initializers.xavier_uniform() if official_xavier else normal_002,
+                qkv_init=xavier_per_projection(3) if official_xavier else normal_002,
+                dtype=self.dtype,
+                name=f"block_{k}",
+            )(x, train)
+            feature_map = x[:, 1:].reshape(batch, *grid, self.width)
+            self.sow("intermediates", f"block_{k}", BlockOutput(feature_map, x[:, 0]))
+        x = layer_norm(1e-6, self.dtype, "norm")(x)
+        return Encoded(pooled=x[:, 0], tokens=x[:, 1:])
+
+    def _embed_patches(self, images: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, gh, gw, D]."""
+        fan_in = 3 * self.patch_size**2
+        if self.initialisation == "moco_v3":
+            bound = (6 / (fan_in + self.width)) ** 0.5
+            kernel_init = nn.initializers.uniform(2 * bound)
+            initialisers = {
+                "kernel_init": lambda *args: kernel_init(*args) - bound,
+                "bias_init": nn.initializers.zeros,
+            }
+        else:
+            initialisers = {
+                "kernel_init": torch_default_kernel,
+                "bias_init": torch_default_bias(fan_in),
+            }
+        patch = (self.patch_size, self.patch_size)
+        return nn.Conv(
+            self.width,
+            patch,
+            strides=patch,
+            padding="VALID",
+            dtype=self.dtype,
+            name="patch_embed",
+            **initialisers,
+        )(images)
+
+    def _prepend_class_token(self, x: jax.Array) -> jax.Array:
+        std = 1e-6 if self.initialisation == "moco_v3" else 0.02
+        token = self.param("class_token", nn.initializers.normal(std), (1, 1, self.width))
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
+        return jnp.concatenate([token, x], axis=1)
+
+    def _positions(self, grid: tuple[int, int]) -> jax.Array:
+        """[1, 1 + gh*gw, D] in the compute dtype."""
+        if self.position == "sincos":
+            return jnp.asarray(sincos_2d(grid, self.width), self.dtype)
+        side = self.image_size // self.patch_size
+        shape = (1, 1 + side * side, self.width)
+        positions = self.param("position_embedding", normal_002, shape)
+        if grid != (side, side):
+            class_position, patches = positions[:, :1], positions[:, 1:]
+            patches = jnp.einsum(
+                "yr,xc,brcd->byxd",
+                bicubic_resize_matrix(side, grid[0]),
+                bicubic_resize_matrix(side, grid[1]),
+                patches.reshape(1, side, side, self.width),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+            patches = patches.reshape(1, grid[0] * grid[1], self.width)
+            positions = jnp.concatenate([class_position, patches], axis=1)
+        return positions.astype(self.dtype)
+
+
+def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
+    """The ViT that ``config.model`` describes.
+
+    Raises:
+      UserError: image size not divisible by the patch, or a width not divisible by the heads.
+    """
+    width, depth, heads = VIT_SIZES[model.name]
+    heads = model.heads or heads
+    if model.image_size % model.patch_size:
+        raise UserError(
+            f"model.image_size={model.image_size} is not divisible by "
+            f"model.patch_size={model.patch_size}; choose a multiple of the patch."
+        )
+    if width % heads:
+        raise UserError(f"model.heads={heads} does not divide the width {width} of {model.name}.")
+    return ViT(
+        patch_size=model.patch_size,
+        width=width,
+        depth=depth,
+        heads=heads,
+        image_size=model.image_size,
+        position=model.position,
+        initialisation=model.initialisation,
+        drop_path=model.drop_path,
+        remat=model.remat,
+        dtype=dtype,
+    )
