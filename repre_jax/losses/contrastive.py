@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from repre_jax.normalisation import l2_normalise
+
 
 def in_batch_info_nce(queries: jax.Array, keys: jax.Array, *, temperature: float) -> jax.Array:
     """InfoNCE whose negatives are the keys of the other examples of the global batch.
@@ -21,13 +23,7 @@ def in_batch_info_nce(queries: jax.Array, keys: jax.Array, *, temperature: float
     if queries.shape != keys.shape or queries.ndim != 2:
         raise ValueError(f"queries {queries.shape} and keys {keys.shape} must both be [B, D]")
     similarity = jnp.matmul(
-        _unit(queries), _unit(keys).T, precision=jax.lax.Precision.HIGHEST
+        l2_normalise(queries), l2_normalise(keys).T, precision=jax.lax.Precision.HIGHEST
     )  # [B, B]
     log_probabilities = jax.nn.log_softmax(similarity / temperature, axis=-1)
     return -jnp.diagonal(log_probabilities)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

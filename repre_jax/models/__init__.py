@@ -3,6 +3,6 @@
 from repre_jax.models.vit import VIT_SIZES, ViT, build_vit
 
 # name -> function (model config, dtype) -> encoder module
-BACKBONES = {name: build_vit for name in VIT_SIZES}
+BACKBONES = dict.fromkeys(VIT_SIZES, build_vit)
 
 __all__ = ["BACKBONES", "ViT"]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.models.layers import normal_002, torch_default_kernel
+from repre_jax.normalisation import l2_normalise
 
 
 class BatchNormMLP(nn.Module):
@@ -66,7 +67,7 @@ class PrototypeHead(nn.Module):
             x = nn.Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
             if k < 2:
                 x = nn.gelu(x, approximate=False)
-        x = l2_normalise(x.astype(jnp.float32))
+        x = l2_normalise(x)
         kernel = Prototypes(self.prototypes, name="prototypes")(x.shape[-1])
         return jnp.matmul(
             x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32
@@ -90,9 +91,3 @@ class Prototypes(nn.Module):
         direction = self.param("direction", torch_default_kernel, shape)
         scale = self.param("scale", nn.initializers.ones, (1, self.prototypes))
         return scale * direction / jnp.linalg.norm(direction, axis=0, keepdims=True)
-
-
-def l2_normalise(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """x / max(|x|, epsilon) over the last axis, as torch's ``normalize``."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, epsilon**2))

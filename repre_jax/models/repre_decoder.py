@@ -33,10 +33,11 @@ class FusionBlock(nn.Module):
                 x = nn.relu(_convolution(self.width, 3, x.shape[-1], self.dtype, f"fusion_{k}")(x))
             return x
         batch, rows, columns, _ = x.shape
+        heads = self.width // 64 if self.width % 64 == 0 else 1
         x = _convolution(self.width, 1, x.shape[-1], self.dtype, "reduce")(x)
         x = x.reshape(batch, rows * columns, self.width)
         for k in range(self.layers):
-            x = Block(heads=self.width // 32, dtype=self.dtype, name=f"fusion_{k}")(x, False)
+            x = Block(heads=heads, dtype=self.dtype, name=f"fusion_{k}")(x, False)
         return x.reshape(batch, rows, columns, self.width)
 
 

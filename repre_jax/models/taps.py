@@ -32,7 +32,7 @@ def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
     if not 0 < count <= depth:
         raise ValueError(f"cannot tap {count} of {depth} blocks")
     interval = depth // count
-    return tuple((k + 1) * interval - 1 for k in range(count - 1)) + (depth - 1,)
+    return (*((k + 1) * interval - 1 for k in range(count - 1)), depth - 1)
 
 
 def apply_with_taps(

@@ -1,0 +1,322 @@
+"""Checkpoints of the whole training state, on Orbax: atomic, asynchronous, verified on restore.
+
+A folder ``<step>/`` per checkpoint holds ``state/`` (all arrays of the train state) and
+``about/`` (a small JSON: step, metrics, SHA-256 of the state, hash of its structure). Orbax
+writes into a temporary folder and renames it when everything is on disk, so a process killed at
+any moment leaves only whole checkpoints and a temporary folder that the next start removes.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from repre_jax.errors import UserError
+
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
+# TensorStore, which writes the arrays, reports the operating system's words inside other types.
+_FULL_WORDS = re.compile(r"no space left|disk quota|file too large|ENOSPC|EDQUOT|EFBIG", re.I)
+_FORBIDDEN_WORDS = re.compile(r"permission denied|not permitted|read-only file system", re.I)
+
+
+class Checkpoints:
+    """Saves and restores train states in one folder that only one run writes to.
+
+    Kept are the newest ``keep`` and the one with the highest ``best_metric``. In a run of several
+    processes every process makes the same calls; the folder is shared between them.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, best_metric: str | None):
+        """Opens or makes ``folder`` and removes what an interrupted save left behind.
+
+        Args:
+          folder: where the checkpoints lie; made with its parents when missing.
+          keep: how many of the newest to keep, at least 1. With 1 a damaged newest checkpoint
+            has none before it to fall back on.
+          best_metric: key into the metrics given to ``save``, higher is better, or None.
+
+        Raises:
+          UserError: the folder cannot be made or written to.
+        """
+        if keep < 1:
+            raise UserError(f"checkpoint.keep must be at least 1, not {keep}.")
+        self.folder = Path(folder).absolute()
+        self._best_metric = best_metric
+        with self._disk_errors_told():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._scores = _read_scores(self.folder, best_metric)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                item_names=("state", "about"),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_NewestAndBest(keep, self._scores),
+                    cleanup_tmp_directories=True,
+                    # Reads no file of existing checkpoints: a damaged one must not stop the start.
+                    lightweight_initialize=True,
+                ),
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending, the one being written included."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> bool:
+        """Starts saving ``state`` under ``state.step``; returns when the arrays may be donated.
+
+        An earlier save that is still being written is waited for first. A step that already has
+        a checkpoint is left as it is, for the state of a step never differs within a run.
+
+        Args:
+          state: pytree of arrays with a scalar integer ``step``; no typed PRNG keys.
+          metrics: numbers to store beside it; ``best_metric`` among them ranks the checkpoint.
+
+        Returns:
+          True when a save was started, False when the step was there already.
+
+        Raises:
+          UserError: this save or the one before could not be written (disk full, no permission).
+        """
+        step = int(state.step)
+        metrics = {key: float(value) for key, value in (metrics or {}).items()}
+        with self._disk_errors_told():
+            # First of all: if it failed, its step must not count as saved below.
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                return False
+            score = _score(metrics, self._best_metric)
+            if score is not None:
+                self._scores[step] = score
+            about = {
+                "step": step,
+                "metrics": metrics,
+                "sha256": params_sha256(state),
+                "structure": _structure_sha256(state),
+            }
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
+                ),
+                force=True,
+            )
+        return True
+
+    def restore_newest(self, abstract_state: Any) -> tuple[Any | None, list[str]]:
+        """Restores the newest sound checkpoint.
+
+        A damaged one (files missing, cut short or changed since the save) is passed over for the
+        one before it and moved to ``damaged/``, so that training can save that step again and
+        the evidence stays. The number of devices may differ from the run that saved.
+
+        Args:
+          abstract_state: the state's pytree with a ``jax.ShapeDtypeStruct`` that has a sharding
+            in place of each array; the arrays are restored onto these shardings.
+
+        Returns:
+          (state, sentences for the user); state is None when there is no checkpoint at all.
+
+        Raises:
+          UserError: every checkpoint is damaged, or they belong to another model.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                state = self._restore(step, abstract_state)
+            except (UserError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+                raise  # not the checkpoint's fault, so older ones would not fare better
+            except Exception as error:  # Orbax, TensorStore and JSON each have their own types
+                damaged[step] = _first_line(error)
+                continue
+            return state, self._set_aside(damaged, restored=step)
+        if not damaged:
+            return None, []
+        newest = max(damaged)
+        raise UserError(
+            f"No checkpoint in {self.folder} can be read (steps "
+            f"{', '.join(map(str, sorted(damaged)))}; the newest: {damaged[newest]}): bring the "
+            "folder back from a copy, or start again in another --workdir."
+        )
+
+    def wait(self) -> None:
+        """Returns when the save in progress is on disk; UserError when it could not be written."""
+        with self._disk_errors_told():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits as ``wait`` does and ends Orbax's threads."""
+        with self._disk_errors_told():
+            self._manager.close()
+
+    def _restore(self, step: int, abstract_state: Any) -> Any:
+        about = json.loads(_about_path(self.folder, step).read_text())
+        if about["structure"] != _structure_sha256(abstract_state):
+            raise UserError(
+                f"Checkpoint {step} in {self.folder} holds another model or optimizer than this "
+                "run's: use the version and config that made it, or another --workdir."
+            )
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        ).state
+        if params_sha256(state) != about["sha256"]:
+            raise ValueError("its bytes are not those that were saved")
+        return state
+
+    def _set_aside(self, damaged: Mapping[int, str], restored: int) -> list[str]:
+        if not damaged:
+            return []
+        target_folder = self.folder / "damaged"
+        if jax.process_index() == 0:
+            target_folder.mkdir(exist_ok=True)
+            for step in damaged:
+                target = target_folder / str(step)
+                shutil.rmtree(target, ignore_errors=True)  # the same step, damaged once before
+                (self.folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        for step in damaged:
+            self._scores.pop(step, None)
+        self._manager.reload()
+        return [
+            f"Checkpoint {step} is damaged ({reason}): it was moved to {target_folder}, and the "
+            f"run goes on from checkpoint {restored}."
+            for step, reason in damaged.items()
+        ]
+
+    @contextlib.contextmanager
+    def _disk_errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            remedy = _disk_remedy(error)
+            if remedy is None:
+                raise
+            # A failed save leaves a temporary folder; on a full disk its space is wanted back.
+            for leftover in self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            raise UserError(f"Cannot write checkpoints to {self.folder}: {remedy}") from error
+
+
+class _NewestAndBest:
+    """Orbax preservation policy: the newest ``keep`` and the one with the highest score.
+
+    Scores come from the run rather than from Orbax, which would read every old checkpoint's
+    metrics at the start and stop at a damaged one.
+    """
+
+    def __init__(self, keep: int, scores: Mapping[int, float]):
+        self._keep = keep
+        self._scores = scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [info.step for info in checkpoints]
+        kept = set(sorted(steps)[-self._keep :])
+        scored = [step for step in steps if step in self._scores]
+        if scored:
+            kept.add(max(scored, key=lambda step: (self._scores[step], step)))
+        return [step in kept for step in steps]
+
+
+def params_sha256(params: Any) -> str:
+    """SHA-256 over path names, dtypes, shapes and bytes of all arrays of a pytree.
+
+    The same for the same values whatever the devices, shardings and order of dictionary keys.
+
+    Args:
+      params: pytree of jax or numpy arrays; in a run of several processes, called by all.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    names, leaves = _named_leaves(params)
+    # hashlib releases the interpreter lock: a gigabyte is hashed by all cores together.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_leaf_sha256, leaves))
+    return _sha256_of_lines(f"{name} {digest}" for name, digest in zip(names, digests, strict=True))
+
+
+def _structure_sha256(tree: Any) -> str:
+    return _sha256_of_lines(_named_leaves(tree)[0])
+
+
+def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
+    """One line "path dtype shape" for every leaf, and the leaves."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = [leaf for _, leaf in pairs]
+    names = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype} {leaf.shape}"
+        for path, leaf in pairs
+    ]
+    return names, leaves
+
+
+def _leaf_sha256(leaf: Any) -> str:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    array = np.ascontiguousarray(leaf)
+    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
+
+
+def _sha256_of_lines(lines: Iterator[str] | list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _about_path(folder: Path, step: int) -> Path:
+    return folder / str(step) / "about" / "metadata"
+
+
+def _score(metrics: Mapping[str, float], best_metric: str | None) -> float | None:
+    score = metrics.get(best_metric)
+    return score if score is not None and math.isfinite(score) else None
+
+
+def _read_scores(folder: Path, best_metric: str | None) -> dict[int, float]:
+    scores = {}
+    for path in folder.glob("*/about/metadata"):
+        try:
+            about = json.loads(path.read_text())
+            score = _score(about["metrics"], best_metric)
+            if score is not None:
+                scores[int(about["step"])] = score
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged: restore_newest says so when it matters
+    return scores
+
+
+def _disk_remedy(error: BaseException) -> str | None:
+    """What the user should do about a failed write, or None when the disk is not to blame."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    errnos = [link.errno for link in chain if isinstance(link, OSError)]
+    text = "\n".join(map(str, chain))
+    if any(number in _FULL_ERRNOS for number in errnos) or _FULL_WORDS.search(text):
+        return (
+            "no space is left there. Earlier checkpoints are intact; free some space, or copy the "
+            "run folder to a larger disk, and run the same command again to go on from them."
+        )
+    if any(number in _FORBIDDEN_ERRNOS for number in errnos) or _FORBIDDEN_WORDS.search(text):
+        return "permission denied. Make the folder writable or choose another --workdir."
+    if any(number in (errno.ENOTDIR, errno.EEXIST) for number in errnos):
+        return "a file of that name is in the way. Choose another --workdir."
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")
