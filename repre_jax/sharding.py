@@ -1,0 +1,33 @@
+"""The mesh, and where things live on it: state everywhere, the batch split by rows.
+
+The jitted step sees the global batch, so losses and BatchNorm need no axis names; more machines
+only mean that ``jax.distributed`` was initialised before the mesh is made.
+"""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from repre_jax.errors import UserError
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh of one axis "batch" over the first ``devices`` devices (0: all of them).
+
+    Raises:
+      UserError: there are fewer.
+    """
+    available = jax.devices()
+    if devices > len(available):
+        raise UserError(f"train.devices={devices}, but there are only {len(available)} devices.")
+    chosen = available[:devices] if devices else available
+    return Mesh(chosen, ("batch",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("batch"))
