@@ -11,9 +11,11 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,7 @@ class Checkpoints:
             raise UserError(f"checkpoint.keep must be at least 1, not {keep}.")
         self.folder = Path(folder).absolute()
         self._best_metric = best_metric
+        logging.getLogger("absl").addFilter(_not_from_orbax)
         with self._disk_errors_told():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._scores = _read_scores(self.folder, best_metric)
@@ -88,7 +91,8 @@ class Checkpoints:
           True when a save was started, False when the step was there already.
 
         Raises:
-          UserError: this save or the one before could not be written (disk full, no permission).
+          UserError: this save or the one before could not be written (disk full, no permission);
+            the run should end, and a new ``Checkpoints`` goes on from what is on disk.
         """
         step = int(state.step)
         metrics = {key: float(value) for key, value in (metrics or {}).items()}
@@ -204,10 +208,23 @@ class Checkpoints:
             remedy = _disk_remedy(error)
             if remedy is None:
                 raise
-            # A failed save leaves a temporary folder; on a full disk its space is wanted back.
-            for leftover in self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._remove_unfinished()
             raise UserError(f"Cannot write checkpoints to {self.folder}: {remedy}") from error
+
+    def _remove_unfinished(self) -> None:
+        """Removes a failed save's temporary folder: on a full disk its space is wanted back."""
+        for _ in range(20):  # other threads of the same save may still be writing into it
+            leftovers = list(self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
+            if not leftovers:
+                return
+            for leftover in leftovers:
+                shutil.rmtree(leftover, ignore_errors=True)
+            time.sleep(0.05)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Log filter: Orbax's threads log a traceback for errors that are raised here as well."""
+    return "orbax" not in record.pathname
 
 
 class _NewestAndBest:
