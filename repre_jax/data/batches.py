@@ -1,0 +1,174 @@
+"""Which images make up batch t, and how its rows are made: pure functions of (seed, t).
+
+Nothing here knows of threads or processes; ``pipeline.py`` decides who calls what and when.
+"""
+
+import dataclasses
+import hashlib
+
+import cv2
+import numpy as np
+from grain.experimental import index_shuffle
+
+from repre_jax.data.decode import BadImage
+from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.source import NO_LABEL, Source
+from repre_jax.data.views import centre_view, crop_views
+from repre_jax.errors import UserError
+
+# Rows made in one go, by one thread of one worker. Few enough that the first batch comes soon
+# and that workers hold little memory, enough that handing them over costs nothing.
+_ROWS_PER_CHUNK = 32
+_SHUFFLE_ROUNDS = 4
+NOT_REPLACED = -1
+PADDING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of every global batch that this process makes, cut into chunks.
+
+    Attributes:
+      first: first row.
+      count: number of rows.
+    """
+
+    first: int
+    count: int
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of one batch."""
+        return -(-self.count // _ROWS_PER_CHUNK)
+
+    def chunk(self, number: int) -> range:
+        """Returns the global row numbers of one chunk."""
+        start = number * self.count // self.chunks
+        stop = (number + 1) * self.count // self.chunks
+        return range(self.first + start, self.first + stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingChunks:
+    """Makes chunk c of the endless training sequence that starts at step 0.
+
+    Attributes:
+      source: where the images come from.
+      recipe: how views are cut.
+      image_size: side of a global view in pixels.
+      batch_size: global batch size.
+      seed: of the shuffle and of the crops.
+      rows: what this process makes of each batch.
+    """
+
+    source: Source
+    recipe: ViewRecipe
+    image_size: int
+    batch_size: int
+    seed: int
+    rows: Rows
+
+    def __call__(self, chunk: int) -> dict[str, np.ndarray]:
+        cv2.setNumThreads(0)  # chunks already run side by side; more threads would only get in
+        # each other's way
+        step, number = divmod(chunk, self.rows.chunks)
+        examples = [self._example(step, row) for row in self.rows.chunk(number)]
+        return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+    def _example(self, step: int, row: int) -> dict[str, np.ndarray]:
+        steps_per_epoch = len(self.source) // self.batch_size
+        epoch, step_in_epoch = divmod(step, steps_per_epoch)
+        wanted = index_shuffle(
+            step_in_epoch * self.batch_size + row,
+            max_index=len(self.source) - 1,
+            seed=_epoch_seed(self.seed, epoch),
+            rounds=_SHUFFLE_ROUNDS,
+        )
+        index, image, label = read_or_next(self.source, wanted)
+        # Keyed by the image that was wanted: an image that also stands in for an unreadable one
+        # in the same epoch is then cropped differently there.
+        views = crop_views(image, self.recipe, self.image_size, _crop_rng(self.seed, epoch, wanted))
+        return views | {
+            "index": np.int32(index),
+            "epoch": np.int32(epoch),
+            "label": np.int32(label),
+            "replaced": np.int32(NOT_REPLACED if index == wanted else wanted),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationChunks:
+    """Makes chunk c of the images in order, centre-cropped, the last batch padded.
+
+    Attributes:
+      source: where the images come from.
+      image_size: side of the view in pixels.
+      batch_size: global batch size.
+      rows: what this process makes of each batch.
+    """
+
+    source: Source
+    image_size: int
+    batch_size: int
+    rows: Rows
+
+    def __call__(self, chunk: int) -> dict[str, np.ndarray]:
+        cv2.setNumThreads(0)
+        step, number = divmod(chunk, self.rows.chunks)
+        rows = self.rows.chunk(number)
+        batch = {
+            "image": np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8),
+            "label": np.full(len(rows), NO_LABEL, np.int32),
+            "index": np.full(len(rows), PADDING, np.int32),
+            "mask": np.zeros(len(rows), bool),
+        }
+        for position, row in enumerate(rows):
+            index = step * self.batch_size + row
+            if index >= len(self.source):
+                break
+            batch["index"][position] = index
+            try:
+                image, label = self.source.read_with_label(index)
+            except BadImage:
+                continue
+            batch["image"][position] = centre_view(image, self.image_size)
+            batch["label"][position] = label
+            batch["mask"][position] = True
+        return batch
+
+
+def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
+    """Reads an image, or the next one in the source that can be read.
+
+    Args:
+      source: where the images come from.
+      wanted: the image asked for.
+
+    Returns:
+      (index that was read, uint8 [H, W, 3], label).
+
+    Raises:
+      UserError: no image of the source can be read.
+    """
+    first_error = None
+    for offset in range(len(source)):
+        index = (wanted + offset) % len(source)
+        try:
+            return index, *source.read_with_label(index)
+        except BadImage as error:
+            first_error = first_error or error
+    raise UserError(
+        f"None of the {len(source)} images of {source.description} can be read ({first_error}); "
+        "check that the files are whole and readable."
+    )
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    digest = hashlib.blake2b(f"shuffle {seed} {epoch}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _crop_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    # A counter-based generator: making one costs microseconds, unlike seeding a stateful one.
+    key = (seed % 2**64) | epoch << 64 | index << 96
+    return np.random.Generator(np.random.Philox(key=key))

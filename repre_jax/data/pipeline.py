@@ -1,0 +1,200 @@
+"""Batches in time: Grain's threads and worker processes, and the copy to the device."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from repre_jax.data.batches import EvaluationChunks, Rows, TrainingChunks
+from repre_jax.data.device_prefetch import prefetch_to_device
+from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.source import Source
+from repre_jax.errors import UserError
+
+__all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batches"]
+
+# In a worker, one thread reads while the other decodes.
+_THREADS_PER_WORKER = 2
+_CHUNKS_BUFFERED_PER_WORKER = 2
+_PARENT_CHECK_SECONDS = 1.0
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """An iterator over batches that owns threads or processes until it is closed.
+
+    Use it in a ``with`` statement or call ``close``; it closes itself when it is collected.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, length: int):
+        self._iterator = iter(dataset)
+        self._remaining = length
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._remaining <= 0:
+            self.close()
+            raise StopIteration
+        batch = next(self._iterator)
+        self._remaining -= 1
+        return batch
+
+    def __len__(self) -> int:
+        """Number of batches still to come."""
+        return self._remaining
+
+    def close(self) -> None:
+        """Stops the threads and processes."""
+        self._iterator.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+
+def training_batches(
+    source: Source,
+    recipe: ViewRecipe,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    total_steps: int,
+    workers: int,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Batches:
+    """Yields this process's rows of global batches ``start_step`` .. ``total_steps - 1``.
+
+    Batch t is a pure function of (seed, t): with S = len(source) // batch_size steps an epoch,
+    epoch t // S visits S * batch_size images in an order of its own and drops the rest. So the
+    position in the data is the step, whatever ``workers`` and the number of processes.
+
+    Args:
+      source: where the images come from.
+      recipe: how views are cut.
+      image_size: S, side of a global view in pixels.
+      batch_size: B of all processes together.
+      seed: of the shuffle and of the crops.
+      start_step: first step wanted; 0, or where to resume.
+      total_steps: one more than the last step wanted.
+      workers: worker processes; 0 makes batches in threads of this process.
+      process_index: which process this is; ``jax.process_index()`` by default.
+      process_count: how many there are; ``jax.process_count()`` by default.
+
+    Returns:
+      Iterator of {"global": uint8 [b, 2, S, S, 3], "local": uint8 [b, n, s, s, 3] (when n > 0),
+      "index", "epoch", "label" (-1 unknown), "replaced": int32 [b]}, b = B / process_count.
+      ``replaced`` is -1, or the index of the unreadable image that this row stands in for.
+
+    Raises:
+      UserError: fewer images than one batch, or (while iterating) no readable image at all.
+    """
+    if len(source) < batch_size:
+        raise UserError(
+            f"{source.description} has {len(source)} images, fewer than one batch of "
+            f"{batch_size}; lower train.batch_size."
+        )
+    rows = _rows(batch_size, process_index, process_count)
+    chunks = TrainingChunks(source, recipe, image_size, batch_size, seed, rows)
+    return _batches(chunks, rows, start_step, total_steps, workers)
+
+
+def evaluation_batches(
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Batches:
+    """Yields this process's rows of every image in order, resized and centre-cropped.
+
+    Args:
+      source: where the images come from.
+      image_size: S, side of the view in pixels.
+      batch_size: B of all processes together.
+      workers: worker processes; 0 makes batches in threads of this process.
+      process_index: as in ``training_batches``.
+      process_count: as in ``training_batches``.
+
+    Returns:
+      Iterator of {"image": uint8 [b, S, S, 3], "label", "index": int32 [b], "mask": bool [b]}.
+      ``mask`` is False where there is no image: past the end (index -1) or unreadable (its
+      index).
+    """
+    rows = _rows(batch_size, process_index, process_count)
+    chunks = EvaluationChunks(source, image_size, batch_size, rows)
+    return _batches(chunks, rows, 0, -(-len(source) // batch_size), workers)
+
+
+def _rows(batch_size: int, process_index: int | None, process_count: int | None) -> Rows:
+    if process_index is None or process_count is None:
+        import jax  # asking starts the backend, which a process that is told need not
+
+        process_index, process_count = jax.process_index(), jax.process_count()
+    if batch_size % process_count:
+        raise UserError(
+            f"train.batch_size is {batch_size}, which {process_count} processes cannot share "
+            f"evenly; make it a multiple of {process_count}."
+        )
+    count = batch_size // process_count
+    return Rows(process_index * count, count)
+
+
+def _batches(chunks, rows: Rows, start_step: int, total_steps: int, workers: int) -> Batches:
+    steps = max(0, total_steps - start_step)
+    first, last = start_step * rows.chunks, (start_step + steps) * rows.chunks
+    threads = _THREADS_PER_WORKER if workers else len(os.sched_getaffinity(0))
+    # With workers, what is ready waits in their buffers; without, up to one batch waits here.
+    buffered = threads if workers else max(threads, rows.chunks)
+    dataset = (
+        grain.MapDataset.range(first, last)
+        .map(chunks)
+        .to_iter_dataset(grain.ReadOptions(threads, buffered))
+    )
+    if workers:
+        # Grain asks absl's flags before it starts a process; a notebook or a test has none.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(workers, _CHUNKS_BUFFERED_PER_WORKER),
+            worker_init_fn=_start_worker,
+        )
+    dataset = dataset.batch(rows.chunks, drop_remainder=True, batch_fn=_join)
+    return Batches(dataset, steps)
+
+
+def _join(chunks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    joined = {}
+    for key, example in chunks[0].items():
+        rows = sum(len(chunk[key]) for chunk in chunks)
+        # Not np.concatenate: it would return Grain's shared-memory subclass.
+        joined[key] = np.empty((rows, *example.shape[1:]), example.dtype)
+        np.concatenate([chunk[key] for chunk in chunks], out=joined[key])
+    return joined
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    """Makes a worker process end with its parent, and only then.
+
+    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM) is the parent's to
+    handle: it saves, then stops its workers. A parent killed outright cannot, so watch for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

@@ -1,0 +1,51 @@
+"""What a source of images is; the sources themselves are listed in ``sources.py``."""
+
+import abc
+import hashlib
+
+import numpy as np
+
+SPLITS = ("train", "val")
+NO_LABEL = -1
+
+
+class Source(abc.ABC):
+    """A fixed list of images, read by position, in any order, from any thread or process.
+
+    Attributes:
+      labels: int32 [n] class of each image, or None when there are none.
+      class_names: name of each class, or None when there are none.
+      description: what and where the source is, for messages.
+      fingerprint: short hash that changes when names, sizes or labels of the images change.
+    """
+
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    description: str
+    fingerprint: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abc.abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """Returns image ``index`` as uint8 [H, W, 3] RGB; raises ``BadImage``."""
+
+    @abc.abstractmethod
+    def name_of(self, index: int) -> str:
+        """Returns the path or record id of image ``index``."""
+
+    def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
+        """Returns the pixels of image ``index`` and its class, -1 when unknown."""
+        label = NO_LABEL if self.labels is None else int(self.labels[index])
+        return self.read(index), label
+
+
+def short_hash(*parts: bytes) -> str:
+    """Returns 16 hexadecimal digits that depend on every part and on where parts end."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
