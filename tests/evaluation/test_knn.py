@@ -1,0 +1,128 @@
+"""Weighted k-NN against a plain numpy reading of the protocol."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from repre_jax.evaluation import knn
+from repre_jax.evaluation.knn import knn_accuracy
+
+
+def reference(train, train_labels, val, val_labels, *, k, num_classes, temperature=0.07):
+    """Stable sort by similarity, then votes, written out example by example."""
+    train = train / np.linalg.norm(train, axis=1, keepdims=True)
+    val = val / np.linalg.norm(val, axis=1, keepdims=True)
+    top1 = top5 = 0
+    for query, label in zip(val, val_labels, strict=True):
+        similarities = train @ query
+        votes = np.zeros(num_classes)
+        for i in np.argsort(-similarities, kind="stable")[:k]:
+            votes[train_labels[i]] += np.exp(similarities[i] / temperature)
+        ranking = np.argsort(-votes, kind="stable")
+        top1 += ranking[0] == label
+        top5 += label in ranking[:5]
+    return {"top1": top1 / len(val), "top5": top5 / len(val)}
+
+
+def clusters(n, m, num_classes=10, width=24, noise=1.2, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num_classes, width))
+    labels = rng.integers(num_classes, size=n + m).astype(np.int32)
+    features = (centres[labels] + noise * rng.normal(size=(n + m, width))).astype(np.float32)
+    return features[:n], labels[:n], features[n:], labels[n:]
+
+
+def mesh_of(devices):
+    return Mesh(np.array(jax.devices()[:devices]), ("batch",))
+
+
+@pytest.mark.parametrize("k", [1, 10, 20, 200])
+@pytest.mark.parametrize(("bank_chunk", "query_chunk"), [(8192, 1024), (64, 16), (37, 11)])
+def test_equals_the_reference(k, bank_chunk, query_chunk):
+    data = clusters(501, 103)
+    chunks = {"bank_chunk": bank_chunk, "query_chunk": query_chunk}
+    got = knn_accuracy(*data, k=k, num_classes=10, **chunks)
+    assert got == pytest.approx(reference(*data, k=k, num_classes=10), abs=1e-9)
+    assert 0.3 < got["top1"] < 0.99, "a test at 0 or 1 would see nothing"
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_one_device_is_eight(devices):
+    data = clusters(300, 101, noise=2.0)
+    one = knn_accuracy(*data, num_classes=10, mesh=mesh_of(1), bank_chunk=128, query_chunk=32)
+    more = knn_accuracy(
+        *data, num_classes=10, mesh=mesh_of(devices), bank_chunk=128, query_chunk=32
+    )
+    assert one == more
+
+
+def test_equals_sklearn_on_digits():
+    images, labels = load_digits(return_X_y=True)
+    labels = labels.astype(np.int32)
+    train, val = slice(0, 1200), slice(1200, None)
+    unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+    # Cosine distance is 1 - similarity; exp(1 / t) is common to all votes.
+    classifier = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.07)
+    ).fit(unit[train], labels[train])
+    expected = classifier.score(unit[val], labels[val])
+    got = knn_accuracy(images[train], labels[train], images[val], labels[val], num_classes=10)
+    assert got["top1"] == pytest.approx(expected, abs=1e-9)
+    assert got["top1"] > 0.9
+
+
+def test_ties_go_to_the_earlier_neighbour_and_the_lower_class():
+    axes = np.eye(4, dtype=np.float32)
+    # Four copies of one direction in four chunks: k = 1 must take the first of them.
+    train = np.stack([axes[1], axes[0], axes[0], axes[0]])
+    labels = np.array([0, 3, 1, 2], np.int32)
+    for bank_chunk in (1, 2, 4):
+        result = knn_accuracy(
+            train, labels, axes[:1], [3], k=1, num_classes=4, bank_chunk=bank_chunk
+        )
+        assert result == {"top1": 1.0}
+        # All three copies vote alike: the lowest of their classes wins.
+        result = knn_accuracy(
+            train, labels, axes[:1], [1], k=3, num_classes=4, bank_chunk=bank_chunk
+        )
+        assert result == {"top1": 1.0}
+
+
+def test_padding_never_votes():
+    """Opposite neighbours are still better than the zeros that fill a chunk."""
+    train = -np.ones((3, 8), np.float32)
+    val = np.ones((5, 8), np.float32)
+    labels = np.array([2, 2, 1], np.int32)
+    result = knn_accuracy(
+        train, labels, val, [2, 2, 2, 2, 1], k=20, num_classes=3, bank_chunk=2, query_chunk=2
+    )
+    assert result == {"top1": 0.8}
+
+
+def test_unknown_labels_neither_vote_nor_count():
+    train, train_labels, val, val_labels = clusters(200, 60)
+    expected = knn_accuracy(train, train_labels, val, val_labels, num_classes=10)
+    unknown = np.full(7, -1, np.int32)
+    got = knn_accuracy(
+        np.concatenate([val[:7], train]),
+        np.concatenate([unknown, train_labels]),
+        np.concatenate([val, train[:7]]),
+        np.concatenate([val_labels, unknown]),
+        num_classes=10,
+    )
+    assert got == expected
+    with pytest.raises(ValueError, match="labelled"):
+        knn_accuracy(train, -np.ones(200, int), val, val_labels, num_classes=10)
+    with pytest.raises(ValueError, match="num_classes=3"):
+        knn_accuracy(train, train_labels, val, val_labels, num_classes=3)
+
+
+def test_one_compilation_whatever_the_number_of_chunks():
+    knn._merge_chunk.clear_cache()
+    data = clusters(1000, 100)
+    knn_accuracy(*data, num_classes=10, bank_chunk=64, query_chunk=16)
+    knn_accuracy(*data, num_classes=10, bank_chunk=64, query_chunk=16)
+    assert knn._merge_chunk._cache_size() == 1
