@@ -1,0 +1,107 @@
+"""Official state dicts (names and numpy arrays) to the trees of repre_jax. No torch.
+
+Layouts: torch's Linear weight [out, in] is our kernel [in, out]; its convolution weight OIHW is our
+HWIO; LayerNorm's and BatchNorm's weight is our scale. The rows of the fused query-key-value weight
+are ordered (q, k, v), head, channel in both.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+_BLOCK_PARTS = {
+    "attn.qkv": ("attention", "qkv"),
+    "attn.proj": ("attention", "out"),
+    "mlp.fc1": ("mlp", "up"),
+    "mlp.fc2": ("mlp", "down"),
+}
+
+
+def encoder(state: Arrays) -> dict:
+    """Parameters of a ViT from the names of DINO, MoCo v3 or timm; other names are left alone.
+
+    Positions appear only if ``state`` has ``pos_embed``; give no fixed ones.
+    """
+    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    tree = {
+        "patch_embed": {
+            "kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+            "bias": state["patch_embed.proj.bias"],
+        },
+        "class_token": state["cls_token"],
+        "norm": _norm(state, "norm"),
+    }
+    if "pos_embed" in state:
+        tree["position_embedding"] = state["pos_embed"]
+    for k in range(depth):
+        block = {f"norm_{i}": _norm(state, f"blocks.{k}.norm{i}") for i in (1, 2)}
+        for torch_name, (part, name) in _BLOCK_PARTS.items():
+            block.setdefault(part, {})[name] = _dense(state, f"blocks.{k}.{torch_name}")
+        tree[f"block_{k}"] = block
+    return tree
+
+
+def dino_heads(state: Arrays) -> dict:
+    """{"projector": ...} from the names ``head.mlp.*`` and ``head.last_layer.*``."""
+    return {
+        "projector": {
+            "dense_0": _dense(state, "head.mlp.0"),
+            "dense_1": _dense(state, "head.mlp.2"),
+            "dense_2": _dense(state, "head.mlp.4"),
+            "prototypes": {
+                "direction": state["head.last_layer.weight_v"].T,
+                "scale": state["head.last_layer.weight_g"].T,
+            },
+        }
+    }
+
+
+def batch_norm_mlp(state: Arrays, prefix: str, layers: int) -> dict:
+    """Parameters of MoCo v3's projector (``head``) or predictor; the last norm has none."""
+    tree = {}
+    for k in range(layers):
+        tree[f"dense_{k}"] = _dense(state, f"{prefix}.{3 * k}")
+        if k < layers - 1:
+            tree[f"norm_{k}"] = _norm(state, f"{prefix}.{3 * k + 1}")
+    return tree
+
+
+def batch_norm_statistics(state: Arrays, prefix: str, layers: int) -> dict:
+    """Running statistics of MoCo v3's projector (``head``) or predictor.
+
+    torch averages the unbiased variance, Flax the biased one: see ``biased_running_variance``.
+    """
+    return {
+        f"norm_{k}": {
+            "mean": state[f"{prefix}.{3 * k + 1}.running_mean"],
+            "var": state[f"{prefix}.{3 * k + 1}.running_var"],
+        }
+        for k in range(layers)
+    }
+
+
+def biased_running_variance(unbiased: np.ndarray, *, examples: int, updates: int) -> np.ndarray:
+    """The running variance that averages biased variances, from one that averages unbiased ones.
+
+    Both start at 1 and keep 0.9 of it at every update; what they add differs by (n - 1) / n.
+    """
+    start = 0.9**updates
+    return (start + (unbiased - start) * (examples - 1) / examples).astype(np.float32)
+
+
+def with_prefix(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose name begins with ``prefix``, without it."""
+    return {n.removeprefix(prefix): value for n, value in arrays.items() if n.startswith(prefix)}
+
+
+def _dense(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    layer = {"kernel": state[f"{prefix}.weight"].T}
+    if f"{prefix}.bias" in state:
+        layer["bias"] = state[f"{prefix}.bias"]
+    return layer
+
+
+def _norm(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    return {"scale": state[f"{prefix}.weight"], "bias": state[f"{prefix}.bias"]}
