@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from repre_jax.data.batches import EvaluationChunks, Rows, TrainingChunks
+from repre_jax.data.cores import usable_cores
 from repre_jax.data.device_prefetch import prefetch_to_device
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.source import Source
@@ -152,7 +153,7 @@ def _rows(batch_size: int, process_index: int | None, process_count: int | None)
 def _batches(chunks, rows: Rows, start_step: int, total_steps: int, workers: int) -> Batches:
     steps = max(0, total_steps - start_step)
     first, last = start_step * rows.chunks, (start_step + steps) * rows.chunks
-    threads = _THREADS_PER_WORKER if workers else len(os.sched_getaffinity(0))
+    threads = _THREADS_PER_WORKER if workers else usable_cores()
     # With workers, what is ready waits in their buffers; without, up to one batch waits here.
     buffered = threads if workers else max(threads, rows.chunks)
     dataset = (

@@ -3,8 +3,10 @@
 import numpy as np
 
 from repre_jax.data.decode import BadImage
+from repre_jax.data.image_cache import cached
 from repre_jax.data.image_folder import FolderSource
 from repre_jax.data.source import NO_LABEL, SPLITS, Source, short_hash
+from repre_jax.data.tfds_records import TfdsSource
 from repre_jax.errors import UserError
 
 __all__ = ["NO_LABEL", "SOURCES", "BadImage", "DigitsSource", "Source", "has_split", "open_source"]
@@ -59,20 +61,26 @@ class DigitsSource(Source):
         return f"digits[{self._rows[index]}]"
 
 
-SOURCES = {"digits": DigitsSource, "folder": FolderSource}
+SOURCES = {"digits": DigitsSource, "folder": FolderSource, "tfds": TfdsSource}
 
 
 def open_source(data_config, split: str) -> Source:
     """Opens the images that a config names.
 
     Args:
-      data_config: ``source`` (a key of ``SOURCES``), ``path``, ``name``, ``cache_size``.
+      data_config: ``source`` (a key of ``SOURCES``), ``path`` (folder of images, or of TFDS
+        data), ``name`` (of the TFDS set), ``cache_size`` (short side in pixels at which decoded
+        images are kept on disk; 0 for no cache), ``cache_path`` (where; None for the default).
       split: "train" or "val".
 
     Raises:
       UserError: the source is unknown, absent, empty or has no such split.
     """
-    return _opener(data_config).open(data_config, _checked(split))
+    source = _opener(data_config).open(data_config, _checked(split))
+    cache_size = data_config.get("cache_size", 0)
+    if cache_size and not isinstance(source, DigitsSource):  # digits lie in memory anyway
+        return cached(source, cache_size, data_config.get("cache_path"))
+    return source
 
 
 def has_split(data_config, split: str) -> bool:
