@@ -8,12 +8,10 @@ any moment leaves only whole checkpoints and a temporary folder that the next st
 
 import concurrent.futures
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import math
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from repre_jax.disk_trouble import disk_trouble
 from repre_jax.errors import UserError
-
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)
-# TensorStore, which writes the arrays, reports the operating system's words inside other types.
-_FULL_WORDS = re.compile(r"no space left|disk quota|file too large|ENOSPC|EDQUOT|EFBIG", re.I)
-_FORBIDDEN_WORDS = re.compile(r"permission denied|not permitted|read-only file system", re.I)
 
 
 class Checkpoints:
@@ -205,11 +198,13 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            remedy = _disk_remedy(error)
-            if remedy is None:
+            trouble = disk_trouble(error)
+            if trouble is None:
                 raise
             self._remove_unfinished()
-            raise UserError(f"Cannot write checkpoints to {self.folder}: {remedy}") from error
+            raise UserError(
+                f"Cannot write checkpoints to {self.folder}: {trouble} Earlier ones are intact."
+            ) from error
 
     def _remove_unfinished(self) -> None:
         """Removes a failed save's temporary folder: on a full disk its space is wanted back."""
@@ -312,26 +307,6 @@ def _read_scores(folder: Path, best_metric: str | None) -> dict[int, float]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # damaged: restore_newest says so when it matters
     return scores
-
-
-def _disk_remedy(error: BaseException) -> str | None:
-    """What the user should do about a failed write, or None when the disk is not to blame."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    errnos = [link.errno for link in chain if isinstance(link, OSError)]
-    text = "\n".join(map(str, chain))
-    if any(number in _FULL_ERRNOS for number in errnos) or _FULL_WORDS.search(text):
-        return (
-            "no space is left there. Earlier checkpoints are intact; free some space, or copy the "
-            "run folder to a larger disk, and run the same command again to go on from them."
-        )
-    if any(number in _FORBIDDEN_ERRNOS for number in errnos) or _FORBIDDEN_WORDS.search(text):
-        return "permission denied. Make the folder writable or choose another --workdir."
-    if any(number in (errno.ENOTDIR, errno.EEXIST) for number in errnos):
-        return "a file of that name is in the way. Choose another --workdir."
-    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import optax
 from repre_jax.methods.method import Frozen
 from repre_jax.schedules import Schedule
 
+DECAY_RULES = ("all", "matrices")
 LOG_VARIANCE = "repre/log_variance"  # takes part in Adam, but in neither decay nor clipping
 
 
@@ -41,8 +42,8 @@ def adamw(
         one, not the whole gradient).
       frozen: parameters held still for good, or until a step.
     """
-    if decay not in ("all", "matrices"):
-        raise ValueError(f"decay={decay!r} must be 'all' or 'matrices'")
+    if decay not in DECAY_RULES:
+        raise ValueError(f"decay={decay!r} must be one of {DECAY_RULES}")
     decayed = map_with_path(
         lambda path, x: not path.startswith(LOG_VARIANCE) and (decay == "all" or x.ndim > 1), params
     )

@@ -4,43 +4,18 @@ The batch that it sees is the global one (see ``sharding``). Nothing in here kno
 is trained, except through the parts of its ``Method``; nothing but three lines knows of RePre.
 """
 
-import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from repre_jax.data.augmentations import augment_views, normalise
 from repre_jax.evaluation.health import feature_std
-from repre_jax.methods.method import Method
-from repre_jax.methods.repre import RePre
+from repre_jax.learner import Learner
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.optimizers import map_with_path
 from repre_jax.train_state import TrainState, target_part
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """The unchanging parts of a run.
-
-    Attributes:
-      encoder: the vision transformer.
-      method: the contrastive framework.
-      repre: the reconstruction branch; None for the baseline.
-      optimizer: optax transformation that takes the keyword ``step``.
-      seed: of every random draw.
-      accumulate: micro-batches that the encoder sees one after the other. The gradient is that of
-        the whole batch all the same, in-batch negatives and BatchNorm included.
-    """
-
-    encoder: nn.Module
-    method: Method
-    repre: RePre | None
-    optimizer: optax.GradientTransformationExtraArgs
-    seed: int
-    accumulate: int = 1
 
 
 def train_step(
@@ -90,6 +65,7 @@ def train_step(
         nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
     )
     metrics = outputs["metrics"] | {
+        "learning_rate": learner.learning_rate(state.step),
         "grad_norm": grad_norm,
         "momentum": momentum,
         "nonfinite_steps": new_state.nonfinite_steps,
@@ -299,9 +275,7 @@ def _split(tree, chunks):
 
     Strided, so that every device keeps its own rows in every chunk.
     """
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(-1, chunks, *x.shape[1:]), 1, 0), tree
-    )
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, chunks, *x.shape[1:]), 1, 0), tree)
 
 
 def _merge(x):

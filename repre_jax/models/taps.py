@@ -1,7 +1,7 @@
 """The one reader of sown activations: features of chosen blocks as maps [B, gh, gw, D].
 
-Encoders ``sow`` under ``block_<k>`` (k from 0) a ``BlockOutput`` of the residual stream after
-block k, before the final norm. RePre, evaluation and dense tasks all read them through here.
+Encoders ``sow`` under ``tap_name(k)``, for every block k from 0, a ``BlockOutput`` of the residual
+stream after that block, before the final norm. RePre, evaluation and dense tasks read them here.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,11 @@ class BlockOutput(NamedTuple):
 
     feature_map: jax.Array
     class_token: jax.Array | None
+
+
+def tap_name(block: int) -> str:
+    """Name under which an encoder sows the output of ``block``."""
+    return f"tap_{block}"
 
 
 def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
@@ -58,8 +63,8 @@ def apply_with_taps(
 
 def read_block(intermediates: Any, block: int) -> BlockOutput:
     """The ``BlockOutput`` that one ``apply`` sowed for ``block``; KeyError unless exactly one."""
-    sown = intermediates.get(f"block_{block}", ())
+    sown = intermediates.get(tap_name(block), ())
     if len(sown) != 1:
         names = ", ".join(sorted(intermediates)) or "nothing"
-        raise KeyError(f"block_{block} was sown {len(sown)} times, not once; sown: {names}")
+        raise KeyError(f"{tap_name(block)} was sown {len(sown)} times, not once; sown: {names}")
     return sown[0]

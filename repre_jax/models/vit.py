@@ -17,7 +17,7 @@ from repre_jax.models.layers import (
     xavier_per_projection,
 )
 from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
-from repre_jax.models.taps import BlockOutput
+from repre_jax.models.taps import BlockOutput, tap_name
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
 VIT_SIZES = {
@@ -68,7 +68,7 @@ class ViT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
         """[B, H, W, 3] normalised -> pooled [B, D], tokens [B, gh*gw, D].
 
-        Sows ``block_<k>`` (see ``taps``). Raises ValueError if a side is no multiple of the patch.
+        Sows the output of every block (see ``taps``). Raises ValueError if a side is no multiple of the patch.
         """
         batch, height, width, _ = images.shape
         if height % self.patch_size or width % self.patch_size:
@@ -89,7 +89,7 @@ class ViT(nn.Module):
                 name=f"block_{k}",
             )(x, train)
             feature_map = x[:, 1:].reshape(batch, *grid, self.width)
-            self.sow("intermediates", f"block_{k}", BlockOutput(feature_map, x[:, 0]))
+            self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
         x = layer_norm(1e-6, self.dtype, "norm")(x)
         return Encoded(pooled=x[:, 0], tokens=x[:, 1:])
 

@@ -1,0 +1,150 @@
+"""Every key of a pre-training run, with its unit and its default.
+
+A config file names a method, states what differs from here, and hands the variants after the colon
+to ``apply_variants``. Only independent numbers stand in configs: what follows from them (steps,
+scaled learning rate) is derived by ``repre_jax/config_resolution.py`` after the command line.
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
+
+
+def get_config(method: str) -> ConfigDict:
+    """The defaults, with the numbers of ``method``'s paper under ``config.method``."""
+    config = ConfigDict()
+    config.task = "pretrain"
+    config.seed = 0
+    config.workdir = ""  # run folder; empty: runs/<name of the config file and variants>
+
+    config.method = METHODS[method].default_config()
+
+    # Replaces numbers of the method's augmentation recipe; None keeps the paper's.
+    # Fields: repre_jax/data/recipes.py.
+    config.views = ConfigDict(
+        {
+            "crop_scale": placeholder(tuple),
+            "interpolation": placeholder(str),
+            "local_crops": placeholder(int),
+            "local_size": placeholder(int),  # pixels
+            "local_crop_scale": placeholder(tuple),
+            "flip_probability": placeholder(float),
+            "jitter": placeholder(tuple),
+            "jitter_probability": placeholder(float),
+            "grey_probability": placeholder(float),
+            "blur_probability": placeholder(tuple),
+            "blur_sigma": placeholder(tuple),  # pixels
+            "solarise_probability": placeholder(tuple),
+            "local_blur_probability": placeholder(float),
+        }
+    )
+
+    config.repre = ConfigDict()
+    config.repre.enabled = True
+    config.repre.taps = "multi"  # four blocks at even intervals, or "single": the last one
+    config.repre.decoder = ConfigDict()
+    config.repre.decoder.operator = "conv"  # or "transformer"
+    config.repre.decoder.layers = 2  # fusion layers in each of the three blocks
+    config.repre.decoder.width = placeholder(int)  # channels; None: the encoder's width
+    config.repre.weighting = "learned"  # or "fixed"
+    config.repre.fixed_weights = (1.0, 1.0)  # (contrast, reconstruct), when fixed
+
+    config.model = ConfigDict()
+    config.model.name = "vit_small"
+    config.model.patch_size = 16  # pixels
+    config.model.image_size = 224  # pixels, side of a global view
+    config.model.heads = placeholder(int)  # None: the usual number for the size
+    config.model.position = "learned"  # or "sincos" (fixed)
+    config.model.initialisation = "dino"  # or "moco_v3"
+    config.model.drop_path = 0.0  # of the online network's last block; the target has none
+    config.model.remat = False  # recompute activations: less memory, about a third more time
+
+    config.data = ConfigDict()
+    config.data.source = "tfds"  # or "folder", "digits"
+    config.data.path = ""  # folder of images, or of the prepared TFDS sets
+    config.data.name = "imagenet2012"  # of the TFDS set
+    config.data.workers = 0  # processes that decode and crop; 0: threads of this process
+    config.data.cache_size = 0  # keep images decoded, short side so many pixels; 0: no cache
+    config.data.cache_path = ""  # folder of that cache; empty: ~/.cache/repre_jax
+
+    config.train = ConfigDict()
+    config.train.batch_size = 1024  # images a step, over all devices and machines
+    config.train.epochs = 300
+    config.train.steps = placeholder(int)  # instead of epochs
+    config.train.accumulate = 1  # micro-batches a step; the gradient stays the whole batch's
+    config.train.devices = 0  # 0: all
+    config.train.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
+    config.train.max_nonfinite_steps = 10  # in a row, then the run stops
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # at a batch of 256, scaled linearly
+    config.optimizer.end_learning_rate = 1e-6  # at the last step, not scaled
+    config.optimizer.schedule = "dino"  # whose form of warm-up and cosine, or "moco_v3"
+    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.weight_decay = 0.04  # at step 0
+    config.optimizer.end_weight_decay = 0.4  # at the last step, by a cosine
+    config.optimizer.decay = "matrices"  # parameters of rank two and more, or "all"
+    config.optimizer.clip_per_tensor = 0.0  # largest norm of each gradient tensor; 0: none
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 2  # newest ones; the best by k-NN is kept besides
+
+    config.evaluation = ConfigDict()
+    config.evaluation.knn_every_epochs = 10  # 0: only at the end; needs labels and a val split
+    config.evaluation.neighbours = 20
+    config.evaluation.batch_size = 256
+    config.evaluation.few_label = False  # 5 labels a class: pixels, random and trained encoder
+
+    config.logging = ConfigDict()
+    config.logging.every_steps = 50
+    config.logging.loss_gradients = False  # each loss's gradient norm on the encoder, at log steps
+    return config
+
+
+def apply_variants(
+    config: ConfigDict, variants: str, own: dict[str, Callable[[ConfigDict], None]] | None = None
+) -> ConfigDict:
+    """Applies "baseline,smoke" and the like, in the order given.
+
+    Args:
+      config: changed in place.
+      variants: names after the colon of ``--config``, separated by commas; may be empty.
+      own: further variants of this config file.
+
+    Raises:
+      UserError: no such variant.
+    """
+    known = {"baseline": baseline, "smoke": smoke} | (own or {})
+    for name in filter(None, variants.split(",")):
+        if name not in known:
+            raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")
+        known[name](config)
+    return config
+
+
+def baseline(config: ConfigDict) -> None:
+    """The same run without RePre."""
+    config.repre.enabled = False
+
+
+def smoke(config: ConfigDict) -> None:
+    """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
+    config.data.source = "digits"
+    config.data.cache_size = 0
+    config.model.update({"name": "vit_nano", "patch_size": 8, "image_size": 32, "heads": 3})
+    config.model.remat = False
+    config.views.update({"local_crops": 2 if config.method.name == "dino" else 0, "local_size": 16})
+    for key, value in {"prototypes": 64, "hidden": 64, "bottleneck": 32, "output": 32}.items():
+        if key in config.method:
+            config.method[key] = value
+    config.train.update({"batch_size": 16, "steps": 4, "accumulate": 1, "devices": 1})
+    config.train.compute_dtype = "float32"
+    config.optimizer.warmup_epochs = 0.01
+    config.checkpoint.every_steps = 2
+    config.evaluation.update({"knn_every_epochs": 0, "neighbours": 5, "few_label": False})
+    config.logging.every_steps = 1

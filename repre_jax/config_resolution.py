@@ -1,0 +1,114 @@
+"""From the independent numbers of a config to the numbers of a run: steps, rates, divisibility."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
+from repre_jax.models import BACKBONES
+from repre_jax.optimizers import DECAY_RULES
+from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """What a config means for so many images and devices.
+
+    Attributes:
+      clock: steps of an epoch (the last, partial batch is dropped) and of the run.
+      images: in the training set.
+      devices: that share a step.
+      batch_size: images a step, over all devices.
+      rows_per_device: images that a device's encoder sees at once.
+      learning_rate: peak, scaled from a batch of 256 to this one.
+      warmup_steps: of the learning rate.
+      compute_dtype: of activations; parameters are float32 always.
+    """
+
+    clock: Clock
+    images: int
+    devices: int
+    batch_size: int
+    rows_per_device: int
+    learning_rate: float
+    warmup_steps: int
+    compute_dtype: jnp.dtype
+
+    @property
+    def epochs(self) -> float:
+        """Length of the run in epochs."""
+        return self.clock.total_steps / self.clock.steps_per_epoch
+
+
+def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
+    """Derives the numbers of a run and checks that they fit together.
+
+    Args:
+      config: of a pre-training run.
+      images: in the training set.
+      devices: that share a step.
+
+    Raises:
+      UserError: a name that does not exist, or numbers that do not fit.
+    """
+    _check_names(config)
+    _check_sizes(config)
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    if batch_size < 2 or accumulate < 1 or batch_size % (devices * accumulate):
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be split over {devices} device(s) x "
+            f"train.accumulate={accumulate}; choose a multiple of {devices * accumulate}."
+        )
+    if images < batch_size:
+        raise UserError(
+            f"The training set has {images} images, fewer than train.batch_size={batch_size}; "
+            "lower the batch size."
+        )
+    steps_per_epoch = images // batch_size
+    total_steps = config.train.steps or steps_per_epoch * config.train.epochs
+    if total_steps < 1:
+        raise UserError("train.epochs and train.steps leave nothing to train; set one above 0.")
+    clock = Clock(steps_per_epoch, total_steps)
+    return Resolution(
+        clock=clock,
+        images=images,
+        devices=devices,
+        batch_size=batch_size,
+        rows_per_device=batch_size // (devices * accumulate),
+        learning_rate=config.optimizer.learning_rate * batch_size / 256,
+        warmup_steps=clock.steps(config.optimizer.warmup_epochs),
+        compute_dtype=_compute_dtype(config.train.compute_dtype),
+    )
+
+
+def _check_names(config: ConfigDict) -> None:
+    choices = {
+        "method.name": (config.method.name, METHODS),
+        "model.name": (config.model.name, BACKBONES),
+        "model.position": (config.model.position, ("learned", "sincos")),
+        "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
+        "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
+        "optimizer.decay": (config.optimizer.decay, DECAY_RULES),
+        "train.compute_dtype": (config.train.compute_dtype, ("auto", "float32", "bfloat16")),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    patch, image = config.model.patch_size, config.model.image_size
+    if image < patch or image % patch:
+        raise UserError(f"model.image_size={image} is not a multiple of model.patch_size={patch}.")
+    local = config.views.local_size
+    if local is not None and (local < patch or local % patch):
+        raise UserError(f"views.local_size={local} is not a multiple of model.patch_size={patch}.")
+
+
+def _compute_dtype(name: str) -> jnp.dtype:
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
