@@ -202,8 +202,9 @@ class Checkpoints:
             if trouble is None:
                 raise
             self._remove_unfinished()
+            intact = " Earlier checkpoints are intact." if any(self.folder.glob("[0-9]*")) else ""
             raise UserError(
-                f"Cannot write checkpoints to {self.folder}: {trouble} Earlier ones are intact."
+                f"Cannot write checkpoints to {self.folder}: {trouble}{intact}"
             ) from error
 
     def _remove_unfinished(self) -> None:

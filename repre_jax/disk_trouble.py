@@ -1,4 +1,4 @@
-"""What a failed write means for the user: the disk is full, forbidden, or something is in the way."""
+"""What a failed write means for the user: disk full, permission denied, or a file in the way."""
 
 import contextlib
 import errno

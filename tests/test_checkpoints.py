@@ -243,7 +243,8 @@ def check_failed_save(folder: Path, save_under_trouble) -> None:
     with pytest.raises(UserError, match="no space is left") as caught:
         save_under_trouble(checkpoints)
     assert str(folder) in str(caught.value)
-    assert "free some space" in str(caught.value)
+    assert "Free some" in str(caught.value)
+    assert "Earlier checkpoints are intact" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not [p for p in folder.iterdir() if "tmp" in p.name]
     # Space was freed and the command is run again: on from the checkpoint before.
