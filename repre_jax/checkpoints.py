@@ -148,6 +148,13 @@ class Checkpoints:
             "folder back from a copy, or start again in another --workdir."
         )
 
+    def preempted(self, step: int) -> bool:
+        """Whether a scheduler has told a run of several processes to stop; they agree on the step.
+
+        ``jax.distributed`` listens for SIGTERM; a run of one process does so itself.
+        """
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
     def wait(self) -> None:
         """Returns when the save in progress is on disk; UserError when it could not be written."""
         with self._disk_errors_told():

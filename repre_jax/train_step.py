@@ -202,6 +202,43 @@ def encode_views(
     return jnp.concatenate(pooled, axis=1), maps
 
 
+def loss_gradient_norms(
+    learner: Learner, state: TrainState, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Gradient norm of each loss by itself, unweighted, with respect to the online encoder.
+
+    A diagnosis beside the train step (it costs about two more): with the weights in the metrics it
+    says which loss moves the encoder.
+
+    Args:
+      learner: with RePre.
+      state: as the train step would get it; it is not changed.
+      batch: as of ``train_step``.
+
+    Returns:
+      {"encoder_grad_norm/contrast", "encoder_grad_norm/reconstruct"}.
+    """
+    views = augment_views(batch, learner.method.views, learner.seed)
+    target, _ = _target_outputs(learner, state, views["global"])
+    key = jax.random.fold_in(jax.random.key(learner.seed), state.step)
+
+    def losses(encoder):
+        params = state.params | {"encoder": encoder}
+        params = _stop_frozen(learner.method, params)
+        pooled, maps = encode_views(learner, params, views, key=key)
+        _, aux = _contrastive_objective(learner, state, params, pooled, target)
+        pixels = views["global"][:, 0]
+        error = jnp.mean(learner.repre.loss(params["repre"], maps, pixels))
+        return jnp.stack([aux["contrast"], error])
+
+    _, backward = jax.vjp(losses, state.params["encoder"])
+    contrast, reconstruct = (optax.global_norm(backward(row)[0]) for row in jnp.eye(2))
+    return {
+        "encoder_grad_norm/contrast": contrast,
+        "encoder_grad_norm/reconstruct": reconstruct,
+    }
+
+
 def _target_outputs(learner, state, global_views):
     """The target network on the global views: outputs [B, 2, K] and its new statistics."""
     params = state.target_params
@@ -210,7 +247,10 @@ def _target_outputs(learner, state, global_views):
         encoded = learner.encoder.apply({"params": params["encoder"]}, _rows(images))
         return encoded.pooled.reshape(*images.shape[:2], -1)
 
-    pooled = _merge(jax.lax.map(pool, _split(global_views, learner.accumulate)))
+    if learner.accumulate == 1:
+        pooled = pool(global_views)
+    else:
+        pooled = _merge(jax.lax.map(pool, _split(global_views, learner.accumulate)))
     outputs, updated = learner.method.heads.apply(
         {"params": params["heads"], "batch_stats": state.target_batch_stats},
         pooled,

@@ -68,7 +68,8 @@ class ViT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
         """[B, H, W, 3] normalised -> pooled [B, D], tokens [B, gh*gw, D].
 
-        Sows the output of every block (see ``taps``). Raises ValueError if a side is no multiple of the patch.
+        Sows the output of every block (see ``taps``). Raises ValueError if a side of the images is
+        no multiple of the patch.
         """
         batch, height, width, _ = images.shape
         if height % self.patch_size or width % self.patch_size:

@@ -1,0 +1,111 @@
+"""How good the encoder is while it trains: k-NN, few labels, health of the features."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from repre_jax.data.augmentations import normalise
+from repre_jax.data.pipeline import evaluation_batches
+from repre_jax.data.source import Source
+from repre_jax.evaluation.features import extract_features, pixel_features
+from repre_jax.evaluation.few_label import few_label_accuracy
+from repre_jax.evaluation.health import effective_rank, feature_std
+from repre_jax.evaluation.knn import knn_accuracy
+from repre_jax.sharding import by_row
+
+Features = tuple[np.ndarray, np.ndarray]  # float32 [n, D], int32 [n]
+
+
+class OnlineEvaluation:
+    """Evaluates encoder parameters on the training set as bank and the validation set as queries.
+
+    Images are resized and centre-cropped; features are the pooled ones, as DINO's eval_knn.py does.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        train: Source,
+        val: Source,
+        config: ConfigDict,
+        mesh: Mesh,
+    ):
+        """``config`` is that of the whole run; the sources must have labels."""
+        self._train, self._val, self._config, self._mesh = train, val, config, mesh
+        self._classes = int(max(train.labels.max(), val.labels.max())) + 1
+
+        def encode(params, images):
+            pixels = normalise(images.astype(jnp.float32) / 255)
+            return encoder.apply({"params": params}, pixels).pooled.astype(jnp.float32)
+
+        self._encode = jax.jit(encode)
+        self._health = jax.jit(
+            lambda x: {"feature_std": feature_std(x), "effective_rank": effective_rank(x)}
+        )
+
+    def measure(self, params: Any) -> dict[str, float]:
+        """k-NN accuracy and health of an encoder with these parameters.
+
+        Returns:
+          {"knn/top1", "val/feature_std", "val/effective_rank"} (and "knn/top5").
+        """
+        bank, queries = self._features(params)
+        accuracy = knn_accuracy(
+            *bank,
+            *queries,
+            num_classes=self._classes,
+            k=self._config.evaluation.neighbours,
+            mesh=self._mesh,
+        )
+        health = jax.device_get(self._health(queries[0]))
+        numbers = {f"knn/{name}": float(value) for name, value in accuracy.items()}
+        return numbers | {f"val/{name}": float(value) for name, value in health.items()}
+
+    def few_label(self, trained: Any, random: Any) -> dict[str, Any]:
+        """Accuracy from 5 labels a class of raw pixels and of two encoders' parameters.
+
+        Returns:
+          {"few_label/<name>", "few_label/<name>_std"} for pixels, random and trained, and
+          "few_label/protocol".
+        """
+        pixels = [pixel_features(self._batches(source)) for source in (self._train, self._val)]
+        candidates = {
+            "pixels": pixels,
+            "random": self._features(random),
+            "trained": self._features(trained),
+        }
+        numbers = {}
+        for name, (train, val) in candidates.items():
+            result = few_label_accuracy(*train, *val, seed=self._config.seed)
+            numbers[f"few_label/{name}"] = result["mean"]
+            numbers[f"few_label/{name}_std"] = result["std"]
+            numbers["few_label/protocol"] = result["protocol"]
+        return numbers
+
+    def _features(self, params: Any) -> tuple[Features, Features]:
+        """Features of (training set, validation set)."""
+
+        def of(source):
+            return extract_features(
+                lambda images: self._encode(params, images),
+                self._batches(source),
+                by_row(self._mesh),
+            )
+
+        return of(self._train), of(self._val)
+
+    def _batches(self, source: Source):
+        # Rounded up so that every device has its share; the rows beyond are masked.
+        devices = self._mesh.size
+        batch_size = -(-self._config.evaluation.batch_size // devices) * devices
+        return evaluation_batches(
+            source,
+            image_size=self._config.model.image_size,
+            batch_size=batch_size,
+            workers=self._config.data.workers,
+        )
