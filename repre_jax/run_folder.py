@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from repre_jax.disk_trouble import disk_trouble_told
 from repre_jax.errors import UserError
 
 _SHOWN_DIFFERENCES = 8
+_LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
 
 
 class RunFolder:
@@ -171,17 +173,24 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
 def _lock(folder: Path) -> int | None:
     """An exclusive lock that the system drops when the process ends, however it ends."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(descriptor)
+                return None  # some network file systems have no locks
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            os.close(descriptor)
             raise UserError(
                 f"Another process ({holder or 'unknown'}) is training in {folder}: wait for it, "
                 "stop it, or choose another --workdir."
             ) from error
-        return None  # some network file systems have no locks
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
     return descriptor

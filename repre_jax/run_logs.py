@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
@@ -51,7 +52,7 @@ class RunLogs:
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._primary = primary
-        self._step = self._start_step = start_step
+        self._step = start_step
         self._rates: list[float] = []
         self._waited = 0.0
         self._started = self._interval_started = time.perf_counter()
@@ -95,7 +96,8 @@ class RunLogs:
         """Writes one row and shows it; adds ``images_per_second``, ``input_bound``, wall time.
 
         Args:
-          step: steps done; higher than at the call before.
+          step: steps done; where no step was made since the last call, as for an evaluation that
+            follows the last step, there is no speed to add.
           metrics: name -> number, fetched from the device, so that the steps really are done.
           waited_seconds: that the loop has waited for input since this process began.
 
@@ -103,15 +105,16 @@ class RunLogs:
           UserError: disk full or no permission.
         """
         now = time.perf_counter()
-        seconds = max(now - self._interval_started - self._paused_seconds, 1e-9)
-        rate = (step - self._step) * self._batch_size / seconds
-        row = {"step": step} | {key: float(value) for key, value in metrics.items()}
-        row["images_per_second"] = rate
-        row["input_bound"] = min(1.0, max(0.0, waited_seconds - self._waited) / seconds)
+        row = {key: float(value) for key, value in metrics.items()} | {"step": step}
+        if step > self._step:
+            seconds = max(now - self._interval_started - self._paused_seconds, 1e-9)
+            rate = (step - self._step) * self._batch_size / seconds
+            self._rates.append(rate)
+            row["images_per_second"] = rate
+            row["input_bound"] = min(1.0, max(0.0, waited_seconds - self._waited) / seconds)
+            self._waited, self._step = waited_seconds, step
+            self._interval_started, self._paused_seconds = now, 0.0
         row["wall_seconds"] = self.wall_seconds
-        self._rates.append(rate)
-        self._waited, self._step = waited_seconds, step
-        self._interval_started, self._paused_seconds = now, 0.0
         self._first_logged = self._first_logged or (step, now)
         if self._primary:
             self._write(row)
@@ -146,9 +149,9 @@ class RunLogs:
                 f"place; all such files are listed in {self._folder.bad_files_path}."
             )
         self._bad_files.add(name)
-        with disk_trouble_told(self._folder.bad_files_path):
-            with open(self._folder.bad_files_path, "a") as file:
-                file.write(f"{name}\t{reason}".replace("\n", " ").rstrip() + "\n")
+        path = self._folder.bad_files_path
+        with disk_trouble_told(path), open(path, "a") as file:
+            file.write(f"{name}\t{reason}".replace("\n", " ").rstrip() + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished; adds ``steps``, ``wall_seconds``, speed and bad files."""
@@ -189,7 +192,7 @@ class RunLogs:
         return (now - first_time) / (step - first_step) * (self._total_steps - step)
 
 
-def _drop_rows_after(path, step: int) -> list[dict[str, Any]]:
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
     if not path.exists():
         return []

@@ -1,9 +1,23 @@
 """Collapse meters: do the features still spread over the sphere?"""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from repre_jax.normalisation import l2_normalise
+
+# Features of which all share a direction but for a part e of their length have a std of about
+# e / sqrt(D): at 0.05 the mean cosine of two images is 0.9975. Untrained transformers, whose
+# features resemble each other most of all healthy ones, have 0.18 on digits, 0.7 on photographs.
+_COLLAPSED_STD_SHARE = 0.05
+# Below two there is no second direction; a collapse onto two opposite points reads as one.
+_COLLAPSED_RANK = 2.0
+# DINO (arXiv 2104.14294, section 5.3 and figure 7): in a collapse teacher and student agree
+# whatever the image, so their divergence vanishes while the teacher's entropy is 0 (one prototype
+# takes all) or log K (all alike). An entropy near either end means nothing by itself.
+_VANISHED_DIVERGENCE = 0.01
+_ENTROPY_MARGIN = 0.01
 
 
 def feature_std(features: jax.Array) -> jax.Array:
@@ -37,3 +51,51 @@ def effective_rank(features: jax.Array) -> jax.Array:
     values = jnp.linalg.svd(jnp.asarray(features, jnp.float32), compute_uv=False)
     shares = values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares)))
+
+
+def collapse_verdict(
+    std: float,
+    width: int,
+    rank: float,
+    *,
+    teacher_entropy: float | None = None,
+    teacher_divergence: float | None = None,
+    prototypes: int | None = None,
+) -> str | None:
+    """A plain sentence when the features have collapsed, None while they are healthy.
+
+    Args:
+      std: of ``feature_std``.
+      width: D of the features.
+      rank: of ``effective_rank``.
+      teacher_entropy: mean entropy of the teacher's distributions in nats, DINO only.
+      teacher_divergence: cross-entropy loss less that entropy, in nats.
+      prototypes: K, over which the teacher's distributions go.
+    """
+    even = width**-0.5
+    if not std >= _COLLAPSED_STD_SHARE * even:  # so that NaN is no health either
+        return (
+            f"The features have collapsed to one point: their std is {std:.2g}, where an even "
+            f"spread over {width} dimensions has {even:.2g}."
+        )
+    if rank < _COLLAPSED_RANK:
+        return (
+            f"The features have collapsed to one line: their effective rank is {rank:.2f} of "
+            f"{width}."
+        )
+    if teacher_entropy is None or teacher_divergence is None or prototypes is None:
+        return None
+    if abs(teacher_divergence) > _VANISHED_DIVERGENCE:
+        return None
+    share = teacher_entropy / math.log(prototypes)
+    if share < _ENTROPY_MARGIN:
+        return (
+            "The teacher has collapsed onto one prototype: its entropy is "
+            f"{teacher_entropy:.2g} nats and the student agrees whatever the image."
+        )
+    if share > 1 - _ENTROPY_MARGIN:
+        return (
+            f"The teacher has collapsed to even indifference: its entropy is {teacher_entropy:.2f} "
+            f"of at most {math.log(prototypes):.2f} nats and the student agrees whatever the image."
+        )
+    return None

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.evaluation.health import effective_rank, feature_std
+from repre_jax.evaluation.health import collapse_verdict, effective_rank, feature_std
 
 
 @pytest.mark.parametrize("width", [16, 384])
@@ -40,3 +40,49 @@ def test_effective_rank_of_unequal_directions():
 
 def test_effective_rank_of_zeros_is_finite():
     assert np.isfinite(float(effective_rank(jnp.zeros((8, 4)))))
+
+
+def test_verdict_is_silent_on_healthy_features():
+    assert collapse_verdict(0.05, 384, 80.0) is None
+    # An untrained transformer on digits.
+    assert collapse_verdict(0.18 * 192**-0.5, 192, 5.8) is None
+    dino = {"teacher_entropy": 6.0, "teacher_divergence": 0.4, "prototypes": 65536}
+    assert collapse_verdict(0.05, 384, 80.0, **dino) is None
+
+
+def test_verdict_names_the_collapse():
+    assert "one point" in collapse_verdict(0.0001, 384, 80.0)
+    assert "one point" in collapse_verdict(float("nan"), 384, 80.0)
+    assert "one line" in collapse_verdict(0.05, 384, 1.2)
+
+
+def test_verdict_on_features_that_are_computed():
+    rng = np.random.default_rng(0)
+    common = np.ones(64) + 0.01 * rng.normal(size=(500, 64))
+    spread = np.ones(64) + 1.0 * rng.normal(size=(500, 64))
+    opposite = np.outer(rng.choice([-1.0, 1.0], 500), np.ones(64))
+    verdicts = [
+        collapse_verdict(float(feature_std(x)), 64, float(effective_rank(x)))
+        for x in (common, spread, opposite)
+    ]
+    assert "one point" in verdicts[0]
+    assert verdicts[1] is None
+    assert "one line" in verdicts[2]
+
+
+@pytest.mark.parametrize(
+    ("entropy", "divergence", "expected"),
+    [
+        (0.001, 0.001, "onto one prototype"),
+        (np.log(1024) - 1e-4, 1e-4, "even indifference"),
+        # Sure or unsure of itself, but of each image something else: no collapse.
+        (0.001, 0.5, None),
+        (np.log(1024) - 1e-4, 0.5, None),
+        (3.0, 0.001, None),
+    ],
+)
+def test_verdict_on_the_teacher(entropy, divergence, expected):
+    verdict = collapse_verdict(
+        0.05, 384, 80.0, teacher_entropy=entropy, teacher_divergence=divergence, prototypes=1024
+    )
+    assert verdict is None if expected is None else expected in verdict
