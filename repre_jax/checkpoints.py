@@ -136,7 +136,7 @@ class Checkpoints:
             except (UserError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
                 raise  # not the checkpoint's fault, so older ones would not fare better
             except Exception as error:  # Orbax, TensorStore and JSON each have their own types
-                damaged[step] = _first_line(error)
+                damaged[step] = _reason(error)
                 continue
             return state, self._set_aside(damaged, restored=step)
         if not damaged:
@@ -176,7 +176,7 @@ class Checkpoints:
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         ).state
         if params_sha256(state) != about["sha256"]:
-            raise ValueError("its bytes are not those that were saved")
+            raise _BytesChanged
         return state
 
     def _set_aside(self, damaged: Mapping[int, str], restored: int) -> list[str]:
@@ -228,6 +228,10 @@ class Checkpoints:
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     """Log filter: Orbax's threads log a traceback for errors that are raised here as well."""
     return "orbax" not in record.pathname
+
+
+class _BytesChanged(Exception):
+    """Everything could be read, but the SHA-256 is another."""
 
 
 class _NewestAndBest:
@@ -317,6 +321,7 @@ def _read_scores(folder: Path, best_metric: str | None) -> dict[int, float]:
     return scores
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")
+def _reason(error: BaseException) -> str:
+    if isinstance(error, _BytesChanged):
+        return "its bytes are not those that were saved"
+    return f"a file is {'missing' if isinstance(error, FileNotFoundError) else 'garbled'}"
