@@ -68,9 +68,14 @@ class TrainingChunks:
     seed: int
     rows: Rows
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the pixels of the largest chunk."""
+        pixels = 2 * self.image_size**2 + self.recipe.local_crops * self.recipe.local_size**2
+        return 3 * pixels * min(self.rows.count, _ROWS_PER_CHUNK)
+
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
-        cv2.setNumThreads(0)  # chunks already run side by side; more threads would only get in
-        # each other's way
+        cv2.setNumThreads(0)  # chunks run side by side already
         step, number = divmod(chunk, self.rows.chunks)
         examples = [self._example(step, row) for row in self.rows.chunk(number)]
         return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
@@ -111,6 +116,11 @@ class EvaluationChunks:
     image_size: int
     batch_size: int
     rows: Rows
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the pixels of the largest chunk."""
+        return 3 * self.image_size**2 * min(self.rows.count, _ROWS_PER_CHUNK)
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
         cv2.setNumThreads(0)

@@ -83,8 +83,12 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
     try:
         if index is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
-                index = _load_index(folder, len(source)) or _build(source, cache_size, folder)
+            with _locked(folder) as alone:
+                index = _load_index(folder, len(source))
+                if index is None:
+                    if alone:
+                        _remove_remains(folder)
+                    index = _build(source, cache_size, folder)
     except OSError as error:
         raise UserError(
             f"The image cache {folder} cannot be written ({error.strerror or error}); make room "
@@ -95,15 +99,23 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """Lets one process at a time look for, and build, a cache."""
+    """Lets one process at a time build a cache; yields False where files cannot be locked."""
     with open(f"{folder}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f"Waiting for another process that builds the image cache {folder}.")
-            with contextlib.suppress(OSError):  # a file system without locks: build it twice
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # some network file systems: then two processes may build it twice
+            yield False
+            return
+        yield True
+
+
+def _remove_remains(folder: Path) -> None:
+    """Removes what killed builds of this cache have left."""
+    for path in folder.parent.glob(f"{folder.name}-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _load_index(folder: Path, images: int) -> dict[str, np.ndarray] | None:

@@ -1,7 +1,9 @@
 """Batches in time: Grain's threads and worker processes, and the copy to the device."""
 
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batc
 _THREADS_PER_WORKER = 2
 _CHUNKS_BUFFERED_PER_WORKER = 2
 _PARENT_CHECK_SECONDS = 1.0
+_SMALLEST_WORTH_SHARING = 64 * 1024  # bytes; opening shared memory costs more than copying less
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -39,7 +42,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         if self._remaining <= 0:
             self.close()
             raise StopIteration
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except BaseException:
+            self.close()  # one worker has failed; the others need not go on
+            raise
         self._remaining -= 1
         return batch
 
@@ -49,7 +56,10 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
     def close(self) -> None:
         """Stops the threads and processes."""
-        self._iterator.close()
+        iterator, self._iterator, self._remaining = self._iterator, None, 0
+        if iterator is not None:
+            iterator.close()
+        # With the last reference goes the shared memory of what was made and not asked for.
 
     def __enter__(self) -> "Batches":
         return self
@@ -165,12 +175,30 @@ def _batches(chunks, rows: Rows, start_step: int, total_steps: int, workers: int
         # Grain asks absl's flags before it starts a process; a notebook or a test has none.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(
+        options = grain.experimental.DatasetOptions(
+            min_shm_size=_smallest_in_shared_memory(chunks.chunk_bytes * workers)
+        )
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options).mp_prefetch(
             grain.MultiprocessingOptions(workers, _CHUNKS_BUFFERED_PER_WORKER),
             worker_init_fn=_start_worker,
         )
     dataset = dataset.batch(rows.chunks, drop_remainder=True, batch_fn=_join)
     return Batches(dataset, steps)
+
+
+def _smallest_in_shared_memory(bytes_made_at_once: int) -> int:
+    """Returns the size in bytes from which arrays leave a worker through shared memory.
+
+    Containers often come with 64 MB of it, and writing past its end kills the worker; then
+    everything goes through pipes, which is slower and always works.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:  # not Linux: shared memory is not a folder there, nor so small
+        return _SMALLEST_WORTH_SHARING
+    # A worker's buffer, the reader's buffer, the chunk in the making, the one in use.
+    needed = bytes_made_at_once * (2 * _CHUNKS_BUFFERED_PER_WORKER + 2)
+    return _SMALLEST_WORTH_SHARING if needed < free else sys.maxsize
 
 
 def _join(chunks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -13,6 +13,9 @@ _CROP_TRIES = 10
 # Above this shrink factor, plain area averaging first brings an axis to this multiple of its
 # target: the rest of the way keeps the filter's shape, and no filter grows long.
 _LARGEST_FILTERED_SHRINK = 4.0
+# A panorama longer than this loses its ends before it is resized: they would be cut anyway, and
+# a strip one pixel high would grow to gigabytes.
+_LONGEST_RATIO = 8
 # Shrink factors are rounded to this step so that few filters are ever computed.
 _SHRINK_STEP = 1 / 64
 
@@ -112,6 +115,7 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
     Returns:
       uint8 [S, S, 3].
     """
+    image = _without_far_ends(image)
     height, width = image.shape[:2]
     short_side = round(image_size / crop_ratio)
     # As torchvision's Resize: the long side is truncated, not rounded.
@@ -120,6 +124,13 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
     resized = resize(image, rows, columns, "bicubic")
     top, left = round((rows - image_size) / 2), round((columns - image_size) / 2)
     return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
+
+
+def _without_far_ends(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    rows, columns = min(height, _LONGEST_RATIO * width), min(width, _LONGEST_RATIO * height)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[top : top + rows, left : left + columns]
 
 
 def resize(

@@ -1,0 +1,90 @@
+"""Where a benchmark's numbers come from: the part that every file in ``results/`` shares."""
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from repre_jax.data.cores import usable_cores
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-headless", "pillow")
+
+
+def provenance(*, device: bool = True) -> dict:
+    """Returns what somebody needs to judge or repeat a measurement.
+
+    Args:
+      device: whether to name the accelerator, which starts it; False for a host benchmark.
+
+    Returns:
+      {"command", "commit", "date", "hardware": {"cpu", "cores", "device", "devices"},
+      "versions"}. ``commit`` ends in "+changes" when tracked files differ from it.
+    """
+    hardware = {"cpu": _cpu_model(), "cores": usable_cores(), "device": None, "devices": 0}
+    if device:
+        import jax  # starts the accelerator, which a host benchmark leaves alone
+
+        hardware["device"] = jax.devices()[0].device_kind
+        hardware["devices"] = jax.device_count()
+    return {
+        "command": _command(),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": hardware,
+        "versions": {"python": platform.python_version()} | _versions(),
+    }
+
+
+def save_result(name: str, result: dict) -> Path:
+    """Writes ``results/<name>.json`` and returns its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return path
+
+
+def _command() -> str:
+    # ``python -m package.module`` leaves only a path in argv; __main__ still knows the module.
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"-m {spec.name}" if spec else sys.argv[0]
+    return " ".join(["python", program, *sys.argv[1:]])
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # not a checkout
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
