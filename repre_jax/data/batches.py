@@ -13,13 +13,14 @@ from grain.experimental import index_shuffle
 from repre_jax.data.decode import BadImage
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.source import NO_LABEL, Source
-from repre_jax.data.views import centre_view, crop_views
+from repre_jax.data.views import centre_view, crop_views, empty_views
 from repre_jax.errors import UserError
 
 # Rows made in one go, by one thread of one worker. Few enough that the first batch comes soon
 # and that workers hold little memory, enough that handing them over costs nothing.
 _ROWS_PER_CHUNK = 32
 _SHUFFLE_ROUNDS = 4
+_NUMBERS = ("index", "epoch", "label", "replaced")
 NOT_REPLACED = -1
 PADDING = -1
 
@@ -77,12 +78,19 @@ class TrainingChunks:
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
         cv2.setNumThreads(0)  # chunks run side by side already
         step, number = divmod(chunk, self.rows.chunks)
-        examples = [self._example(step, row) for row in self.rows.chunk(number)]
-        return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        rows = self.rows.chunk(number)
+        # Views are written where they stay: copying them costs as much as decoding the image.
+        views = empty_views(self.recipe, self.image_size, len(rows))
+        numbers = {key: np.empty(len(rows), np.int32) for key in _NUMBERS}
+        for position, row in enumerate(rows):
+            out = {key: array[position] for key, array in views.items()}
+            for key, value in self._fill(step, row, out).items():
+                numbers[key][position] = value
+        return views | numbers
 
-    def _example(self, step: int, row: int) -> dict[str, np.ndarray]:
-        steps_per_epoch = len(self.source) // self.batch_size
-        epoch, step_in_epoch = divmod(step, steps_per_epoch)
+    def _fill(self, step: int, row: int, out: dict[str, np.ndarray]) -> dict[str, int]:
+        """Writes the views of one row and returns its numbers."""
+        epoch, step_in_epoch = divmod(step, len(self.source) // self.batch_size)
         wanted = index_shuffle(
             step_in_epoch * self.batch_size + row,
             max_index=len(self.source) - 1,
@@ -92,13 +100,10 @@ class TrainingChunks:
         index, image, label = read_or_next(self.source, wanted)
         # Keyed by the image that was wanted: an image that also stands in for an unreadable one
         # in the same epoch is then cropped differently there.
-        views = crop_views(image, self.recipe, self.image_size, _crop_rng(self.seed, epoch, wanted))
-        return views | {
-            "index": np.int32(index),
-            "epoch": np.int32(epoch),
-            "label": np.int32(label),
-            "replaced": np.int32(NOT_REPLACED if index == wanted else wanted),
-        }
+        rng = _crop_rng(self.seed, epoch, wanted)
+        crop_views(image, self.recipe, self.image_size, rng, out)
+        replaced = NOT_REPLACED if index == wanted else wanted
+        return {"index": index, "epoch": epoch, "label": label, "replaced": replaced}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,21 @@ _LONGEST_RATIO = 8
 _SHRINK_STEP = 1 / 64
 
 
+def empty_views(recipe: ViewRecipe, image_size: int, *leading: int) -> dict[str, np.ndarray]:
+    """Returns arrays to fill: uint8 [*leading, 2, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
+    views = {"global": np.empty((*leading, 2, image_size, image_size, 3), np.uint8)}
+    if recipe.local_crops:
+        shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
+        views["local"] = np.empty(shape, np.uint8)
+    return views
+
+
 def crop_views(
-    image: np.ndarray, recipe: ViewRecipe, image_size: int, rng: np.random.Generator
+    image: np.ndarray,
+    recipe: ViewRecipe,
+    image_size: int,
+    rng: np.random.Generator,
+    out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Cuts all views of a recipe out of one image: random-resized-crop, nothing photometric.
 
@@ -33,25 +46,22 @@ def crop_views(
       recipe: crop scales, ratio, interpolation, number and size of local crops.
       image_size: S, side of a global view in pixels.
       rng: where the draws come from.
+      out: ``empty_views`` to write into.
 
     Returns:
       {"global": uint8 [2, S, S, 3]} and, when the recipe has n local crops of side s,
-      "local": uint8 [n, s, s, 3].
+      "local": uint8 [n, s, s, 3]; ``out`` where given.
     """
-    local_crops = recipe.local_crops
-    draws = rng.random((2 + local_crops) * _CROP_TRIES * 4).tolist()
-    views = {"global": np.empty((2, image_size, image_size, 3), np.uint8)}
-    plan = [(view, image_size, recipe.crop_scale) for view in views["global"]]
-    if local_crops:
-        side = recipe.local_size
-        views["local"] = np.empty((local_crops, side, side, 3), np.uint8)
-        plan += [(view, side, recipe.local_crop_scale) for view in views["local"]]
+    views = empty_views(recipe, image_size) if out is None else out
+    plan = [(view, recipe.crop_scale) for view in views["global"]]
+    if recipe.local_crops:
+        plan += [(view, recipe.local_crop_scale) for view in views["local"]]
+    draws = rng.random((len(plan), _CROP_TRIES * 4)).tolist()
     height, width = image.shape[:2]
-    for number, (view, side, scale) in enumerate(plan):
-        block = draws[number * _CROP_TRIES * 4 : (number + 1) * _CROP_TRIES * 4]
+    for (view, scale), block in zip(plan, draws, strict=True):
         top, left, rows, columns = _crop_box(height, width, scale, recipe.crop_ratio, block)
         crop = image[top : top + rows, left : left + columns]
-        resize(crop, side, side, recipe.interpolation, out=view)
+        resize(crop, *view.shape[:2], recipe.interpolation, out=view)
     return views
 
 
