@@ -12,8 +12,8 @@ wants CUDA tensors, is left out, and one run's second epoch ends after its first
 
 Runs (golden/cases.py): keys ``<case>/...`` with one row for each of the three steps of ``loss``,
 ``learning_rate``, ``decay``, ``momentum``, ``teacher_temperature``, ``centre`` (after the step),
-``gradient_norm`` (of each parameter in the order of ``parameter_names``, before clipping; absent
-without clipping) and ``clipped_gradient_norm`` (after; NaN for a parameter that is not trained).
+``gradient_norm`` (of each parameter in the order of ``parameter_names``, before clipping) and
+``clipped_gradient_norm`` (after); NaN for a parameter that is not trained.
 ``<case>/student/<name>`` and ``<case>/teacher/<name>`` are the parameters after the three steps.
 
 Loss: ``loss/...`` for random logits of 2 + 8 crops (``cases.dino_logits``), two calls in a row so
@@ -36,6 +36,7 @@ from golden.cases import (
     STEPS,
     TABLE_EPOCHS,
     TABLE_STEPS_PER_EPOCH,
+    TABLE_WARMUP_EPOCHS,
     TRAINED_VIT,
     DINOCase,
     dino_logits,
@@ -227,7 +228,7 @@ def loss_on_random_logits(main_dino) -> dict[str, np.ndarray]:
 
 
 def tables(main_dino) -> dict[str, np.ndarray]:
-    """Whole schedules of the first case's settings, but with two epochs of warm-up."""
+    """Whole schedules of the first case's settings."""
     case = DINO_CASES["clip_0.3"]
     scheduler = main_dino.utils.cosine_scheduler
     clock = (TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH)
@@ -240,7 +241,7 @@ def tables(main_dino) -> dict[str, np.ndarray]:
         TABLE_EPOCHS,
     )
     return {
-        "learning_rate": scheduler(case.peak, case.end, *clock, warmup_epochs=2),
+        "learning_rate": scheduler(case.peak, case.end, *clock, warmup_epochs=TABLE_WARMUP_EPOCHS),
         "decay": scheduler(case.decay, case.decay_end, *clock),
         "momentum": scheduler(case.momentum, 1, *clock),
         "teacher_temperature": np.repeat(loss.teacher_temp_schedule, TABLE_STEPS_PER_EPOCH),

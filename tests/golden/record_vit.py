@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from golden import official
 from golden.cases import FORWARD_VIT, SINCOS_ROWS
-from golden.weights import ViTShape, images, normalised, vit_shapes, weights
+from golden.weights import ViTShape, faint, images, normalised, vit_shapes, weights
 
 norm_layer = partial(torch.nn.LayerNorm, eps=1e-6)
 
@@ -46,7 +46,7 @@ def view(size: int) -> torch.Tensor:
 
 
 def dino_outputs(vits) -> dict[str, np.ndarray]:
-    """Forward at the trained, a smaller and a larger size."""
+    """Forward at the trained, a smaller and a larger size, and with weak activations."""
     model = vits.VisionTransformer(
         img_size=[FORWARD_VIT.image_size], **official_arguments(FORWARD_VIT)
     ).eval()
@@ -56,6 +56,8 @@ def dino_outputs(vits) -> dict[str, np.ndarray]:
         layers = model.get_intermediate_layers(view(size), n=3)
         arrays[f"dino/{size}/layers"] = np.stack([official.numpy(x) for x in layers])
         arrays[f"dino/{size}/pooled"] = official.numpy(model(view(size)))
+    official.load(model, faint(weights(vit_shapes(FORWARD_VIT, learned_positions=True))))
+    arrays["dino/faint/pooled"] = official.numpy(model(view(32)))
     return arrays
 
 

@@ -108,6 +108,18 @@ def batch_norm_mlp_shapes(
     return shapes
 
 
+def faint(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A ViT's weights, its residual stream a hundred times weaker: norms show their epsilon.
+
+    At variances near one the epsilons in use, 1e-5 and 1e-6, could not be told apart.
+    """
+    sources = ("cls_token", "pos_embed", "patch_embed.", "attn.proj.", "mlp.fc2.")
+    return {
+        name: value * np.float32(0.01 if any(s in name for s in sources) else 1)
+        for name, value in state.items()
+    }
+
+
 def _affine(prefix: str, *weight_shape: int) -> dict[str, tuple[int, ...]]:
     return {f"{prefix}.weight": weight_shape, f"{prefix}.bias": weight_shape[:1]}
 

@@ -1,0 +1,78 @@
+"""Runs the recorded cases through the real train step, from a config as users write it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.cases import BATCH, STEPS, TRAINED_VIT
+from golden.compare import assert_same_shapes
+from ml_collections import ConfigDict
+
+from configs import default
+from repre_jax.config_resolution import resolve
+from repre_jax.learner import build_learner
+from repre_jax.models import BACKBONES, vit
+from repre_jax.train_state import TrainState, target_part
+from repre_jax.train_step import train_step
+
+
+def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[ConfigDict, int]:
+    """(a baseline config of the tiny encoder without augmentation, images of its training set)."""
+    config = default.get_config(method)
+    config.repre.enabled = False
+    config.model.update(
+        {"name": "golden", "patch_size": TRAINED_VIT.patch_size, "heads": TRAINED_VIT.heads}
+    )
+    config.model.image_size = TRAINED_VIT.image_size
+    config.views.update(
+        {
+            "flip_probability": 0.0,
+            "jitter_probability": 0.0,
+            "grey_probability": 0.0,
+            "blur_probability": (0.0, 0.0),
+            "solarise_probability": (0.0, 0.0),
+            "local_blur_probability": 0.0,
+        }
+    )
+    config.train.update({"batch_size": BATCH, "epochs": epochs, "compute_dtype": "float32"})
+    return config, steps_per_epoch * BATCH
+
+
+def replay(
+    config: ConfigDict,
+    images: int,
+    params: Any,
+    views_of_step,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[tuple[TrainState, dict[str, np.ndarray]]]:
+    """[(state before the first step, {}), then (state, metrics) after each step]."""
+    size = (TRAINED_VIT.width, TRAINED_VIT.depth, TRAINED_VIT.heads)
+    monkeypatch.setitem(vit.VIT_SIZES, "golden", size)
+    monkeypatch.setitem(BACKBONES, "golden", vit.build_vit)
+    learner = build_learner(config, resolve(config, images=images, devices=1))
+    state = jax.jit(learner.init)()
+    assert_same_shapes(params, state.params)
+    # numpy arrays may be views of the recorded weights: the device gets its own.
+    params = jax.tree.map(jnp.array, params)
+    state = state.replace(
+        params=params, target_params=jax.tree.map(jnp.array, target_part(learner.method, params))
+    )
+    step = jax.jit(functools.partial(train_step, learner))
+    history = [(state, {})]
+    for t in range(STEPS):
+        epoch = t * BATCH // images
+        batch = views_of_step(t) | {
+            "index": np.arange(BATCH, dtype=np.int32),
+            "epoch": np.full(BATCH, epoch, np.int32),
+        }
+        state, metrics = step(state, batch)
+        history.append((state, jax.tree.map(np.asarray, metrics)))
+    return history
+
+
+def column(history, name: str) -> list[float]:
+    """A metric of every step."""
+    return [metrics[name] for _, metrics in history[1:]]

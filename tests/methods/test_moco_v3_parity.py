@@ -1,0 +1,152 @@
+"""Three optimiser steps of MoCo v3 through the real train step against the official code.
+
+Heads with BatchNorm, both losses, schedules, frozen patch embedding, decay of everything, momentum
+encoder and running statistics. Recorded by golden/record_moco_v3.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import from_torch_names, replay
+from golden.cases import (
+    BATCH,
+    MOCO_V3_CASES,
+    MOCO_V3_HIDDEN,
+    MOCO_V3_OUTPUT,
+    MOCO_V3_TEMPERATURE,
+    STEPS,
+    MoCoV3Case,
+    moco_v3_views,
+    moco_v3_weights,
+)
+from golden.compare import assert_close
+
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "moco_v3.npz"))
+
+# A bias of the keys adds the same to every logit of a query; the bias of the encoder's last norm
+# shifts what the projector's first BatchNorm centres again.
+UNDETERMINED = ("qkv/bias/key", "encoder/norm/bias")
+
+
+def encoder_and_projector(state) -> dict:
+    return {
+        "encoder": from_torch_names.encoder(state),
+        "heads": {"projector": from_torch_names.batch_norm_mlp(state, "head", 3)},
+    }
+
+
+def online_tree(state) -> dict:
+    tree = encoder_and_projector(state)
+    tree["heads"]["predictor"] = from_torch_names.batch_norm_mlp(state, "predictor", 2)
+    return tree
+
+
+def running_statistics(golden, part: str, layers: int, *, updates: int) -> dict:
+    """Recorded statistics of a head; torch's variance brought to the biased one of Flax."""
+    state = {n: x for n, x in golden.items() if n.startswith(part)}
+    statistics = from_torch_names.batch_norm_statistics(state, part, layers)
+    for norm in statistics.values():
+        norm["var"] = from_torch_names.biased_running_variance(
+            norm["var"], examples=BATCH, updates=updates
+        )
+    return statistics
+
+
+def config_of(case: MoCoV3Case):
+    config, images = replay.base_config(
+        "moco_v3", steps_per_epoch=case.steps_per_epoch, epochs=case.epochs
+    )
+    config.model.update({"position": "sincos", "initialisation": "moco_v3"})
+    config.method.update(
+        {
+            "hidden": MOCO_V3_HIDDEN,
+            "output": MOCO_V3_OUTPUT,
+            "temperature": MOCO_V3_TEMPERATURE,
+            "momentum": case.momentum,
+        }
+    )
+    config.optimizer.update(
+        {
+            "learning_rate": case.peak * 256 / BATCH,
+            "end_learning_rate": 0.0,
+            "schedule": "moco_v3",
+            "warmup_epochs": float(case.warmup_epochs),
+            "weight_decay": case.decay,
+            "end_weight_decay": case.decay,
+            "decay": "all",
+        }
+    )
+    return config, images
+
+
+@pytest.fixture(scope="module", params=sorted(MOCO_V3_CASES))
+def run(request):
+    """(recorded arrays, states and metrics of our run) of a case."""
+    case = MOCO_V3_CASES[request.param]
+    params = online_tree(moco_v3_weights())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        history = replay.replay(*config_of(case), params, moco_v3_views, monkeypatch)
+    return from_torch_names.with_prefix(GOLDEN, f"{request.param}/"), history
+
+
+def limits(golden) -> dict:
+    return {"undetermined": UNDETERMINED, "reach": 2 * golden["learning_rate"].sum()}
+
+
+def test_losses_and_schedules(run):
+    golden, history = run
+    np.testing.assert_allclose(
+        replay.column(history, "learning_rate"), golden["learning_rate"], rtol=2e-6
+    )
+    # The momentum that ends a step is the one that begins the official next step.
+    np.testing.assert_allclose(
+        replay.column(history, "momentum")[:-1], golden["momentum"][1:], rtol=2e-6
+    )
+    np.testing.assert_allclose(replay.column(history, "loss"), golden["loss"], atol=2e-5)
+    np.testing.assert_allclose(
+        replay.column(history, "grad_norm"),
+        np.sqrt(np.sum(golden["gradient_norm"] ** 2, axis=1)),
+        rtol=1e-3,
+    )
+
+
+def test_online_parameters(run):
+    golden, history = run
+    official = from_torch_names.with_prefix(golden, "base/") | {
+        name: value for name, value in golden.items() if name.startswith("predictor/")
+    }
+    official = {name.replace("predictor/", "predictor."): x for name, x in official.items()}
+    assert_close(history[-1][0].params, online_tree(official), tolerance=1e-4, **limits(golden))
+
+
+def test_momentum_encoder(run):
+    """The official one is updated at the start of a step, ours at the end of the one before."""
+    golden, history = run
+    official = encoder_and_projector(from_torch_names.with_prefix(golden, "momentum_encoder/"))
+    assert_close(history[STEPS - 1][0].target_params, official, tolerance=1e-4, **limits(golden))
+
+
+def test_running_statistics(run):
+    golden, history = run
+    for step, prefix in ((1, "first_step/"), (STEPS, "")):
+        state = history[step][0]
+        recorded = {
+            part: from_torch_names.with_prefix(golden, f"{prefix}{part}/")
+            for part in ("base", "momentum_encoder", "predictor")
+        }
+        updates = 2 * step  # one for each view
+        predictor = {f"predictor.{n}": x for n, x in recorded["predictor"].items()}
+        online = {
+            "projector": running_statistics(recorded["base"], "head", 3, updates=updates),
+            "predictor": running_statistics(predictor, "predictor", 2, updates=updates),
+        }
+        target = {
+            "projector": running_statistics(
+                recorded["momentum_encoder"], "head", 3, updates=updates
+            )
+        }
+        # The first mean follows the undetermined bias of the encoder's norm, once that has moved.
+        moved = {"undetermined": ("projector/norm_0/mean",), "reach": 0.02} if step > 1 else {}
+        assert_close(state.batch_stats, online, tolerance=1e-4, **moved)
+        assert_close(state.target_batch_stats, target, tolerance=1e-4, **moved)

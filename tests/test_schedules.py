@@ -1,0 +1,86 @@
+"""Whole schedules against tables of the official PyTorch code."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.cases import (
+    DINO_CASES,
+    MOCO_V3_CASES,
+    TABLE_EPOCHS,
+    TABLE_STEPS_PER_EPOCH,
+    TABLE_WARMUP_EPOCHS,
+)
+from golden.from_torch_names import with_prefix
+
+from repre_jax import schedules
+
+FOLDER = Path(__file__).parent / "golden"
+DINO = with_prefix(np.load(FOLDER / "dino.npz"), "table/")
+MOCO_V3 = with_prefix(np.load(FOLDER / "moco_v3.npz"), "table/")
+CLOCK = schedules.Clock(TABLE_STEPS_PER_EPOCH, TABLE_EPOCHS * TABLE_STEPS_PER_EPOCH)
+
+
+def table(schedule: schedules.Schedule) -> np.ndarray:
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(CLOCK.total_steps)))
+
+
+def dino_schedules() -> dict[str, schedules.Schedule]:
+    case = DINO_CASES["clip_0.3"]
+    return {
+        "learning_rate": schedules.warmup_cosine_dino(
+            case.peak,
+            warmup_steps=CLOCK.steps(TABLE_WARMUP_EPOCHS),
+            total_steps=CLOCK.total_steps,
+            end=case.end,
+        ),
+        "decay": schedules.cosine(case.decay, case.decay_end, total_steps=CLOCK.total_steps),
+        "momentum": schedules.cosine(case.momentum, 1.0, total_steps=CLOCK.total_steps),
+        "teacher_temperature": schedules.epoch_linear(
+            case.teacher_temperature_start,
+            case.teacher_temperature,
+            epochs=case.teacher_temperature_epochs,
+            steps_per_epoch=TABLE_STEPS_PER_EPOCH,
+        ),
+    }
+
+
+def moco_v3_schedules() -> dict[str, schedules.Schedule]:
+    case = MOCO_V3_CASES["warmup"]
+    return {
+        "learning_rate": schedules.warmup_cosine_moco_v3(
+            case.peak,
+            warmup_steps=CLOCK.steps(case.warmup_epochs),
+            total_steps=CLOCK.total_steps,
+        ),
+        "momentum": schedules.cosine(case.momentum, 1.0, total_steps=CLOCK.total_steps),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(DINO))
+def test_dino_tables(name):
+    np.testing.assert_allclose(table(dino_schedules()[name]), DINO[name], rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(MOCO_V3))
+def test_moco_v3_tables(name):
+    np.testing.assert_allclose(
+        table(moco_v3_schedules()[name]), MOCO_V3[name], rtol=2e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_teacher_temperature_without_or_with_one_epoch_of_warmup(epochs):
+    """linspace of no or of one value: at once the end, or one epoch at the start."""
+    schedule = schedules.epoch_linear(0.04, 0.07, epochs=epochs, steps_per_epoch=7)
+    values = table(schedule)
+    np.testing.assert_allclose(values[: 7 * epochs], 0.04, rtol=1e-6)
+    np.testing.assert_allclose(values[7 * epochs :], 0.07, rtol=1e-6)
+
+
+def test_a_dino_warmup_of_one_step_has_rate_zero():
+    """linspace(0, peak, 1) is [0]; the cosine then starts at the peak."""
+    schedule = schedules.warmup_cosine_dino(1.0, warmup_steps=1, total_steps=4)
+    np.testing.assert_allclose(table(schedule)[:2], [0, 1])
