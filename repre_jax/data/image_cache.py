@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import tqdm
+from rich.progress import track
 
 from repre_jax.data.cores import usable_cores
 from repre_jax.data.decode import BadImage
@@ -184,7 +184,7 @@ def _shrunk(source: Source, cache_size: int):
     threads = usable_cores()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         pending = collections.deque()
-        for index in tqdm.tqdm(range(len(source)), desc="caching images", unit="image"):
+        for index in track(range(len(source)), description="caching images"):
             while len(pending) < 4 * threads and index + len(pending) < len(source):
                 pending.append(pool.submit(shrink, index + len(pending)))
             yield pending.popleft().result()
