@@ -3,9 +3,9 @@
     python -m benchmarks.input_pipeline --data=/data/imagenette160
 
 Runs the pipeline of training (Grain, one thread) pinned to one core, for the two global views of
-MoCo v3 and for DINO's 2 + 8 views, and writes ``results/input_pipeline.json``. The official DINO
-pipeline (torchvision and Pillow, photometric work included, for it is done on the host there)
-gives 160 and 84 images a second on one core.
+MoCo v3 and for DINO's 2 + 8 views, and writes ``results/input_pipeline.json``. It is set against
+the official DINO pipeline (torchvision and Pillow) at 160 and 84 images a second on one core,
+which does the photometric work on the host too; here that is the device's.
 """
 
 import os
@@ -28,7 +28,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "measurements; the median is repor
 _CORE = flags.DEFINE_integer("core", None, "core to pin to; by default the last usable one")
 
 _BATCH_SIZE = 64
-# The official augmentation of DINO on one core of the machine in results/input_pipeline.json.
+# Figures stated beforehand for one such core, not measured here.
 _OFFICIAL_DINO = {"2": 160, "2+8": 84}
 _RECIPES = {
     "2": ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bilinear"),
