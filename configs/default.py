@@ -136,7 +136,7 @@ def smoke(config: ConfigDict) -> None:
     """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
     config.data.source = "digits"
     config.data.cache_size = 0
-    config.model.update({"name": "vit_nano", "patch_size": 8, "image_size": 32, "heads": 3})
+    config.model.update({"name": "vit_nano", "patch_size": 8, "image_size": 32, "heads": None})
     config.model.remat = False
     config.views.update({"local_crops": 2 if config.method.name == "dino" else 0, "local_size": 16})
     for key, value in {"prototypes": 64, "hidden": 64, "bottleneck": 32, "output": 32}.items():

@@ -21,7 +21,7 @@ from repre_jax.models.taps import BlockOutput, tap_name
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
 VIT_SIZES = {
-    "vit_nano": (96, 4, 3),
+    "vit_nano": (128, 4, 4),
     "vit_micro": (192, 6, 3),
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),

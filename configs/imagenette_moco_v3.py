@@ -1,0 +1,42 @@
+"""MoCo v3 + RePre on a folder of ImageNet-like images, for a small budget.
+
+    python main.py --config=configs/imagenette_moco_v3.py --config.data.path=<imagenette160>
+    python main.py --config=configs/imagenette_moco_v3.py:baseline --config.data.path=...
+    python main.py --config=configs/imagenette_moco_v3.py:gpu --config.data.path=...
+
+``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``; labels serve the k-NN only. The plain
+form is for a CPU: 64 px, a nano encoder (4 blocks, 128 wide, patch 16). ``:gpu`` is ViT-S/16 at
+160 px for 200 epochs. Measured numbers: benchmarks/results/imagenette_cpu.json and the README.
+
+Departures from the paper, for the budget: crops of at least 0.2 of the image (an 0.08 crop of a
+64-pixel view shows a texture), small heads, batch 128, few epochs, and a higher learning rate.
+"""
+
+from configs import default, moco_v3_vits
+
+
+def get_config(variants: str = ""):
+    config = moco_v3_vits.get_config()
+    config.data.update({"source": "folder", "name": "", "cache_size": 96})
+    config.model.update({"name": "vit_nano", "image_size": 64, "heads": None})
+    config.method.update({"hidden": 512, "output": 128})
+    config.views.crop_scale = (0.2, 1.0)
+    config.train.update({"batch_size": 128, "epochs": 25})
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_epochs = 2.0
+    config.checkpoint.every_steps = 200
+    config.evaluation.knn_every_epochs = 5
+    config.logging.every_steps = 20
+    return default.apply_variants(config, variants, {"gpu": gpu})
+
+
+def gpu(config):
+    """ViT-S/16 at 160 px, 200 epochs: for one accelerator."""
+    config.data.cache_size = 0
+    config.model.update({"name": "vit_small", "image_size": 160, "heads": 12})
+    config.method.update({"hidden": 4096, "output": 256})
+    config.views.crop_scale = (0.08, 1.0)
+    config.train.update({"batch_size": 512, "epochs": 200})
+    config.optimizer.learning_rate = 1.5e-4
+    config.optimizer.warmup_epochs = 20.0
+    config.evaluation.knn_every_epochs = 10
