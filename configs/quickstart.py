@@ -4,7 +4,7 @@
     python main.py --config=configs/quickstart.py             # the same
     python main.py --config=configs/quickstart.py:baseline    # without RePre
 
-1,438 images for training and 359 for validation, 8 x 8 pixels shown at 32 x 32. Digits are not
+1,442 images for training and 355 for validation, 8 x 8 pixels shown at 32 x 32. Digits are not
 mirrored, turned grey or solarised: a 6 must not become another sign, and there is no colour.
 """
 
