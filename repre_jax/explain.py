@@ -50,8 +50,10 @@ KNOWN_IMAGES = {"imagenet2012": 1_281_167}
 
 
 def _images(config: ConfigDict) -> tuple[int, str]:
+    data = config.data.copy_and_resolve_references()
+    data.cache_size = 0  # counting needs no cache, and making one takes long
     try:
-        return len(open_source(config.data, "train")), "counted"
+        return len(open_source(data, "train")), "counted"
     except UserError:
         if config.data.name in KNOWN_IMAGES and config.data.source == "tfds":
             return KNOWN_IMAGES[config.data.name], "data not found here: published size"

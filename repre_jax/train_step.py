@@ -17,6 +17,9 @@ from repre_jax.models.taps import apply_with_taps
 from repre_jax.optimizers import map_with_path
 from repre_jax.train_state import TrainState, target_part
 
+# Keeps the draws of drop path apart from all others of the same seed ("drop" in ASCII).
+_DROP_PATH_STREAM = 0x64726F70
+
 
 def train_step(
     learner: Learner, state: TrainState, batch: dict[str, jax.Array]
@@ -87,7 +90,7 @@ def loss_and_gradients(
     Returns:
       (gradients, {"metrics", "batch_stats", "target_batch_stats", "target"}).
     """
-    key = jax.random.fold_in(jax.random.key(learner.seed), state.step)
+    key = _drop_path_key(learner, state)
     target, target_stats = _target_outputs(learner, state, views["global"])
     chunks = _split(views, learner.accumulate)
     chunk_keys = jax.random.split(key, learner.accumulate)
@@ -220,7 +223,7 @@ def loss_gradient_norms(
     """
     views = augment_views(batch, learner.method.views, learner.seed)
     target, _ = _target_outputs(learner, state, views["global"])
-    key = jax.random.fold_in(jax.random.key(learner.seed), state.step)
+    key = _drop_path_key(learner, state)
 
     def losses(encoder):
         params = state.params | {"encoder": encoder}
@@ -293,6 +296,11 @@ def _loss_metrics(learner, params, contrast, error):
         "weight/contrast": weights.contrast,
         "weight/reconstruct": weights.reconstruct,
     }
+
+
+def _drop_path_key(learner, state):
+    stream = jax.random.fold_in(jax.random.key(learner.seed), _DROP_PATH_STREAM)
+    return jax.random.fold_in(stream, state.step)
 
 
 def _stop_frozen(method, params):
