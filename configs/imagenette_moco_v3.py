@@ -21,7 +21,7 @@ def get_config(variants: str = ""):
     config.model.update({"name": "vit_nano", "image_size": 64, "heads": None})
     config.method.update({"hidden": 512, "output": 128})
     config.views.crop_scale = (0.2, 1.0)
-    config.train.update({"batch_size": 128, "epochs": 25})
+    config.train.update({"batch_size": 128, "epochs": 15})
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_epochs = 2.0
     config.checkpoint.every_steps = 200
