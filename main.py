@@ -86,7 +86,7 @@ def check_keys(argv: list[str]) -> None:
         near = difflib.get_close_matches(file, map(str, Path("configs").glob("*.py")), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; look in configs/."
         raise UserError(f"There is no config file {file}{hint}")
-    keys = flat_keys(config_flags.ConfigFileFlagParser("config").parse(paths[-1]))
+    keys = flat_keys(FLAGS["config"].parser.parse(paths[-1]))
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=", 1)[0]
         if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
