@@ -23,10 +23,10 @@ def get_config(variants: str = ""):
     config.model.update({"name": "vit_nano", "image_size": 64, "initialisation": "moco_v3"})
     config.method.update({"prototypes": 1024, "hidden": 512, "bottleneck": 128, "momentum": 0.99})
     config.method.update({"teacher_temperature_start": 0.02, "teacher_temperature": 0.04})
-    config.method.teacher_temperature_warmup_epochs = 10
+    config.method.teacher_temperature_warmup_epochs = 20
     config.views.update({"crop_scale": (0.25, 1.0), "local_crops": 2, "local_size": 32})
     config.views.local_crop_scale = (0.08, 0.3)
-    config.train.update({"batch_size": 64, "epochs": 12})
+    config.train.update({"batch_size": 64, "epochs": 25})
     config.optimizer.learning_rate = 2e-3
     config.optimizer.end_learning_rate = 1e-5
     config.optimizer.warmup_epochs = 1.0
