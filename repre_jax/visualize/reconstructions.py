@@ -23,9 +23,9 @@ def save_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: 
     scale = max(float(np.quantile(errors, 0.99)), 1e-6)
     rows = len(images)
     figure, axes = pyplot.subplots(
-        rows, 3, figsize=(6.2, 2 * rows + 0.6), squeeze=False, layout="constrained"
+        rows, 3, figsize=(6.2, 1.75 * rows + 0.4), squeeze=False, layout="constrained"
     )
-    titles = ("input (view 1)", "reconstruction", "absolute error")
+    titles = ("input", "reconstruction", "absolute error")
     for row, (image, reconstruction, error) in enumerate(
         zip(images, np.clip(reconstructions, 0, 1), errors, strict=True)
     ):
