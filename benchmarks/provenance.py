@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -14,11 +16,13 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-headless", "pillow")
 
 
-def provenance(*, device: bool = True) -> dict:
+def provenance(*, device: bool = True, in_child: bool = False) -> dict:
     """Returns what somebody needs to judge or repeat a measurement.
 
     Args:
       device: whether to name the accelerator, which starts it; False for a host benchmark.
+      in_child: start it in a child process that ends at once. A benchmark whose children train
+        must not hold the accelerator itself.
 
     Returns:
       {"command", "commit", "date", "hardware": {"cpu", "cores", "device", "devices"},
@@ -26,10 +30,7 @@ def provenance(*, device: bool = True) -> dict:
     """
     hardware = {"cpu": _cpu_model(), "cores": usable_cores(), "device": None, "devices": 0}
     if device:
-        import jax  # starts the accelerator, which a host benchmark leaves alone
-
-        hardware["device"] = jax.devices()[0].device_kind
-        hardware["devices"] = jax.device_count()
+        hardware["device"], hardware["devices"] = _device_in_child() if in_child else _device()
     return {
         "command": _command(),
         "commit": _commit(),
@@ -41,10 +42,19 @@ def provenance(*, device: bool = True) -> dict:
 
 def save_result(name: str, result: dict) -> Path:
     """Writes ``results/<name>.json`` and returns its path."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(path, result)
     return path
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Writes a result whole or not at all, a list of numbers on one line."""
+    text = json.dumps(result, indent=2, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found.group().split()), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text + "\n")
+    os.replace(unfinished, path)
 
 
 def _command() -> str:
@@ -52,6 +62,25 @@ def _command() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"-m {spec.name}" if spec else sys.argv[0]
     return " ".join(["python", program, *sys.argv[1:]])
+
+
+def _device() -> tuple[str, int]:
+    import jax  # starts the accelerator, which a host benchmark leaves alone
+
+    return jax.devices()[0].device_kind, jax.device_count()
+
+
+def _device_in_child() -> tuple[str, int]:
+    ask = "import json; from benchmarks import provenance as p; print(json.dumps(p._device()))"
+    answer = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kind, count = json.loads(answer.splitlines()[-1])
+    return kind, count
 
 
 def _commit() -> str:
