@@ -103,9 +103,6 @@ def _check_sizes(config: ConfigDict) -> None:
     patch, image = config.model.patch_size, config.model.image_size
     if image < patch or image % patch:
         raise UserError(f"model.image_size={image} is not a multiple of model.patch_size={patch}.")
-    local = config.views.local_size
-    if local is not None and (local < patch or local % patch):
-        raise UserError(f"views.local_size={local} is not a multiple of model.patch_size={patch}.")
 
 
 def _compute_dtype(name: str) -> jnp.dtype:

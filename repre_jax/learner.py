@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from repre_jax import optimizers
 from repre_jax.config_resolution import Resolution
+from repre_jax.data.recipes import ViewRecipe
+from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, repre
 from repre_jax.methods.method import Method
 from repre_jax.methods.repre import RePre
@@ -63,6 +65,7 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     dtype = resolution.compute_dtype
     encoder = BACKBONES[config.model.name](config.model, dtype)
     method = METHODS[config.method.name].build(config.method, config.views, resolution.clock, dtype)
+    _check_local_crops(method.views, config.model.patch_size)
     branch = repre.build(config.repre, config.model, encoder.depth, dtype)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
         resolution.learning_rate,
@@ -98,3 +101,9 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         seed=config.seed,
         accumulate=config.train.accumulate,
     )
+
+
+def _check_local_crops(views: ViewRecipe, patch: int) -> None:
+    size = views.local_size
+    if views.local_crops and (size < patch or size % patch):
+        raise UserError(f"views.local_size={size} is not a multiple of model.patch_size={patch}.")

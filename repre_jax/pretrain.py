@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from repre_jax.checkpoints import Checkpoints, params_sha256
 from repre_jax.config_resolution import Resolution, resolve
 from repre_jax.data.augmentations import normalise
-from repre_jax.data.decode import BadImage
+from repre_jax.data.batches import read_or_next
 from repre_jax.data.device_prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.source import Source
@@ -133,18 +133,18 @@ def train(
     """Steps until the end of the run or until asked to stop; either way the state is saved.
 
     Returns:
-      (state, numbers of the last step; none when there was no step left to take).
+      (state, numbers of the last step).
     """
     config, logs, total_steps = run.config, run.logs, run.resolution.clock.total_steps
     step_function = jax.jit(functools.partial(train_step, run.learner), donate_argnums=0)
     diagnose = jax.jit(functools.partial(loss_gradient_norms, run.learner))
     evaluate_every = config.evaluation.knn_every_epochs * run.resolution.clock.steps_per_epoch
-    previous, numbers = None, {}
+    previous, numbers = None, logs.numbers_before
     for step in range(int(state.step) + 1, total_steps + 1):
         batch = next(batches)
         _note_bad_files(run, batch.pop("replaced"))
         last = step == total_steps
-        log_now = last or step % config.logging.every_steps == 0
+        log_now = last or _due(step, config.logging.every_steps)
         norms = {}
         if log_now and config.logging.loss_gradients and run.learner.repre:
             norms = diagnose(state, batch)
@@ -177,7 +177,7 @@ def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, 
     summary = dict(numbers)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation:
-        if not numbers:  # resumed after the last step
+        if "knn/top1" not in numbers:  # told to stop in the last step
             summary |= run.evaluation.measure(encoder)
         if run.config.evaluation.few_label:
             random = jax.jit(run.learner.init)().params["encoder"]
@@ -203,8 +203,8 @@ def sample_images(source: Source, image_size: int, count: int = 6) -> np.ndarray
     """Centre views of images spread evenly over the source: float32 [count, S, S, 3] in [0, 1]."""
     views = []
     for index in np.linspace(0, len(source) - 1, count).astype(int):
-        with contextlib.suppress(BadImage):
-            views.append(centre_view(source.read(int(index)), image_size))
+        _, image, _ = read_or_next(source, int(index))
+        views.append(centre_view(image, image_size))
     return np.stack(views).astype(np.float32) / 255
 
 

@@ -16,6 +16,8 @@ from repre_jax.disk_trouble import disk_trouble_told
 from repre_jax.progress import ProgressDisplay
 from repre_jax.run_folder import RunFolder
 
+_RATE = "images_per_second"
+
 
 class RunLogs:
     """Writes and shows the numbers of one run; in processes other than the primary, does nothing.
@@ -23,6 +25,10 @@ class RunLogs:
     A resumed run goes on from its checkpoint's step, so rows of later steps, which will be made
     again, are removed first. Log a step before its checkpoint is saved: a row once missing behind
     a checkpoint would never be made again.
+
+    Attributes:
+      numbers_before: those of the row of the step that a resumed run goes on from; empty when that
+        step was not logged.
     """
 
     def __init__(
@@ -54,17 +60,19 @@ class RunLogs:
         self._primary = primary
         self._step = start_step
         self._rates: list[float] = []
+        self._rates_before: list[float] = []
         self._waited = 0.0
         self._started = self._interval_started = time.perf_counter()
         self._paused_seconds = 0.0
         self._first_logged: tuple[int, float] | None = None
         self._wall_seconds_before = 0.0
         self._bad_files: set[str] = set()
+        self.numbers_before: dict[str, float] = {}
         if not primary:
             return
         with disk_trouble_told(folder.path):
             rows = _drop_rows_after(folder.metrics_path, start_step)
-            self._wall_seconds_before = rows[-1].get("wall_seconds") or 0.0 if rows else 0.0
+            self._recall(rows, start_step)
             self._metrics_file = open(folder.metrics_path, "a")  # noqa: SIM115 (until close)
             if folder.bad_files_path.exists():
                 lines = folder.bad_files_path.read_text().splitlines()
@@ -83,8 +91,11 @@ class RunLogs:
 
     @property
     def images_per_second(self) -> float | None:
-        """Median over the log intervals of this process, the first, which compiles, left out."""
-        rates = self._rates[1:] or self._rates
+        """Median over the log intervals of this process, the first, which compiles, left out.
+
+        Where this process made no step, over those of the ones before.
+        """
+        rates = self._rates[1:] or self._rates or self._rates_before[1:] or self._rates_before
         return statistics.median(rates) if rates else None
 
     @property
@@ -163,7 +174,7 @@ class RunLogs:
                     "wall_seconds": self.wall_seconds,
                     "images_per_second": rate,
                     "bad_files": self.bad_file_count,
-                    **summary,
+                    **_finite(summary),
                 }
             )
 
@@ -176,13 +187,21 @@ class RunLogs:
 
     def _write(self, row: Mapping[str, float]) -> None:
         with disk_trouble_told(self._folder.metrics_path):
-            # JSON has no NaN; a number that is not finite becomes null.
-            finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
-            self._metrics_file.write(json.dumps(finite) + "\n")
+            self._metrics_file.write(json.dumps(_finite(row)) + "\n")
             self._metrics_file.flush()
         for key, value in row.items():
             if key not in ("step", "wall_seconds"):
                 self._tensorboard.add_scalar(key, value, row["step"])
+
+    def _recall(self, rows: list[dict[str, Any]], start_step: int) -> None:
+        """Takes up what the rows of earlier processes say."""
+        if not rows:
+            return
+        self._wall_seconds_before = rows[-1].get("wall_seconds") or 0.0
+        self._rates_before = [row[_RATE] for row in rows if row.get(_RATE)]
+        if rows[-1]["step"] == start_step:
+            added = ("step", "wall_seconds", _RATE, "input_bound")
+            self.numbers_before = {k: v for k, v in rows[-1].items() if k not in added}
 
     def _seconds_left(self, step: int, now: float) -> float | None:
         """From the pace since the first log, evaluations included, compilation left out."""
@@ -190,6 +209,14 @@ class RunLogs:
         if step == first_step:
             return None
         return (now - first_time) / (step - first_step) * (self._total_steps - step)
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a number that is not finite becomes null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in numbers.items()
+    }
 
 
 def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:

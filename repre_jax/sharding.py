@@ -14,9 +14,11 @@ def make_mesh(devices: int = 0) -> Mesh:
     """A mesh of one axis "batch" over the first ``devices`` devices (0: all of them).
 
     Raises:
-      UserError: there are fewer.
+      UserError: there are fewer, or the number is negative.
     """
     available = jax.devices()
+    if devices < 0:
+        raise UserError(f"train.devices={devices} must be 0, for all, or a number of devices.")
     if devices > len(available):
         raise UserError(f"train.devices={devices}, but there are only {len(available)} devices.")
     chosen = available[:devices] if devices else available

@@ -231,3 +231,32 @@ def test_full_disk_is_one_sentence(tmp_path):
         logs.log(10, {"loss": 1.0}, waited_seconds=0.0)
     logs._metrics_file = io.StringIO()
     close(folder, logs)
+
+
+def test_summary_of_a_last_step_that_was_not_finite(tmp_path):
+    folder, logs = open_logs(tmp_path)
+    logs.log(1, {"loss": float("nan")}, waited_seconds=0.0)
+    logs.write_summary({"loss": float("nan"), "knn/top1": 0.5, "few_label/protocol": "5 labels"})
+    close(folder, logs)
+    summary = json.loads(folder.summary_path.read_text())
+    assert summary["loss"] is None
+    assert (summary["knn/top1"], summary["few_label/protocol"]) == (0.5, "5 labels")
+    assert summary["finished"]
+
+
+def test_a_resumed_run_recalls_the_row_it_goes_on_from_and_the_speed(tmp_path):
+    folder, logs = open_logs(tmp_path)
+    assert logs.numbers_before == {}
+    for step in (10, 20):
+        logs.log(step, {"loss": step / 10}, waited_seconds=0.0)
+    close(folder, logs)
+    speed = rows(folder)[1]["images_per_second"]
+
+    folder, logs = open_logs(tmp_path, start_step=20)
+    assert logs.numbers_before == {"loss": 2.0}
+    assert logs.images_per_second == speed, "the first interval compiled"
+    close(folder, logs)
+    # The checkpoint of step 15 was not logged.
+    folder, logs = open_logs(tmp_path, start_step=15)
+    assert logs.numbers_before == {}
+    close(folder, logs)

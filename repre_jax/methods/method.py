@@ -70,6 +70,10 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
       UserError: a value that no view can have.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
+    for name, value in given.items():
+        usual = getattr(recipe, name)
+        if isinstance(usual, tuple) and len(value) != len(usual):
+            raise UserError(f"views.{name}={value} must have {len(usual)} numbers, like {usual}.")
     recipe = dataclasses.replace(recipe, **given)
     for name in ("crop_scale", "local_crop_scale"):
         low, high = getattr(recipe, name)

@@ -1,0 +1,106 @@
+"""Every backbone that has a name: exact parameter counts by formula, output shapes, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from repre_jax.errors import UserError
+from repre_jax.models import BACKBONES
+from repre_jax.models.taps import apply_with_taps
+
+# Written out: the papers' numbers for ti, s, b, l.
+SIZES = {
+    "vit_nano": (128, 4, 4),
+    "vit_micro": (192, 6, 3),
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+NANO = SIZES["vit_nano"][0]
+
+
+def encoder(name, patch_size=16, image_size=224, **changes):
+    config = default.get_config("dino")
+    config.model.update({"name": name, "patch_size": patch_size, "image_size": image_size})
+    config.model.update(changes)
+    return BACKBONES[name](config.model, jnp.float32)
+
+
+def shapes(model, image=224):
+    images = jax.ShapeDtypeStruct((2, image, image, 3), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
+def formula(width, depth, patch, grid, position):
+    block = 12 * width**2 + 13 * width  # qkv 3D^2+3D, out D^2+D, MLP 8D^2+5D, two norms 4D
+    patch_embedding = 3 * patch**2 * width + width
+    positions = (1 + grid**2) * width if position == "learned" else 0
+    return patch_embedding + width + positions + depth * block + 2 * width
+
+
+def test_no_backbone_is_missing_here():
+    assert set(BACKBONES) == set(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("patch", "position"),
+    [(8, "learned"), (14, "learned"), (16, "learned"), (32, "learned"), (16, "sincos")],
+)
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_parameter_counts(name, patch, position):
+    width, depth, heads = SIZES[name]
+    model = encoder(name, patch, position=position)
+    assert (model.width, model.depth, model.heads) == (width, depth, heads)
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes(model)))
+    assert count == formula(width, depth, patch, 224 // patch, position)
+
+
+def test_published_counts():
+    """timm's numbers without the classifier."""
+    assert formula(192, 12, 16, 14, "learned") == 5_524_416
+    assert formula(384, 12, 16, 14, "learned") == 21_665_664
+    assert formula(768, 12, 16, 14, "learned") == 85_798_656
+    assert formula(1024, 24, 16, 14, "learned") == 303_301_632
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (96, 96), (64, 160)])
+@pytest.mark.parametrize("position", ["learned", "sincos"])
+def test_any_size_divisible_by_the_patch(height, width, position):
+    model = encoder("vit_nano", position=position)
+    variables = {"params": shapes(model)}
+    images = jax.ShapeDtypeStruct((2, height, width, 3), np.float32)
+    encoded, maps = jax.eval_shape(
+        lambda v, x: apply_with_taps(model, v, x, (0, 3)), variables, images
+    )
+    rows, columns = height // 16, width // 16
+    assert encoded.pooled.shape == (2, NANO)
+    assert encoded.tokens.shape == (2, rows * columns, NANO)
+    assert [m.shape for m in maps] == [(2, rows, columns, NANO)] * 2
+
+
+def test_image_not_divisible_by_the_patch():
+    model = encoder("vit_nano")
+    with pytest.raises(ValueError, match="image 100x100 is not divisible by patch 16"):
+        shapes(model, image=100)
+    with pytest.raises(UserError, match=r"model\.image_size=100 is not divisible"):
+        encoder("vit_nano", image_size=100)
+
+
+def test_heads_must_divide_the_width():
+    assert encoder("vit_small", heads=12).heads == 12
+    with pytest.raises(UserError, match=r"model\.heads=7 does not divide the width 384"):
+        encoder("vit_small", heads=7)
+
+
+def test_parameters_are_float32_whatever_is_computed_in():
+    config = default.get_config("dino")
+    config.model.name = "vit_nano"
+    model = BACKBONES["vit_nano"](config.model, jnp.bfloat16)
+    params = shapes(model)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)
+    encoded = jax.eval_shape(lambda v, x: model.apply({"params": v}, x), params, images)
+    assert encoded.pooled.dtype == jnp.bfloat16

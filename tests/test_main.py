@@ -1,0 +1,476 @@
+"""The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from absl import flags
+from whole_runs import ROOT, command, image_folder, summary
+
+from configs import default
+from repre_jax import pretrain
+from repre_jax.config_resolution import resolve
+from repre_jax.data.decode import BadImage
+from repre_jax.learner import build_learner
+
+SMOKE = "--config=configs/quickstart.py:smoke"
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "default")
+ISSUE_2_CONFIGS = {
+    "quickstart",
+    "dino_vits",
+    "dino_vitb",
+    "moco_v3_vits",
+    "moco_v3_vitb",
+    "imagenette_dino",
+    "imagenette_moco_v3",
+}
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs main.py in this process: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(ROOT)
+
+    def run_command(*arguments):
+        capsys.readouterr()
+        code = command(*arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_command
+
+
+@pytest.fixture
+def mistake(run, tmp_path):
+    """Runs a command that must fail like a user's mistake, and returns what it says."""
+
+    def failed_command(*arguments):
+        code, out, err = run(*arguments, f"--workdir={tmp_path / 'run'}")
+        assert code == 2, (out, err)
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1 and err.endswith("\n"), f"not one line: {err}"
+        assert "Traceback" not in err
+        return err.removeprefix("error: ").rstrip("\n")
+
+    return failed_command
+
+
+# ---------------------------------------------------------------------------- the command itself
+
+
+def test_unknown_key_names_the_nearest(mistake):
+    said = mistake(SMOKE, "--config.train.batchsize=3")
+    assert said == "There is no config key train.batchsize; the nearest key is train.batch_size."
+    said = mistake(SMOKE, "--config.repre.decoder.operater=conv")
+    assert said.endswith("the nearest key is repre.decoder.operator.")
+
+
+def test_unknown_boolean_key(mistake):
+    assert "repre.enable; the nearest key is repre.enabled." in mistake(
+        SMOKE, "--noconfig.repre.enable"
+    )
+
+
+def test_value_of_the_wrong_kind(mistake):
+    said = mistake(SMOKE, "--config.train.batch_size=many")
+    assert "config.train.batch_size" in said and "many" in said
+
+
+def test_unknown_variant(mistake):
+    said = mistake("--config=configs/quickstart.py:smok")
+    assert said == "No variant 'smok'; this config has baseline, smoke."
+    said = mistake("--config=configs/imagenette_dino.py:baseline,gpuu")
+    assert said == "No variant 'gpuu'; this config has baseline, gpu, smoke."
+
+
+def test_missing_config_file(mistake):
+    said = mistake("--config=configs/dino_vit.py")
+    assert said.startswith("There is no config file configs/dino_vit.py; did you mean configs/dino")
+    assert "look in configs/" in mistake("--config=/nowhere/x.py")
+
+
+def test_no_config_at_all(mistake):
+    assert mistake() == "No config given; for example --config=configs/quickstart.py."
+
+
+def test_what_is_no_flag(mistake):
+    assert "'train' is not a flag; keys are set as --config.<key>=<value>." in mistake(
+        SMOKE, "train"
+    )
+    assert "verbos" in mistake(SMOKE, "--verbos=1")
+
+
+def test_unknown_task(mistake):
+    assert mistake(SMOKE, "--config.task=fly") == "task='fly' must be one of pretrain."
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(run, flag):
+    code, out, err = run(flag)
+    assert (code, err) == (0, "")
+    for words in ("--config", "--workdir", "--[no]explain", "configs/dino_vits.py:baseline,smoke"):
+        assert words in out
+
+
+def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
+    code, out, _ = run("--config=configs/dino_vits.py:baseline,smoke", "--explain")
+    assert code == 0
+    assert "run folder      runs/dino_vits-baseline-smoke" in out
+
+
+# -------------------------------------------------------------------------- names and numbers
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "choices"),
+    [
+        ("method.name", "simsiam2", "dino, moco_v3"),
+        ("model.name", "vit_huge", "vit_nano, vit_micro, vit_tiny"),
+        ("model.position", "rotary", "learned, sincos"),
+        ("model.initialisation", "zeros", "dino, moco_v3"),
+        ("optimizer.schedule", "step", "dino, moco_v3"),
+        ("optimizer.decay", "some", "all, matrices"),
+        ("train.compute_dtype", "float16", "auto, float32, bfloat16"),
+        ("repre.taps", "all", "multi, single"),
+        ("repre.weighting", "kendall", "learned, fixed"),
+        ("repre.decoder.operator", "mlp", "conv, transformer"),
+        ("views.interpolation", "nearest", "'bilinear' or 'bicubic'"),
+    ],
+)
+def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
+    said = mistake(SMOKE, f"--config.{key}={value}")
+    assert said.startswith(f"{key}='{value}' must be ")
+    assert choices in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train.devices": 8, "train.batch_size": 12},
+            "train.batch_size=12 cannot be split over 8 device(s) x train.accumulate=1; choose a "
+            "multiple of 8.",
+        ),
+        (
+            {"train.accumulate": 3},
+            "train.batch_size=16 cannot be split over 1 device(s) x train.accumulate=3; choose a "
+            "multiple of 3.",
+        ),
+        ({"train.devices": 9}, "train.devices=9, but there are only 8 devices."),
+        ({"train.devices": -1}, "train.devices=-1"),
+        ({"train.batch_size": 2000}, "The training set has 1438 images, fewer than"),
+        ({"train.steps": 0, "train.epochs": 0}, "nothing to train"),
+        (
+            {"model.image_size": 36},
+            "model.image_size=36 is not a multiple of model.patch_size=8.",
+        ),
+        ({"views.local_size": 20}, "views.local_size=20 is not a multiple of model.patch_size=8."),
+        ({"model.heads": 5}, "model.heads=5 does not divide the width"),
+        ({"views.crop_scale": "(0.5,1.5)"}, "must satisfy 0 < low <= high <= 1"),
+        ({"views.crop_scale": "(0.5,)"}, "views.crop_scale"),
+        ({"views.jitter": "(0.4,0.4)"}, "views.jitter"),
+        ({"checkpoint.keep": 0}, "checkpoint.keep must be at least 1, not 0."),
+        ({"data.source": "tape"}, "data.source is 'tape'; choose one of digits, folder, tfds."),
+    ],
+)
+def test_numbers_that_do_not_fit(mistake, changes, words):
+    assert words in mistake(SMOKE, *(f"--config.{key}={value}" for key, value in changes.items()))
+
+
+def test_local_crops_of_the_recipe_must_fit_the_patch(mistake):
+    """224 is a multiple of 14, but the recipe's own local crops of 96 pixels are not."""
+    said = mistake(
+        "--config=configs/dino_vits.py",
+        "--config.data.source=digits",
+        "--config.train.batch_size=16",
+        "--config.model.patch_size=14",
+    )
+    assert said == "views.local_size=96 is not a multiple of model.patch_size=14."
+
+
+# ----------------------------------------------------------------------------------------- data
+
+FOLDER = (SMOKE, "--config.data.source=folder")
+
+
+def test_missing_folder(mistake, tmp_path):
+    said = mistake(*FOLDER, f"--config.data.path={tmp_path / 'nowhere'}")
+    assert said == (
+        f"The image folder {tmp_path / 'nowhere'} does not exist; correct --config.data.path."
+    )
+    assert "data.path is empty; set --config.data.path." in mistake(*FOLDER)
+
+
+def test_empty_folder(mistake, tmp_path):
+    (tmp_path / "empty").mkdir()
+    said = mistake(*FOLDER, f"--config.data.path={tmp_path / 'empty'}")
+    assert said.startswith(f"No image was found in {tmp_path / 'empty'} or below it")
+
+
+def test_missing_tfds_set(mistake, tmp_path):
+    said = mistake(
+        SMOKE,
+        "--config.data.source=tfds",
+        "--config.data.name=imagenet2012",
+        f"--config.data.path={tmp_path}",
+    )
+    assert "imagenet2012" in said and str(tmp_path) in said
+
+
+def test_too_few_images(mistake, tmp_path):
+    image_folder(tmp_path / "images", train=10, val=0)
+    said = mistake(*FOLDER, f"--config.data.path={tmp_path / 'images'}")
+    assert "has 10 images, fewer than train.batch_size=16" in said
+
+
+# ------------------------------------------------------------------------------------ run folder
+
+
+def test_run_folder_under_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = run(SMOKE, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: Cannot write ") and err.count("\n") == 1
+
+
+def test_no_write_permission(mistake, tmp_path, monkeypatch):
+    make_folder = Path.mkdir
+
+    def forbidden(self, *args, **kwargs):
+        if "run" in self.parts:
+            raise PermissionError(13, "Permission denied")
+        make_folder(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    said = mistake(SMOKE)
+    assert said == (
+        f"Cannot write {tmp_path / 'run'}: permission denied. Make the folder writable or choose "
+        "another --workdir."
+    )
+
+
+# --------------------------------------------------------------------------------------- explain
+
+
+def explained(out):
+    """{"batch": "1024 = ...", "encoder": "21,665,664", ...}."""
+    lines = [line.split(None, 1) for line in out.splitlines() if line.startswith("  ")]
+    return {words[0]: words[1] for words in lines if len(words) == 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "steps", "rate", "encoder"),
+    [
+        ("dino_vits", 1024, "375,300 = 300 epochs x 1,251", "0.002 = 0.0005 x 1024", 21_665_664),
+        ("dino_vitb", 1024, "375,300 = 300 epochs x 1,251", "0.002 = 0.0005 x 1024", 85_798_656),
+        (
+            "moco_v3_vits",
+            4096,
+            "93,600 = 300 epochs x 312",
+            "0.0024 = 0.00015 x 4096",
+            21_665_664 - 197 * 384,
+        ),
+        (
+            "moco_v3_vitb",
+            4096,
+            "93,600 = 300 epochs x 312",
+            "0.0024 = 0.00015 x 4096",
+            85_798_656 - 197 * 768,
+        ),
+    ],
+)
+def test_explain_the_papers_without_their_data(run, tmp_path, name, batch, steps, rate, encoder):
+    workdir = tmp_path / "run"
+    code, out, err = run(
+        f"--config=configs/{name}.py",
+        "--explain",
+        f"--workdir={workdir}",
+        f"--config.data.path={tmp_path}",
+    )
+    assert (code, err) == (0, "")
+    assert not workdir.exists(), "nothing is trained"
+    told = explained(out)
+    assert told["images"] == "1,281,167 (data not found here: published size)"
+    assert told["batch"] == f"{batch} = 8 device(s) x 1 micro-batch(es) x {batch // 8}"
+    assert told["steps"] == steps
+    assert f"learning rate   {rate} / 256, warm-up" in out
+    assert told["encoder"] == f"{encoder:,}"
+    width = 384 if name.endswith("vits") else 768
+    decoder = 3 * (9 * 3 * width**2 + 2 * width) + 768 * width + 768
+    assert f"RePre decoder   {decoder:>14,}\n" in out
+    learning_rate = {"dino": None, "moco_v3": "0.00015"}[name.rsplit("_", 1)[0]]
+    if learning_rate:
+        line = f"optimizer.learning_rate = {learning_rate}   [{name}.py; default 0.0005]"
+        assert line in out
+    assert f"data.path = {tmp_path}   [command line; default ]" in out
+
+
+def test_explain_tells_where_every_value_comes_from(run, tmp_path):
+    code, out, _ = run(
+        "--config=configs/quickstart.py:baseline,smoke", "--explain", "--config.train.steps=7"
+    )
+    assert code == 0
+    assert "method          dino, RePre off" in out
+    assert "RePre decoder" not in out
+    assert "images          1,438 (counted)" in out
+    for line in (
+        "repre.enabled = False   [variant baseline; default True]",
+        "train.batch_size = 16   [variant smoke; default 1024]",
+        "train.steps = 7   [command line; default None]",
+        "method.momentum = 0.99   [quickstart.py; default 0.996]",
+    ):
+        assert line in out
+
+
+@pytest.mark.parametrize("variants", ["", ":baseline", ":gpu"])
+@pytest.mark.parametrize("name", ["imagenette_dino", "imagenette_moco_v3"])
+def test_explain_imagenette(run, tmp_path, name, variants):
+    path = tmp_path / "images" / "train" / "class"
+    path.mkdir(parents=True)
+    for number in range(600):
+        (path / f"{number}.JPEG").write_bytes(b"counted, not read")
+    code, out, err = run(
+        f"--config=configs/{name}.py{variants}",
+        "--explain",
+        f"--config.data.path={path.parents[1]}",
+    )
+    assert (code, err) == (0, "")
+    assert "images          600 (counted)" in out
+    assert f"RePre {'off' if variants == ':baseline' else 'on'}" in out
+
+
+def test_explain_a_folder_that_is_not_given(mistake):
+    said = mistake("--config=configs/imagenette_dino.py", "--explain")
+    assert said == "data.source is folder but data.path is empty; set --config.data.path."
+
+
+# --------------------------------------------------------------------------------------- configs
+
+
+def load(name, variants):
+    """The config as the flag loads it."""
+    return flags.FLAGS["config"].parser.parse(str(ROOT / "configs" / f"{name}.py:{variants}"))
+
+
+def test_all_configs_of_the_issue_are_there():
+    assert set(CONFIGS) >= ISSUE_2_CONFIGS
+
+
+@pytest.mark.parametrize("variants", ["smoke", "baseline,smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_resolves_as_smoke(name, variants, run):
+    run("--help")  # defines the flag
+    config = load(name, variants)
+    assert set(config.keys()) == set(default.get_config(config.method.name).keys())
+    resolution = resolve(config, images=1438, devices=1)
+    assert resolution.clock.total_steps == 4
+    learner = build_learner(config, resolution)
+    assert (learner.repre is None) == ("baseline" in variants)
+    full = load(name, "")
+    assert full.repre.enabled
+    assert full.method.name == config.method.name
+
+
+def check_summary(workdir, *, labels=True, steps=4):
+    found = summary(workdir)
+    wanted = {"steps", "wall_seconds", "images_per_second", "params_sha256", "bad_files"}
+    wanted |= {"knn/top1"} if labels else set()
+    assert wanted <= set(found)
+    assert found["steps"] == steps
+    assert found["images_per_second"] > 0
+    assert len(found["params_sha256"]) == 64
+    assert labels == ("knn/top1" in found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variants", ["smoke", "baseline,smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_as_smoke(name, variants, run, tmp_path):
+    code, out, err = run(f"--config=configs/{name}.py:{variants}", f"--workdir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert "Done: 4 steps" in out
+    check_summary(tmp_path / "run")
+    figure = tmp_path / "run" / "figures" / "reconstructions.png"
+    assert figure.exists() == ("baseline" not in variants)
+
+
+# ---------------------------------------------------------------------------------------- a run
+
+
+def flat_folder_with_bad_files(folder):
+    """26 sound images, one of them a single pixel, and three that cannot be read; no labels."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        cv2.imwrite(str(folder / f"{number:02}.jpg"), rng.integers(0, 255, (24, 30, 3), np.uint8))
+    cv2.imwrite(str(folder / "one_pixel.png"), np.full((1, 1, 3), 200, np.uint8))
+    whole = (folder / "00.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpeg").write_text("this is no image")
+    return {str(folder / name) for name in ("truncated.jpg", "empty.png", "text.jpeg")}
+
+
+def test_unlabelled_folder_with_unreadable_images(run, tmp_path):
+    images, workdir = tmp_path / "images", tmp_path / "run"
+    bad = flat_folder_with_bad_files(images)
+    arguments = [
+        "--config=configs/moco_v3_vits.py:baseline,smoke",
+        "--config.data.source=folder",
+        f"--config.data.path={images}",
+        "--config.train.batch_size=28",  # of 29 images: nearly all in every epoch
+        "--config.train.steps=3",
+        f"--workdir={workdir}",
+    ]
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    found = check_summary(workdir, labels=False, steps=3)
+    assert found["bad_files"] == len(bad) == 3
+    listed = (workdir / "bad_files.txt").read_text().splitlines()
+    assert {line.split("\t")[0] for line in listed} == bad
+    assert out.count("cannot be read") == 1, "said once, with the list's place"
+    assert str(workdir / "bad_files.txt") in out
+    assert np.isfinite(found["loss"])
+
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert out == f"{workdir} is finished: its numbers are in {workdir / 'summary.json'}.\n"
+
+    code, out, err = run(*arguments, "--config.optimizer.weight_decay=0.5", "--config.seed=3")
+    assert code == 2
+    assert err == (
+        f"error: {workdir} holds a run of another config (optimizer.weight_decay: 0.1 -> 0.5; "
+        "seed: 0 -> 3): choose another --workdir, or repeat the old settings to resume that run.\n"
+    )
+
+    # Where it lies and how often it logs may change.
+    code, _, err = run(*arguments, "--config.logging.every_steps=2", "--config.data.workers=1")
+    assert (code, err) == (0, "")
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 3
+
+
+class Broken:
+    """A source of which only one image can be read."""
+
+    description = "a broken source"
+
+    def __len__(self):
+        return 30
+
+    def read_with_label(self, index):
+        if index != 17:
+            raise BadImage(str(index), "broken")
+        return np.full((20, 20, 3), 17, np.uint8), -1
+
+    def read(self, index):
+        return self.read_with_label(index)[0]
+
+
+def test_pictures_are_of_images_that_can_be_read():
+    images = pretrain.sample_images(Broken(), 16)
+    assert images.shape == (6, 16, 16, 3)
+    np.testing.assert_allclose(images, 17 / 255)

@@ -1,0 +1,101 @@
+"""The smallest learners in which every part of a recipe still acts, and states to try them on.
+
+Compilation is what such tests pay for, so states are made with numpy: nothing is compiled for them,
+and unlike a fresh state theirs differs between the online and the target network in every number.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import dino_vits, moco_v3_vits
+from repre_jax.config_resolution import resolve
+from repre_jax.learner import Learner, build_learner
+from repre_jax.models import BACKBONES, vit
+from repre_jax.optimizers import map_with_path
+from repre_jax.train_state import TrainState
+
+RECIPES = {"dino": dino_vits, "moco_v3": moco_v3_vits}
+WIDTH, DEPTH, HEADS = 32, 4, 2
+BATCH = 16
+STEPS_PER_EPOCH = 4
+TOTAL_STEPS = 8
+
+
+def tiny_config(method: str) -> ConfigDict:
+    """The ViT-S recipe of a method on a tiny encoder and 16-pixel images, without drop path."""
+    config = RECIPES[method].get_config("smoke")
+    config.model.update({"name": "tiny", "patch_size": 8, "image_size": 16, "heads": HEADS})
+    config.model.drop_path = 0.0
+    if method == "dino":
+        config.views.local_size = 8
+    config.train.update({"batch_size": BATCH, "steps": TOTAL_STEPS})
+    return config
+
+
+def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
+    """The learner of a config of ``tiny_config``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vit.VIT_SIZES, "tiny", (WIDTH, DEPTH, HEADS))
+        patch.setitem(BACKBONES, "tiny", vit.build_vit)
+        images = STEPS_PER_EPOCH * BATCH
+        return build_learner(config, resolve(config, images=images, devices=devices))
+
+
+def random_state(learner: Learner, seed: int = 0) -> TrainState:
+    """A state at step 0 with random numbers wherever a fresh one has zeros, ones or copies."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(learner.init)
+
+    def parameter(path, x):
+        return (rng.normal(size=x.shape, scale=0.1) + path.endswith("scale")).astype(np.float32)
+
+    def statistic(path, x):
+        return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+
+    def zero(x):
+        return np.zeros(x.shape, x.dtype)
+
+    return jax.tree.map(zero, shapes).replace(
+        params=map_with_path(parameter, shapes.params),
+        target_params=map_with_path(parameter, shapes.target_params),
+        batch_stats=map_with_path(statistic, shapes.batch_stats),
+        target_batch_stats=map_with_path(statistic, shapes.target_batch_stats),
+        memory=map_with_path(parameter, shapes.memory),
+    )
+
+
+def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
+    """uint8 views of one batch: "global" [B, 2, S, S, 3] and, for multi-crop, "local"."""
+    rng = np.random.default_rng(seed)
+    recipe, size = learner.method.views, learner.image_size
+    shapes = {"global": (BATCH, 2, size, size, 3)}
+    if recipe.local_crops:
+        shapes["local"] = (BATCH, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
+    return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+
+
+def random_views(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
+    """The same as augmented views: float32 in [0, 1]."""
+    pixels = random_pixels(learner, seed)
+    return {name: x.astype(np.float32) / 255 for name, x in pixels.items()}
+
+
+def paths(tree: Any) -> list[str]:
+    """Path of every leaf, in the tree's order."""
+    return jax.tree.leaves(map_with_path(lambda path, _: path, tree))
+
+
+def equations(jaxpr: Any):
+    """Every equation of a jaxpr, those of inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(
+            equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
