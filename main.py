@@ -14,10 +14,10 @@ from pathlib import Path
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from repre_jax.pretrain import pretrain
 
 from repre_jax.errors import UserError
 from repre_jax.explain import explain, flat_keys
+from repre_jax.pretrain import pretrain
 
 TASKS = {"pretrain": pretrain}
 
