@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.options import start
 from benchmarks.plot_weights import LOSSES, can_be_drawn, draw_weights
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
@@ -32,12 +33,21 @@ from repre_jax.errors import UserError
 METHODS = ("dino", "moco_v3")
 ROWS = ("baseline", "learned", "fixed", "converged")
 
-_DATA = flags.DEFINE_string("data", None, "folder of images with train/ and val/", required=True)
-_OUT = flags.DEFINE_string("out", str(RESULTS / "imagenette_cpu.json"), "where the numbers go")
-_RUNS = flags.DEFINE_string("runs", "runs/imagenette", "where the run folders are")
-_ONLY = flags.DEFINE_list("only", list(METHODS), "methods")
-_ROWS = flags.DEFINE_list("rows", list(ROWS), "rows of each method")
-_VARIANTS = flags.DEFINE_list("variants", [], "variants of the configs, such as gpu")
+OPTIONS = flags.FlagValues()
+_DATA = flags.DEFINE_string(
+    "data", None, "folder of images with train/ and val/", required=True, flag_values=OPTIONS
+)
+_OUT = flags.DEFINE_string(
+    "out", str(RESULTS / "imagenette_cpu.json"), "where the numbers go", flag_values=OPTIONS
+)
+_RUNS = flags.DEFINE_string(
+    "runs", "runs/imagenette", "where the run folders are", flag_values=OPTIONS
+)
+_ONLY = flags.DEFINE_list("only", list(METHODS), "methods", flag_values=OPTIONS)
+_ROWS = flags.DEFINE_list("rows", list(ROWS), "rows of each method", flag_values=OPTIONS)
+_VARIANTS = flags.DEFINE_list(
+    "variants", [], "variants of the configs, such as gpu", flag_values=OPTIONS
+)
 
 _CURVES = re.compile(
     "step|loss(/.*)?|weight/.*|encoder_grad_norm/.*|grad_norm|knn/.*|feature_std|effective_rank"
@@ -211,21 +221,18 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--{name} takes {', '.join(known)}")
     methods = json.loads(out.read_text())["methods"] if out.exists() else {}
     result = provenance(in_child=True) | {"methods": methods}
-    try:
-        for name in _ONLY.value:
-            method = methods.setdefault(name, {"rows": {}})
-            method["untrained"] = measure_untrained(name, runs, extra)
-            for row in (row for row in ROWS if row in _ROWS.value):
-                method["rows"][row] = run_row(name, row, runs, extra)
-                add_gains(method)
-                write_result(out, result)
-                print(table(methods), flush=True)
-            if all(can_be_drawn(method["rows"].get(row)) for row in ("learned", "converged")):
-                print(f"Drawn: {draw_weights(out, name)}")
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    for name in _ONLY.value:
+        method = methods.setdefault(name, {"rows": {}})
+        method["untrained"] = measure_untrained(name, runs, extra)
+        for row in (row for row in ROWS if row in _ROWS.value):
+            method["rows"][row] = run_row(name, row, runs, extra)
+            add_gains(method)
+            write_result(out, result)
+            print(table(methods), flush=True)
+        if all(can_be_drawn(method["rows"].get(row)) for row in ("learned", "converged")):
+            print(f"Drawn: {draw_weights(out, name)}")
     print(f"Written to {out}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main, OPTIONS)

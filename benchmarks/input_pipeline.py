@@ -12,20 +12,29 @@ import os
 import statistics
 import time
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
+from benchmarks.options import start
 from benchmarks.provenance import provenance, save_result
 from repre_jax.data.pipeline import training_batches
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources import Source, open_source
-from repre_jax.errors import UserError
 
-_DATA = flags.DEFINE_string("data", None, "folder of images", required=True)
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "side of a global view in pixels")
-_IMAGES = flags.DEFINE_integer("images", 2048, "images per measurement", lower_bound=128)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "measurements; the median is reported", lower_bound=1)
-_CORE = flags.DEFINE_integer("core", None, "core to pin to; by default the last usable one")
+OPTIONS = flags.FlagValues()
+_DATA = flags.DEFINE_string("data", None, "folder of images", required=True, flag_values=OPTIONS)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 224, "side of a global view in pixels", flag_values=OPTIONS
+)
+_IMAGES = flags.DEFINE_integer(
+    "images", 2048, "images per measurement", lower_bound=128, flag_values=OPTIONS
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 5, "measurements; the median is reported", lower_bound=1, flag_values=OPTIONS
+)
+_CORE = flags.DEFINE_integer(
+    "core", None, "core to pin to; by default the last usable one", flag_values=OPTIONS
+)
 
 _BATCH_SIZE = 64
 # Figures stated beforehand for one such core, not measured here.
@@ -92,10 +101,7 @@ def _pin_to_one_core() -> int:
 
 
 def main(_) -> None:
-    try:
-        source = open_source(ConfigDict({"source": "folder", "path": _DATA.value}), "train")
-    except UserError as error:
-        raise app.UsageError(str(error)) from None
+    source = open_source(ConfigDict({"source": "folder", "path": _DATA.value}), "train")
     result = provenance(device=False)
     result["pinned_to_core"] = _pin_to_one_core()
     result["data"] = {"images": len(source), "fingerprint": source.fingerprint}
@@ -110,4 +116,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main, OPTIONS)

@@ -19,13 +19,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from benchmarks.options import start
 from benchmarks.provenance import provenance, save_result
 
-_DATA = flags.DEFINE_string("data", None, "folder of images with train/ and val/", required=True)
-_CONFIG = flags.DEFINE_string("config_file", "configs/imagenette_dino.py", "what to train")
-_FOLDER = flags.DEFINE_string("runs", None, "where the runs are kept; default: thrown away")
+OPTIONS = flags.FlagValues()
+_DATA = flags.DEFINE_string(
+    "data", None, "folder of images with train/ and val/", required=True, flag_values=OPTIONS
+)
+_CONFIG = flags.DEFINE_string(
+    "config_file", "configs/imagenette_dino.py", "what to train", flag_values=OPTIONS
+)
+_FOLDER = flags.DEFINE_string(
+    "runs", None, "where the runs are kept; default: thrown away", flag_values=OPTIONS
+)
 
 # 18 steps an epoch of Imagenette, so one evaluation falls within the run and one to its end.
 _SETTINGS = (
@@ -140,4 +148,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main, OPTIONS)

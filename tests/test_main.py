@@ -161,7 +161,7 @@ def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
         ),
         ({"train.devices": 9}, "train.devices=9, but there are only 8 devices."),
         ({"train.devices": -1}, "train.devices=-1"),
-        ({"train.batch_size": 2000}, "The training set has 1438 images, fewer than"),
+        ({"train.batch_size": 2000}, "The training set has 1442 images, fewer than"),
         ({"train.steps": 0, "train.epochs": 0}, "nothing to train"),
         (
             {"model.image_size": 36},
@@ -315,7 +315,7 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
     assert code == 0
     assert "method          dino, RePre off" in out
     assert "RePre decoder" not in out
-    assert "images          1,438 (counted)" in out
+    assert "images          1,442 (counted)" in out
     for line in (
         "repre.enabled = False   [variant baseline; default True]",
         "train.batch_size = 16   [variant smoke; default 1024]",
@@ -365,7 +365,7 @@ def test_every_config_resolves_as_smoke(name, variants, run):
     run("--help")  # defines the flag
     config = load(name, variants)
     assert set(config.keys()) == set(default.get_config(config.method.name).keys())
-    resolution = resolve(config, images=1438, devices=1)
+    resolution = resolve(config, images=1442, devices=1)
     assert resolution.clock.total_steps == 4
     learner = build_learner(config, resolution)
     assert (learner.repre is None) == ("baseline" in variants)

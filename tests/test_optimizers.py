@@ -148,7 +148,7 @@ def test_clip_per_tensor_against_numpy():
     scales = {"large": 100.0, "just_below": 1.0, "zero": 0.0, "matrix": 5.0}
     gradients = {
         "large": rng.normal(size=7) * 100,
-        "just_below": np.array([0.6, 0.799999]),
+        "just_below": np.array([0.6, 0.7999]),
         "zero": np.zeros(3),
         "matrix": rng.normal(size=(4, 5)),
     }

@@ -115,7 +115,7 @@ def test_accumulated_gradient_is_that_of_the_loss_under_drop_path():
         params = jax.tree.map(lambda x, d: x + distance * d, state.params, direction)
         return float(function(state.replace(params=params), views)["metrics"]["loss"])
 
-    step = 1e-3
+    step = 5e-5  # the loss bends much within 1e-3 of such a direction
     slope = sum(
         float(np.vdot(g, d))
         for g, d in zip(
@@ -413,7 +413,7 @@ def test_bfloat16_computes_nearly_the_same_loss_in_float32(reference, method):
     jaxpr = jax.make_jaxpr(functools.partial(loss_and_gradients, learner))(state, views)
     all_equations = list(equations(jaxpr.jaxpr))
     products = {e.invars[0].aval.dtype for e in all_equations if e.primitive.name == "dot_general"}
-    assert jnp.bfloat16 in products
+    assert jnp.dtype(jnp.bfloat16) in products
     soft = [e for e in all_equations if e.primitive.name in ("exp", "log")]
     assert soft
     assert {e.invars[0].aval.dtype for e in soft} == {jnp.dtype(jnp.float32)}

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from absl import flags
 
 from benchmarks import imagenette, plot_weights, provenance
 from repre_jax.errors import UserError
@@ -9,7 +8,7 @@ from repre_jax.errors import UserError
 
 @pytest.fixture(autouse=True)
 def parsed_flags():
-    flags.FLAGS.mark_as_parsed()
+    imagenette.OPTIONS.mark_as_parsed()
 
 
 def write_run(folder, *, finished=True, rows=20):

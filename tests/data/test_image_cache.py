@@ -27,7 +27,7 @@ def test_cache_equals_decode_and_resize(tmp_path, capfd):
     (root / "x" / "9.jpg").write_bytes(b"")
     plain = open_source(folder_config(root), "train")
     source = open_source(cached_config(root, tmp_path / "cache"), "train")
-    assert "caching images" in capfd.readouterr().err
+    assert "caching images" in capfd.readouterr().out
     expected = [(16, 24), (40, 16), (8, 8), (1, 1), (16, 16)]  # short side 16, never enlarged
     for index, shape in enumerate(expected):
         image = source.read(index)

@@ -1,0 +1,24 @@
+"""How a benchmark is started: its options, apart from main.py's, and its mistakes."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from repre_jax.errors import UserError
+
+
+def start(main: Callable[[list[str]], None], options: flags.FlagValues) -> None:
+    """Parses the command line and runs ``main`` with what is left of it.
+
+    Ends with exit code 2 and one sentence when the user can mend it. The options are values of
+    their own, so that importing a benchmark adds nothing to the flags of main.py.
+    """
+    if "--help" in sys.argv[1:]:
+        print(sys.modules["__main__"].__doc__, options.get_help(), sep="\n")
+        return
+    try:
+        main(options(sys.argv))
+    except (flags.Error, app.UsageError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
