@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ class Checkpoints:
             raise UserError(f"checkpoint.keep must be at least 1, not {keep}.")
         self.folder = Path(folder).absolute()
         self._best_metric = best_metric
-        logging.getLogger("absl").addFilter(_not_from_orbax)
+        _silence_echoes()
         with self._disk_errors_told():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._scores = _read_scores(self.folder, best_metric)
@@ -225,9 +226,33 @@ class Checkpoints:
             time.sleep(0.05)
 
 
+def _silence_echoes() -> None:
+    """Keeps off the screen what Orbax and TensorStore print about errors that are raised as well.
+
+    A full disk fails hundreds of writes at once. One is raised; the others are reported by asyncio
+    as never retrieved, or find Orbax's event loop closed and print a traceback each.
+    """
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    logging.getLogger("asyncio").addFilter(_not_left_behind)
+    hook = sys.excepthook
+    if getattr(hook, "knows_echoes", False):
+        return
+
+    def tell(kind, error, trace):
+        if kind is not RuntimeError or str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    tell.knows_echoes = True
+    sys.excepthook = tell
+
+
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     """Log filter: Orbax's threads log a traceback for errors that are raised here as well."""
     return "orbax" not in record.pathname
+
+
+def _not_left_behind(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class _BytesChanged(Exception):
