@@ -7,6 +7,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from repre_jax.data.augmentations import normalise
+
 
 def extract_features(
     encode: Callable[[jax.Array], jax.Array],
@@ -42,16 +44,18 @@ def extract_features(
 def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Raw pixels as features, the baseline that every encoder has to beat.
 
+    Normalised as for the encoders: without that, brightness alone decides who is near whom.
+
     Args:
       batches: as for ``extract_features``.
 
     Returns:
-      (pixels / 255 float32 [n, S * S * 3], labels int32 [n]).
+      (normalised pixels float32 [n, S * S * 3], labels int32 [n]).
     """
     features, labels = [], []
     for batch in batches:
         images = np.asarray(batch["image"])
-        pixels = images.reshape(len(images), -1).astype(np.float32) / 255
+        pixels = np.asarray(normalise(images.astype(np.float32) / 255)).reshape(len(images), -1)
         _append_rows((pixels, batch["label"], batch["mask"]), features, labels)
     return np.concatenate(features), np.concatenate(labels)
 
