@@ -234,16 +234,23 @@ def _silence_echoes() -> None:
     """
     logging.getLogger("absl").addFilter(_not_from_orbax)
     logging.getLogger("asyncio").addFilter(_not_left_behind)
-    hook = sys.excepthook
-    if getattr(hook, "knows_echoes", False):
+    if getattr(sys.excepthook, "knows_echoes", False):
         return
+    tell, tell_unraisable = sys.excepthook, sys.unraisablehook
 
-    def tell(kind, error, trace):
-        if kind is not RuntimeError or str(error) != "Event loop is closed":
-            hook(kind, error, trace)
+    def is_echo(kind, error):
+        return kind is RuntimeError and str(error) == "Event loop is closed"
 
-    tell.knows_echoes = True
-    sys.excepthook = tell
+    def excepthook(kind, error, trace):
+        if not is_echo(kind, error):
+            tell(kind, error, trace)
+
+    def unraisablehook(unraisable):  # TensorStore's threads report through either hook
+        if not is_echo(unraisable.exc_type, unraisable.exc_value):
+            tell_unraisable(unraisable)
+
+    excepthook.knows_echoes = True
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
