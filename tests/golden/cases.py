@@ -104,8 +104,8 @@ def dino_weights(case: DINOCase) -> dict[str, np.ndarray]:
 def dino_views(step: int) -> dict[str, np.ndarray]:
     """uint8 crops of a step: "global" [B, 2, S, S, 3] and "local" [B, n, s, s, 3]."""
     return {
-        "global": _views(f"dino/{step}/global", 2, TRAINED_VIT.image_size),
-        "local": _views(f"dino/{step}/local", LOCAL_CROPS, LOCAL_SIZE),
+        "global": views(f"dino/{step}/global", 2, TRAINED_VIT.image_size),
+        "local": views(f"dino/{step}/local", LOCAL_CROPS, LOCAL_SIZE),
     }
 
 
@@ -121,10 +121,11 @@ def moco_v3_weights() -> dict[str, np.ndarray]:
 
 def moco_v3_views(step: int) -> dict[str, np.ndarray]:
     """uint8 crops of a step: "global" [B, 2, S, S, 3]."""
-    return {"global": _views(f"moco_v3/{step}", 2, TRAINED_VIT.image_size)}
+    return {"global": views(f"moco_v3/{step}", 2, TRAINED_VIT.image_size)}
 
 
-def _views(name: str, count: int, size: int) -> np.ndarray:
+def views(name: str, count: int, size: int) -> np.ndarray:
+    """uint8 [B, count, size, size, 3]."""
     return images(name, BATCH * count, size).reshape(BATCH, count, size, size, 3)
 
 

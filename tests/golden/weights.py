@@ -68,15 +68,15 @@ def vit_shapes(vit: ViTShape, *, learned_positions: bool) -> dict[str, tuple[int
     shapes = {"cls_token": (1, 1, width)}
     if learned_positions:
         shapes["pos_embed"] = (1, 1 + vit.tokens, width)
-    shapes |= _affine("patch_embed.proj", width, 3, vit.patch_size, vit.patch_size)
+    shapes |= affine("patch_embed.proj", width, 3, vit.patch_size, vit.patch_size)
     for k in range(vit.depth):
-        shapes |= _affine(f"blocks.{k}.norm1", width)
-        shapes |= _affine(f"blocks.{k}.attn.qkv", 3 * width, width)
-        shapes |= _affine(f"blocks.{k}.attn.proj", width, width)
-        shapes |= _affine(f"blocks.{k}.norm2", width)
-        shapes |= _affine(f"blocks.{k}.mlp.fc1", 4 * width, width)
-        shapes |= _affine(f"blocks.{k}.mlp.fc2", width, 4 * width)
-    return shapes | _affine("norm", width)
+        shapes |= affine(f"blocks.{k}.norm1", width)
+        shapes |= affine(f"blocks.{k}.attn.qkv", 3 * width, width)
+        shapes |= affine(f"blocks.{k}.attn.proj", width, width)
+        shapes |= affine(f"blocks.{k}.norm2", width)
+        shapes |= affine(f"blocks.{k}.mlp.fc1", 4 * width, width)
+        shapes |= affine(f"blocks.{k}.mlp.fc2", width, 4 * width)
+    return shapes | affine("norm", width)
 
 
 def dino_head_shapes(
@@ -84,9 +84,9 @@ def dino_head_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the official three-layer DINOHead, prefixed as in the wrapped model."""
     return (
-        _affine("head.mlp.0", hidden, width)
-        | _affine("head.mlp.2", hidden, hidden)
-        | _affine("head.mlp.4", bottleneck, hidden)
+        affine("head.mlp.0", hidden, width)
+        | affine("head.mlp.2", hidden, hidden)
+        | affine("head.mlp.4", bottleneck, hidden)
         | {
             "head.last_layer.weight_g": (prototypes, 1),
             "head.last_layer.weight_v": (prototypes, bottleneck),
@@ -104,7 +104,7 @@ def batch_norm_mlp_shapes(
         fan_in = width if k == 0 else hidden
         shapes[f"{prefix}.{3 * k}.weight"] = (output if last else hidden, fan_in)
         if not last:
-            shapes |= _affine(f"{prefix}.{3 * k + 1}", hidden)
+            shapes |= affine(f"{prefix}.{3 * k + 1}", hidden)
     return shapes
 
 
@@ -120,7 +120,8 @@ def faint(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _affine(prefix: str, *weight_shape: int) -> dict[str, tuple[int, ...]]:
+def affine(prefix: str, *weight_shape: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a layer's weight and of its bias."""
     return {f"{prefix}.weight": weight_shape, f"{prefix}.bias": weight_shape[:1]}
 
 

@@ -1,0 +1,137 @@
+"""Settings of the recorded runs of MoBY, SimSiam, MoCo v2, BYOL and SimCLR. No torch.
+
+Shared by the recording scripts and the tests, like ``cases``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from golden.cases import (
+    BATCH,
+    TABLE_EPOCHS,
+    TABLE_STEPS_PER_EPOCH,
+    TABLE_WARMUP_EPOCHS,
+    TRAINED_VIT,
+    views,
+)
+from golden.weights import affine, normal, vit_shapes, weights
+
+HIDDEN = 32  # of every head whose hidden width is not the encoder's
+OUTPUT = 16
+PREDICTOR_HIDDEN = 12  # SimSiam's
+QUEUE = 8  # two batches: the third step writes over the keys of the first
+
+MOBY_TEMPERATURE = 0.2
+MOCO_V2_TEMPERATURE = 0.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run; learning rates are those after the batch-size rule.
+
+    Attributes:
+      steps_per_epoch: official schedules go by step or by epoch; runs of one and of two steps an
+        epoch tell the two clocks apart.
+      peak: learning rate.
+      warmup_epochs: of the learning rate.
+      start: learning rate at which MoBY's warm-up starts.
+      end: learning rate at the end, where a method has one.
+      decay: of the weights.
+      momentum: of the target network at step 0.
+      clip: largest norm of the whole gradient, 0 for none.
+      constant_predictor_rate: SimSiam's --fix-pred-lr.
+    """
+
+    steps_per_epoch: int
+    peak: float
+    warmup_epochs: int = 0
+    epochs: int = 4
+    start: float = 0.0
+    end: float = 0.0
+    decay: float = 0.0
+    momentum: float = 0.0
+    clip: float = 0.0
+    constant_predictor_rate: bool = False
+
+
+MOBY_CASES = {
+    # The scheduler is stepped after the optimizer: steps 0 and 1 both have the first rate.
+    "warmup": Case(
+        steps_per_epoch=2,
+        warmup_epochs=1,
+        peak=2e-3,
+        start=1e-3,
+        end=1e-4,
+        decay=0.1,
+        momentum=0.9,
+        clip=0.5,
+    ),
+    "cosine": Case(steps_per_epoch=1, peak=1e-3, end=1e-4, decay=0.1, momentum=0.9, clip=50.0),
+}
+# The table of the whole schedule.
+MOBY_TABLE = Case(
+    steps_per_epoch=TABLE_STEPS_PER_EPOCH,
+    epochs=TABLE_EPOCHS,
+    warmup_epochs=TABLE_WARMUP_EPOCHS,
+    peak=1e-3,
+    start=1e-5,
+    end=1e-4,
+    momentum=0.99,
+)
+SIMSIAM_CASES = {
+    "constant": Case(steps_per_epoch=1, peak=0.3, decay=0.01, constant_predictor_rate=True),
+    "cosine": Case(steps_per_epoch=2, peak=0.3, decay=0.01),
+}
+MOCO_V2_CASES = {
+    "one": Case(steps_per_epoch=1, peak=0.1, decay=0.01, momentum=0.9),
+    "two": Case(steps_per_epoch=2, peak=0.1, decay=0.01, momentum=0.99),
+}
+
+
+def global_views(method: str, step: int) -> dict[str, np.ndarray]:
+    """uint8 crops of a step: "global" [B, 2, S, S, 3]."""
+    return {"global": views(f"{method}/{step}", 2, TRAINED_VIT.image_size)}
+
+
+def queue(name: str) -> np.ndarray:
+    """Keys at step 0, rows of unit length: float32 [QUEUE, OUTPUT]."""
+    keys = normal(f"queue/{name}", (QUEUE, OUTPUT))
+    return keys / np.linalg.norm(keys, axis=1, keepdims=True)
+
+
+def features(name: str, rows: int = 2 * BATCH) -> np.ndarray:
+    """Random float32 features [rows, OUTPUT] for a loss, not normalised."""
+    return normal(f"loss/{name}", (rows, OUTPUT))
+
+
+def moby_weights() -> dict[str, np.ndarray]:
+    """Initial weights of the encoder (bare names), "projector." and "predictor."."""
+    shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
+    for name, fan_in in (("projector", TRAINED_VIT.width), ("predictor", OUTPUT)):
+        shapes |= affine(f"{name}.linear_hidden.1", HIDDEN, fan_in)
+        shapes |= affine(f"{name}.linear_hidden.2", HIDDEN)
+        shapes |= affine(f"{name}.linear_out", OUTPUT, HIDDEN)
+    return weights(shapes)
+
+
+def simsiam_weights() -> dict[str, np.ndarray]:
+    """Initial weights of the encoder, its projector "fc." and "predictor.".
+
+    The frozen bias before the last BatchNorm is left out: it is zero, and changes nothing.
+    """
+    width = TRAINED_VIT.width
+    shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
+    for k in (0, 3):
+        shapes |= {f"fc.{k}.weight": (width, width)} | affine(f"fc.{k + 1}", width)
+    shapes["fc.6.weight"] = (OUTPUT, width)
+    shapes |= {"predictor.0.weight": (PREDICTOR_HIDDEN, OUTPUT)}
+    shapes |= affine("predictor.1", PREDICTOR_HIDDEN)
+    shapes |= affine("predictor.3", OUTPUT, PREDICTOR_HIDDEN)
+    return weights(shapes)
+
+
+def moco_v2_weights() -> dict[str, np.ndarray]:
+    """Initial weights of the encoder and its projector "fc."."""
+    width = TRAINED_VIT.width
+    shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
+    return weights(shapes | affine("fc.0", width, width) | affine("fc.2", OUTPUT, width))
