@@ -1,4 +1,4 @@
-"""The pieces that vision transformers share: initialisers, drop path, MLP, attention, block."""
+"""The pieces that vision transformers share: initialisers, patches, drop path, MLP, block."""
 
 from collections.abc import Callable
 
@@ -39,6 +39,44 @@ def xavier_per_projection(projections: int) -> Initializer:
     return initialise
 
 
+def linear_initialisers(initialisation: str) -> tuple[Initializer, Initializer]:
+    """(of every linear layer, of the fused query-key-value kernel).
+
+    "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" is Xavier uniform, query, key and value each
+    with their own fan.
+    """
+    if initialisation == "moco_v3":
+        return nn.initializers.xavier_uniform(), xavier_per_projection(3)
+    return normal_002, normal_002
+
+
+def patch_embedding(
+    width: int, patch_size: int, initialisation: str, dtype: jnp.dtype, name: str
+) -> nn.Conv:
+    """Linear map of patches: [B, H, W, 3] -> [B, H/P, W/P, D].
+
+    "moco_v3" is Xavier uniform over the fan of the flattened patch, its bias zero; otherwise it is
+    torch's default, which DINO and Swin leave this one layer with.
+    """
+    fan_in = 3 * patch_size**2
+    if initialisation == "moco_v3":
+        bound = (6 / (fan_in + width)) ** 0.5
+        uniform = nn.initializers.uniform(2 * bound)
+        initialisers = {
+            "kernel_init": lambda *args: uniform(*args) - bound,
+            "bias_init": nn.initializers.zeros,
+        }
+    else:
+        initialisers = {
+            "kernel_init": torch_default_kernel,
+            "bias_init": torch_default_bias(fan_in),
+        }
+    patch = (patch_size, patch_size)
+    return nn.Conv(
+        width, patch, strides=patch, padding="VALID", dtype=dtype, name=name, **initialisers
+    )
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drops the whole branch of an example, scales the rest by 1 / keep."""
 
@@ -64,7 +102,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, N, D] -> [B, N, D]."""
+        """[..., D] -> [..., D]."""
         shape = x.shape
         # Rows of tokens: a kernel's gradient then contracts one axis and not two, which XLA for
         # CPU runs 1.7 times as fast.
@@ -102,7 +140,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; attention and MLP branches drop independently."""
+    """Pre-norm transformer block; attention and MLP branches drop independently.
+
+    Attributes:
+      attention: class, or function of the same arguments, that makes the attention.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -111,13 +153,15 @@ class Block(nn.Module):
     kernel_init: Initializer = normal_002
     qkv_init: Initializer = normal_002
     dtype: jnp.dtype = jnp.float32
+    attention: Callable[..., nn.Module] = Attention
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[B, N, D] -> [B, N, D]."""
+        """x [B, ..., D] as the attention takes it, for the usual one [B, N, D]; the same out."""
         hidden = int(x.shape[-1] * self.mlp_ratio)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
-        y = Attention(self.heads, self.kernel_init, self.qkv_init, self.dtype, name="attention")(y)
+        initialisers = (self.kernel_init, self.qkv_init)
+        y = self.attention(self.heads, *initialisers, self.dtype, name="attention")(y)
         x = x + DropPath(self.drop_path, name="drop_path_1")(y, train)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)

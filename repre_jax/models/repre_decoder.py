@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.errors import UserError
 from repre_jax.models.layers import (
     Block,
     torch_default_bias,
@@ -49,13 +50,20 @@ class RePreDecoder(nn.Module):
     tap (the ablation of table 4) passes through the same number of blocks without concatenation.
     The taps are used as they are, without norm, and the output is linear.
 
+    Where y is exactly twice as large as x, as in encoders whose stages halve their map, x is first
+    upsampled by two.
+
     Attributes:
       operator: "conv" or "transformer" fusion layers.
       layers: fusion layers in each block.
-      width: channels of the fused maps; None is the paper's literal reading (that of the encoder).
-        The paper's "4 % workload" fits a width of about 128, which projects the deepest map first.
+      width: channels of the fused maps; None is the paper's literal reading: those of the map that
+        a block merges in, which is the encoder's width in a ViT. The paper's "4 % workload" fits a
+        width of about 128, which projects the deepest map first.
       patch_size: P, pixels per side that a vector of the shallowest map stands for.
       blocks: number of fusion blocks, K - 1.
+      upsample: for a single tap, which has no other maps to go by: whether each block, from the
+        deepest, upsamples by two before it. It then halves the channels, too, unless ``width``
+        fixes them, as the encoder's stages do. None of them if empty.
     """
 
     operator: str
@@ -63,22 +71,70 @@ class RePreDecoder(nn.Module):
     width: int | None
     patch_size: int
     blocks: int = 3
+    upsample: tuple[bool, ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, taps: Sequence[jax.Array]) -> jax.Array:
-        """Maps [B, gh, gw, D], shallow to deep -> float32 pixels [B, gh*P, gw*P, 3]."""
+        """Maps [B, gh, gw, D], shallow to deep -> float32 pixels [B, gh*P, gw*P, 3].
+
+        gh and gw are those of the shallowest map, or of a single one after all upsampling. Raises
+        UserError if a map is neither as large as the next deeper one nor twice as large.
+        """
         *shallower, x = taps
-        width = self.width or x.shape[-1]
         if self.width is not None:
-            x = _convolution(width, 1, x.shape[-1], self.dtype, "project")(x)
+            x = _convolution(self.width, 1, x.shape[-1], self.dtype, "project")(x)
         for k in range(self.blocks):
             if shallower:
-                x = jnp.concatenate([x, shallower.pop().astype(x.dtype)], axis=-1)
-            x = FusionBlock(self.operator, self.layers, width, self.dtype, name=f"block_{k}")(x)
+                y = shallower.pop().astype(x.dtype)
+                x = upsample_by_two(x) if is_doubled(x.shape[1:3], y.shape[1:3]) else x
+                width, x = y.shape[-1], jnp.concatenate([x, y], axis=-1)
+            elif any(self.upsample[k : k + 1]):
+                width, x = x.shape[-1] // 2, upsample_by_two(x)
+            else:
+                width = x.shape[-1]
+            block = FusionBlock(
+                self.operator, self.layers, self.width or width, self.dtype, name=f"block_{k}"
+            )
+            x = block(x)
         values = 3 * self.patch_size**2
         x = _convolution(values, 1, x.shape[-1], self.dtype, "to_pixels")(x)
         return depth_to_space(x.astype(jnp.float32), self.patch_size)
+
+
+def is_doubled(deeper: tuple[int, int], shallower: tuple[int, int]) -> bool:
+    """Whether the shallower of two tapped grids is twice as large as the deeper, not as large.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if shallower == deeper:
+        return False
+    if shallower == (2 * deeper[0], 2 * deeper[1]):
+        return True
+    raise UserError(
+        f"RePre cannot merge a tapped map of {deeper[0]}x{deeper[1]} into one of "
+        f"{shallower[0]}x{shallower[1]}, which is neither as large nor exactly twice as large; "
+        "choose a model.image_size that every stage can halve (a multiple of 32 for Swin), and "
+        "repre.taps that leave no stage out."
+    )
+
+
+def upsample_by_two(x: jax.Array) -> jax.Array:
+    """Bilinear with half-pixel centres, edges repeated: [B, gh, gw, C] -> [B, 2*gh, 2*gw, C].
+
+    What torch's interpolate(scale_factor=2, mode="bilinear", align_corners=False) and
+    ``jax.image.resize`` compute, as sums of shifted maps: at a factor of two all weights are 3/4
+    and 1/4.
+    """
+    for axis in (1, 2):
+        side = x.shape[axis]
+        first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, side - 1))
+        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, side - 1, axis=axis)], axis)
+        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, side, axis=axis), last], axis)
+        x = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
+        x = x.reshape(*x.shape[:axis], 2 * side, *x.shape[axis + 2 :])
+    return x
 
 
 def depth_to_space(x: jax.Array, patch_size: int) -> jax.Array:

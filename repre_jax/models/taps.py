@@ -1,7 +1,9 @@
-"""The one reader of sown activations: features of chosen blocks as maps [B, gh, gw, D].
+"""What encoders give away, and the one reader of sown activations: maps [B, gh, gw, D] of blocks.
 
-Encoders ``sow`` under ``tap_name(k)``, for every block k from 0, a ``BlockOutput`` of the residual
-stream after that block, before the final norm. RePre, evaluation and dense tasks read them here.
+Encoders return ``Encoded``. They ``sow`` under ``tap_name(k)``, for every block k from 0, a
+``BlockOutput`` of the residual stream after that block, before the final norm. RePre, evaluation
+and dense tasks read them here. Their property ``taps`` names the blocks that RePre taps, and
+``tap_strides`` the pixels per side that a vector of each of these maps stands for.
 """
 
 from collections.abc import Sequence
@@ -9,6 +11,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+
+
+class Encoded(NamedTuple):
+    """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
+
+    pooled: jax.Array
+    tokens: jax.Array
 
 
 class BlockOutput(NamedTuple):

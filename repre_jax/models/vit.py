@@ -1,7 +1,5 @@
 """Vision transformer (arXiv 2010.11929) in the forms that DINO and MoCo v3 train."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,12 @@ from repre_jax.errors import UserError
 from repre_jax.models.layers import (
     Block,
     layer_norm,
+    linear_initialisers,
     normal_002,
-    torch_default_bias,
-    torch_default_kernel,
-    xavier_per_projection,
+    patch_embedding,
 )
 from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
-from repre_jax.models.taps import BlockOutput, tap_name
+from repre_jax.models.taps import BlockOutput, Encoded, even_taps, tap_name
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
 VIT_SIZES = {
@@ -30,13 +27,6 @@ VIT_SIZES = {
 }
 
 
-class Encoded(NamedTuple):
-    """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
-
-    pooled: jax.Array
-    tokens: jax.Array
-
-
 class ViT(nn.Module):
     """Vision transformer; the pooled feature is the class token after the final norm.
 
@@ -47,8 +37,7 @@ class ViT(nn.Module):
     Attributes:
       image_size: side in pixels of the images that learned positions are made for.
       position: "learned" or "sincos".
-      initialisation: "dino" (normal 0.02, torch's default for the patch embedding) or "moco_v3"
-        (Xavier uniform, query, key and value each with their own fan).
+      initialisation: "dino" or "moco_v3" (``layers.linear_initialisers``, ``patch_embedding``).
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -61,8 +50,29 @@ class ViT(nn.Module):
     position: str = "learned"
     initialisation: str = "dino"
     drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Blocks that RePre taps, shallow to deep."""
+        return even_taps(self.depth)
+
+    @property
+    def tap_strides(self) -> tuple[int, ...]:
+        """Pixels per side that a vector of each tapped map stands for."""
+        return (self.patch_size,) * len(self.taps)
+
+    @property
+    def block_strides(self) -> tuple[int, ...]:
+        """Pixels per side that a vector of each block's map stands for."""
+        return (self.patch_size,) * self.depth
+
+    @property
+    def size_multiple(self) -> int:
+        """What the side of every image must be a multiple of, in pixels."""
+        return self.patch_size
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
@@ -78,47 +88,29 @@ class ViT(nn.Module):
         x = self._embed_patches(images).reshape(batch, grid[0] * grid[1], self.width)
         x = self._prepend_class_token(x) + self._positions(grid)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        official_xavier = self.initialisation == "moco_v3"
+        kernel_init, qkv_init = linear_initialisers(self.initialisation)
         for k in range(self.depth):
             x = block_class(
                 heads=self.heads,
                 mlp_ratio=self.mlp_ratio,
                 drop_path=self.drop_path * k / max(self.depth - 1, 1),
-                kernel_init=nn.initializers.xavier_uniform() if official_xavier else normal_002,
-                qkv_init=xavier_per_projection(3) if official_xavier else normal_002,
+                norm_epsilon=self.norm_epsilon,
+                kernel_init=kernel_init,
+                qkv_init=qkv_init,
                 dtype=self.dtype,
                 name=f"block_{k}",
             )(x, train)
             feature_map = x[:, 1:].reshape(batch, *grid, self.width)
             self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
-        x = layer_norm(1e-6, self.dtype, "norm")(x)
+        x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         return Encoded(pooled=x[:, 0], tokens=x[:, 1:])
 
     def _embed_patches(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, gh, gw, D]."""
-        fan_in = 3 * self.patch_size**2
-        if self.initialisation == "moco_v3":
-            bound = (6 / (fan_in + self.width)) ** 0.5
-            kernel_init = nn.initializers.uniform(2 * bound)
-            initialisers = {
-                "kernel_init": lambda *args: kernel_init(*args) - bound,
-                "bias_init": nn.initializers.zeros,
-            }
-        else:
-            initialisers = {
-                "kernel_init": torch_default_kernel,
-                "bias_init": torch_default_bias(fan_in),
-            }
-        patch = (self.patch_size, self.patch_size)
-        return nn.Conv(
-            self.width,
-            patch,
-            strides=patch,
-            padding="VALID",
-            dtype=self.dtype,
-            name="patch_embed",
-            **initialisers,
-        )(images)
+        embed = patch_embedding(
+            self.width, self.patch_size, self.initialisation, self.dtype, "patch_embed"
+        )
+        return embed(images)
 
     def _prepend_class_token(self, x: jax.Array) -> jax.Array:
         std = 1e-6 if self.initialisation == "moco_v3" else 0.02
@@ -171,6 +163,7 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         position=model.position,
         initialisation=model.initialisation,
         drop_path=model.drop_path,
+        norm_epsilon=model.norm_epsilon or 1e-6,
         remat=model.remat,
         dtype=dtype,
     )
