@@ -21,8 +21,14 @@ OUTPUT = 16
 PREDICTOR_HIDDEN = 12  # SimSiam's
 QUEUE = 8  # two batches: the third step writes over the keys of the first
 
+# BYOL's and SimCLR's runs have a linear encoder on colours averaged over patches of so many pixels.
+LINEAR_PATCH = 8
+LINEAR_FEATURES = 3 * (TRAINED_VIT.image_size // LINEAR_PATCH) ** 2
+LINEAR_WIDTH = 24
+
 MOBY_TEMPERATURE = 0.2
 MOCO_V2_TEMPERATURE = 0.2
+SIMCLR_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,23 @@ MOCO_V2_CASES = {
     "one": Case(steps_per_epoch=1, peak=0.1, decay=0.01, momentum=0.9),
     "two": Case(steps_per_epoch=2, peak=0.1, decay=0.01, momentum=0.99),
 }
+# LARS makes steps of a thousandth of a kernel's norm, times the learning rate.
+BYOL_CASES = {
+    "warmup": Case(steps_per_epoch=2, warmup_epochs=1, peak=2.0, decay=0.1, momentum=0.9),
+    "cosine": Case(steps_per_epoch=1, peak=2.0, decay=0.1, momentum=0.99),
+}
+SIMCLR_CASES = {
+    "warmup": Case(steps_per_epoch=2, warmup_epochs=1, peak=0.5, decay=0.1),
+    "cosine": Case(steps_per_epoch=1, peak=0.5, decay=0.1),
+}
+# Of BYOL and SimCLR.
+WARMUP_TABLE = Case(
+    steps_per_epoch=TABLE_STEPS_PER_EPOCH,
+    epochs=TABLE_EPOCHS,
+    warmup_epochs=TABLE_WARMUP_EPOCHS,
+    peak=2.0,
+    momentum=0.99,
+)
 
 
 def global_views(method: str, step: int) -> dict[str, np.ndarray]:
@@ -135,3 +158,34 @@ def moco_v2_weights() -> dict[str, np.ndarray]:
     width = TRAINED_VIT.width
     shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
     return weights(shapes | affine("fc.0", width, width) | affine("fc.2", OUTPUT, width))
+
+
+def linear_encoder_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the linear encoder."""
+    return affine("encoder", LINEAR_WIDTH, LINEAR_FEATURES)
+
+
+def byol_weights() -> dict[str, np.ndarray]:
+    """Initial weights of "encoder.", "projector." and "predictor.", layouts as in torch.
+
+    Heads: ``linear``, ``batch_norm``, ``linear_1`` as Haiku numbers them.
+    """
+    shapes = linear_encoder_shapes()
+    for name, fan_in in (("projector", LINEAR_WIDTH), ("predictor", OUTPUT)):
+        shapes |= affine(f"{name}.linear", HIDDEN, fan_in) | affine(f"{name}.batch_norm", HIDDEN)
+        shapes[f"{name}.linear_1.weight"] = (OUTPUT, HIDDEN)
+    return weights(shapes)
+
+
+def simclr_weights() -> dict[str, np.ndarray]:
+    """Initial weights of "encoder." and "projector.", layouts as in torch.
+
+    Projector: ``dense_k``, ``norm_k``; the last norm has no bias.
+    """
+    shapes = linear_encoder_shapes()
+    for k in range(3):
+        features = OUTPUT if k == 2 else LINEAR_WIDTH
+        shapes[f"projector.dense_{k}.weight"] = (features, LINEAR_WIDTH)
+        shapes |= affine(f"projector.norm_{k}", features)
+    del shapes["projector.norm_2.bias"]
+    return weights(shapes)
