@@ -1,10 +1,13 @@
 """RePre's decoder: pixels in their places, shapes, options, parameter counts by formula."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from repre_jax.models.repre_decoder import RePreDecoder, depth_to_space
+from repre_jax.errors import UserError
+from repre_jax.models.repre_decoder import RePreDecoder, depth_to_space, upsample_by_two
 from repre_jax.models.taps import even_taps
 
 WIDTH, PATCH = 8, 4
@@ -133,3 +136,67 @@ def test_output_is_linear_in_the_last_layer():
     plain = module.apply(variables, taps)
     variables["params"]["to_pixels"]["bias"] += 7
     np.testing.assert_allclose(module.apply(variables, taps), plain + 7, atol=1e-5)
+
+
+def swin_maps(sides=(56, 28, 14, 7), width=96, batch=2):
+    return [
+        jax.ShapeDtypeStruct((batch, side, side, width * 2**stage), np.float32)
+        for stage, side in enumerate(sides)
+    ]
+
+
+def test_swin_tiny_at_224_gives_the_view():
+    """Widths are those of the maps merged in: 384, 192, 96."""
+    tapped, module = swin_maps(), decoder()
+    out = jax.eval_shape(lambda *t: module.init_with_output(jax.random.key(0), t)[0], *tapped)
+    assert out.shape == (2, 224, 224, 3)
+    expected = convolution(768 + 384, 384, 3) + convolution(384, 384, 3)
+    expected += convolution(384 + 192, 192, 3) + convolution(192, 192, 3)
+    expected += convolution(192 + 96, 96, 3) + convolution(96, 96, 3) + convolution(96, 48, 1)
+    assert parameters(module, tapped) == expected
+
+
+@pytest.mark.parametrize("operator", ["conv", "transformer"])
+@pytest.mark.parametrize("width", [None, 16])
+@pytest.mark.parametrize("taps", [1, 4])
+def test_maps_that_halve_give_the_view(operator, width, taps):
+    tapped = swin_maps((8, 4, 2, 1), 8)[-taps:]
+    module = decoder(operator=operator, width=width, upsample=(True,) * 3)
+    out = jax.eval_shape(lambda *t: module.init_with_output(jax.random.key(0), t)[0], *tapped)
+    assert out.shape == (2, 32, 32, 3)
+
+
+def test_a_single_tap_of_swin_keeps_the_upsampling_and_the_widths():
+    tapped, module = swin_maps()[-1:], decoder(layers=1, upsample=(True,) * 3)
+    expected = convolution(768, 384, 3) + convolution(384, 192, 3) + convolution(192, 96, 3)
+    assert parameters(module, tapped) == expected + convolution(96, 48, 1)
+    # From the second stage: one upsampling, then two plain blocks.
+    tapped, module = swin_maps()[1:2], decoder(layers=1, upsample=(True,))
+    expected = convolution(192, 96, 3) + 2 * convolution(96, 96, 3) + convolution(96, 48, 1)
+    assert parameters(module, tapped) == expected
+
+
+def test_upsampling_is_bilinear_with_half_pixel_centres():
+    """As torch's interpolate(mode="bilinear", align_corners=False), by its formula."""
+    x = maps(count=1, grid=(3, 5))[0]
+    expected = np.zeros((2, 6, 10, WIDTH))
+    for row in range(6):
+        for column in range(10):
+            r, c = max((row + 0.5) / 2 - 0.5, 0), max((column + 0.5) / 2 - 0.5, 0)
+            top, left = int(r), int(c)
+            for i, down in ((top, 1 - (r - top)), (min(top + 1, 2), r - top)):
+                for j, right in ((left, 1 - (c - left)), (min(left + 1, 4), c - left)):
+                    expected[:, row, column] += down * right * x[:, i, j]
+    np.testing.assert_allclose(upsample_by_two(x), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        upsample_by_two(x), jax.image.resize(x, expected.shape, "bilinear"), atol=1e-6
+    )
+    np.testing.assert_array_equal(upsample_by_two(x[:, :1, :1]), np.tile(x[:, :1, :1], (2, 2, 1)))
+
+
+@pytest.mark.parametrize("sides", [(25, 13), (12, 3), (7, 14)])
+def test_maps_neither_equal_nor_twice_as_large_are_refused(sides):
+    shallow, deep = sides
+    said = f"a tapped map of {deep}x{deep} into one of {shallow}x{shallow}, which is neither"
+    with pytest.raises(UserError, match=re.escape(said)):
+        shapes(decoder(blocks=1), swin_maps(sides))

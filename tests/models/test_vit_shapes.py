@@ -1,4 +1,4 @@
-"""Every backbone that has a name: exact parameter counts by formula, output shapes, refusals."""
+"""Every ViT that has a name: exact parameter counts by formula, output shapes, refusals."""
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,8 @@ def formula(width, depth, patch, grid, position):
     return patch_embedding + width + positions + depth * block + 2 * width
 
 
-def test_no_backbone_is_missing_here():
-    assert set(BACKBONES) == set(SIZES)
+def test_no_vit_is_missing_here():
+    assert {name for name in BACKBONES if name.startswith("vit")} == set(SIZES)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,13 @@ def test_heads_must_divide_the_width():
     assert encoder("vit_small", heads=12).heads == 12
     with pytest.raises(UserError, match=r"model\.heads=7 does not divide the width 384"):
         encoder("vit_small", heads=7)
+
+
+def test_taps_and_epsilon():
+    assert encoder("vit_small").taps == (2, 5, 8, 11)
+    assert encoder("vit_small").tap_strides == (16, 16, 16, 16)
+    assert encoder("vit_small").norm_epsilon == 1e-6
+    assert encoder("vit_small", norm_epsilon=1e-5).norm_epsilon == 1e-5
 
 
 def test_parameters_are_float32_whatever_is_computed_in():
