@@ -36,7 +36,7 @@ def step_flops(learner: Learner, batch_size: int) -> dict[str, int]:
     views = learner.method.views
     sides = [learner.image_size] * _GLOBAL_VIEWS + [views.local_size] * views.local_crops
     heads = jax.eval_shape(learner.init).params["heads"]
-    target_heads = {name: heads[name] for name in learner.method.target_heads}
+    target_heads = {name: heads[name] for name in learner.method.target_heads or ()}
     per_image = {
         "online_encoder": sum(_trained_encoder(learner, side) for side in sides),
         "target_encoder": _GLOBAL_VIEWS * encoder_multiply_adds(learner.encoder, sides[0]),

@@ -5,11 +5,13 @@ to ``apply_variants``. Only independent numbers stand in configs: what follows f
 scaled learning rate) is derived by ``repre_jax/config_resolution.py`` after the command line.
 """
 
+import inspect
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 
@@ -45,7 +47,8 @@ def get_config(method: str) -> ConfigDict:
 
     config.repre = ConfigDict()
     config.repre.enabled = True
-    config.repre.taps = "multi"  # four blocks at even intervals, or "single": the last one
+    # Four blocks at even intervals, "single" for the last one, or numbers such as "2,5,8,11".
+    config.repre.taps = "multi"
     config.repre.decoder = ConfigDict()
     config.repre.decoder.operator = "conv"  # or "transformer"
     config.repre.decoder.layers = 2  # fusion layers in each of the three blocks
@@ -58,8 +61,11 @@ def get_config(method: str) -> ConfigDict:
     config.model.patch_size = 16  # pixels
     config.model.image_size = 224  # pixels, side of a global view
     config.model.heads = placeholder(int)  # None: the usual number for the size
-    config.model.position = "learned"  # or "sincos" (fixed)
+    config.model.window = placeholder(int)  # of Swin, in tokens; None: the usual one for the size
+    config.model.position = "learned"  # of ViT, or "sincos" (fixed)
+    config.model.norm_epsilon = placeholder(float)  # None: 1e-6 in ViT, 1e-5 in Swin
     config.model.initialisation = "dino"  # or "moco_v3"
+    config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation
     config.model.drop_path = 0.0  # of the online network's last block; the target has none
     config.model.remat = False  # recompute activations: less memory, about a third more time
 
@@ -81,14 +87,19 @@ def get_config(method: str) -> ConfigDict:
     config.train.max_nonfinite_steps = 10  # in a row, then the run stops
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or "sgd", "lars", "lars_simclr" (lr inside the momentum)
     config.optimizer.learning_rate = 5e-4  # at a batch of 256, scaled linearly
-    config.optimizer.end_learning_rate = 1e-6  # at the last step, not scaled
-    config.optimizer.schedule = "dino"  # whose form of warm-up and cosine, or "moco_v3"
+    config.optimizer.start_learning_rate = 0.0  # of the warm-up
+    config.optimizer.end_learning_rate = 1e-6  # at the last step
+    config.optimizer.scale_ends = False  # start and end, too, are at a batch of 256, and scaled
+    config.optimizer.schedule = "dino"  # whose warm-up and cosine: or "moby", "moco_v2", "moco_v3"
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.weight_decay = 0.04  # at step 0
     config.optimizer.end_weight_decay = 0.4  # at the last step, by a cosine
     config.optimizer.decay = "matrices"  # parameters of rank two and more, or "all"
+    config.optimizer.momentum = 0.9  # of SGD and LARS
     config.optimizer.clip_per_tensor = 0.0  # largest norm of each gradient tensor; 0: none
+    config.optimizer.clip_global = 0.0  # largest norm of the whole gradient; 0: none
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
@@ -107,24 +118,48 @@ def get_config(method: str) -> ConfigDict:
 
 
 def apply_variants(
-    config: ConfigDict, variants: str, own: dict[str, Callable[[ConfigDict], None]] | None = None
+    config: ConfigDict, variants: str, own: dict[str, Callable[..., None]] | None = None
 ) -> ConfigDict:
-    """Applies "baseline,smoke" and the like, in the order given.
+    """Applies "baseline,smoke", "single,layers=4" and the like, in the order given.
 
     Args:
       config: changed in place.
-      variants: names after the colon of ``--config``, separated by commas; may be empty.
+      variants: names after the colon of ``--config``, separated by commas; may be empty. What
+        follows an equals sign is handed to the variant as text.
       own: further variants of this config file.
 
     Raises:
-      UserError: no such variant.
+      UserError: no such variant, or one with a value it does not take.
     """
-    known = {"baseline": baseline, "smoke": smoke} | (own or {})
-    for name in filter(None, variants.split(",")):
+    known = VARIANTS | (own or {})
+    for text in filter(None, variants.split(",")):
+        name, *value = text.split("=", 1)
         if name not in known:
             raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")
-        known[name](config)
+        takes = len(inspect.signature(known[name]).parameters) - 1
+        if takes != len(value):
+            how = f"needs a value, {name}=..." if takes else "takes no value"
+            raise UserError(f"Variant {name} {how}.")
+        known[name](config, *value)
     return config
+
+
+def use_views(config: ConfigDict, recipe: ViewRecipe) -> None:
+    """Another paper's augmentation, field by field, in place of the method's own."""
+    for name in config.views:
+        config.views[name] = getattr(recipe, name)
+
+
+def own_views(config: ConfigDict) -> None:
+    """The augmentation of the method's own paper again."""
+    for name in config.views:
+        config.views[name] = None
+
+
+def swin_tiny(config: ConfigDict) -> None:
+    """Swin-T in place of a ViT, initialised and normalised as in its own papers."""
+    config.model.update({"name": "swin_tiny", "patch_size": 4, "heads": None})
+    config.model.update({"position": "learned", "initialisation": "dino"})
 
 
 def baseline(config: ConfigDict) -> None:
@@ -132,14 +167,41 @@ def baseline(config: ConfigDict) -> None:
     config.repre.enabled = False
 
 
+def single(config: ConfigDict) -> None:
+    """RePre from the last block alone (table 4)."""
+    config.repre.taps = "single"
+
+
+def layers(config: ConfigDict, count: str) -> None:
+    """Fusion layers in each block of the decoder (table 5)."""
+    if not count.isdigit() or int(count) < 1:
+        raise UserError(f"Variant layers={count} needs a whole number above 0.")
+    config.repre.decoder.layers = int(count)
+
+
+def decoder(config: ConfigDict, operator: str) -> None:
+    """Fusion layers of this kind, "conv" or "transformer" (table 5)."""
+    config.repre.decoder.operator = operator
+
+
+def epochs(config: ConfigDict, count: str) -> None:
+    """Length of the run."""
+    if not count.isdigit() or int(count) < 1:
+        raise UserError(f"Variant epochs={count} needs a whole number above 0.")
+    config.train.epochs = int(count)
+
+
 def smoke(config: ConfigDict) -> None:
     """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
     config.data.source = "digits"
     config.data.cache_size = 0
-    config.model.update({"name": "vit_nano", "patch_size": 8, "image_size": 32, "heads": None})
+    name, patch = ("swin_nano", 4) if config.model.name.startswith("swin") else ("vit_nano", 8)
+    config.model.update({"name": name, "patch_size": patch, "image_size": 32, "heads": None})
+    config.model.window = 4 if name == "swin_nano" else None
     config.model.remat = False
     config.views.update({"local_crops": 2 if config.method.name == "dino" else 0, "local_size": 16})
-    for key, value in {"prototypes": 64, "hidden": 64, "bottleneck": 32, "output": 32}.items():
+    sizes = {"prototypes": 64, "hidden": 64, "bottleneck": 32, "output": 32}
+    for key, value in (sizes | {"predictor_hidden": 16, "queue": 64}).items():
         if key in config.method:
             config.method[key] = value
     config.train.update({"batch_size": 16, "steps": 4, "accumulate": 1, "devices": 1})
@@ -148,3 +210,15 @@ def smoke(config: ConfigDict) -> None:
     config.checkpoint.every_steps = 2
     config.evaluation.update({"knn_every_epochs": 0, "neighbours": 5, "few_label": False})
     config.logging.every_steps = 1
+
+
+# The row "w/o decoder" of table 5 has the numbers of the runs without RePre.
+VARIANTS = {
+    "baseline": baseline,
+    "no_decoder": baseline,
+    "single": single,
+    "layers": layers,
+    "decoder": decoder,
+    "epochs": epochs,
+    "smoke": smoke,
+}

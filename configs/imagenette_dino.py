@@ -2,6 +2,7 @@
 
     python main.py --config=configs/imagenette_dino.py --config.data.path=<imagenette160>
     python main.py --config=configs/imagenette_dino.py:baseline --config.data.path=...
+    python main.py --config=configs/imagenette_dino.py:swin --config.data.path=...
     python main.py --config=configs/imagenette_dino.py:gpu --config.data.path=...
 
 ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``; labels serve the k-NN only. The plain
@@ -14,7 +15,7 @@ starts sharper, and Xavier initialisation. With normal 0.02 and a teacher at 0.0
 stayed at an even distribution over the prototypes in short trials.
 """
 
-from configs import default
+from configs import default, imagenette_moco_v3
 
 
 def get_config(variants: str = ""):
@@ -34,13 +35,14 @@ def get_config(variants: str = ""):
     config.checkpoint.every_steps = 200
     config.evaluation.knn_every_epochs = 5
     config.logging.every_steps = 20
-    return default.apply_variants(config, variants, {"gpu": gpu})
+    own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
+    return default.apply_variants(config, variants, own)
 
 
 def gpu(config):
     """ViT-S/16 at 160 px, 200 epochs, the official head and crops: for one accelerator."""
-    config.data.cache_size = 0
-    config.model.update({"name": "vit_small", "image_size": 160, "drop_path": 0.1})
+    imagenette_moco_v3.on_accelerator(config)
+    config.model.drop_path = 0.1
     config.model.initialisation = "dino"
     config.method.update({"prototypes": 65536, "hidden": 2048, "bottleneck": 256})
     config.method.update({"momentum": 0.996, "teacher_temperature_start": 0.04})

@@ -13,6 +13,12 @@ from configs import default
 
 def get_config(variants: str = ""):
     config = default.get_config("moco_v3")
+    recipe(config)
+    return default.apply_variants(config, variants)
+
+
+def recipe(config):
+    """Encoder, batch and optimizer of MoCo v3 on ViT, which other methods borrow."""
     config.model.update({"heads": 12, "position": "sincos", "initialisation": "moco_v3"})
     config.train.batch_size = 4096
     config.optimizer.learning_rate = 1.5e-4
@@ -22,4 +28,3 @@ def get_config(variants: str = ""):
     config.optimizer.weight_decay = 0.1
     config.optimizer.end_weight_decay = 0.1
     config.optimizer.decay = "all"
-    return default.apply_variants(config, variants)

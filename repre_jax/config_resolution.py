@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
-from repre_jax.optimizers import DECAY_RULES
-from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock
+from repre_jax.optimizers import DECAY_RULES, OPTIMIZERS
+from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Resolution:
       batch_size: images a step, over all devices.
       rows_per_device: images that a device's encoder sees at once.
       learning_rate: peak, scaled from a batch of 256 to this one.
-      warmup_steps: of the learning rate.
+      warm_up: of the learning rate, and where that ends.
       compute_dtype: of activations; parameters are float32 always.
     """
 
@@ -34,7 +34,7 @@ class Resolution:
     batch_size: int
     rows_per_device: int
     learning_rate: float
-    warmup_steps: int
+    warm_up: WarmUp
     compute_dtype: jnp.dtype
 
     @property
@@ -55,7 +55,6 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
       UserError: a name that does not exist, or numbers that do not fit.
     """
     _check_names(config)
-    _check_sizes(config)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size < 2 or accumulate < 1 or batch_size % (devices * accumulate):
         raise UserError(
@@ -72,14 +71,20 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
     if total_steps < 1:
         raise UserError("train.epochs and train.steps leave nothing to train; set one above 0.")
     clock = Clock(steps_per_epoch, total_steps)
+    scale = batch_size / 256
+    end_scale = scale if config.optimizer.scale_ends else 1.0
     return Resolution(
         clock=clock,
         images=images,
         devices=devices,
         batch_size=batch_size,
         rows_per_device=batch_size // (devices * accumulate),
-        learning_rate=config.optimizer.learning_rate * batch_size / 256,
-        warmup_steps=clock.steps(config.optimizer.warmup_epochs),
+        learning_rate=config.optimizer.learning_rate * scale,
+        warm_up=WarmUp(
+            steps=clock.steps(config.optimizer.warmup_epochs),
+            start=config.optimizer.start_learning_rate * end_scale,
+            end=config.optimizer.end_learning_rate * end_scale,
+        ),
         compute_dtype=_compute_dtype(config.train.compute_dtype),
     )
 
@@ -90,6 +95,7 @@ def _check_names(config: ConfigDict) -> None:
         "model.name": (config.model.name, BACKBONES),
         "model.position": (config.model.position, ("learned", "sincos")),
         "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
+        "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
         "optimizer.decay": (config.optimizer.decay, DECAY_RULES),
         "train.compute_dtype": (config.train.compute_dtype, ("auto", "float32", "bfloat16")),
@@ -97,12 +103,6 @@ def _check_names(config: ConfigDict) -> None:
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-
-
-def _check_sizes(config: ConfigDict) -> None:
-    patch, image = config.model.patch_size, config.model.image_size
-    if image < patch or image % patch:
-        raise UserError(f"model.image_size={image} is not a multiple of model.patch_size={patch}.")
 
 
 def _compute_dtype(name: str) -> jnp.dtype:

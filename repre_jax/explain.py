@@ -71,8 +71,8 @@ def _run_lines(config: ConfigDict, r: Resolution, images_from: str) -> list[str]
         f"micro-batch(es) x {r.rows_per_device}",
         f"steps           {steps:,} = {r.epochs:g} epochs x {per_epoch:,}",
         f"learning rate   {r.learning_rate:.6g} = {optimizer.learning_rate:g} x {r.batch_size} / "
-        f"256, warm-up {r.warmup_steps:,} steps, {optimizer.schedule} cosine to "
-        f"{optimizer.end_learning_rate:g}",
+        f"256, warm-up {r.warm_up.steps:,} steps, {optimizer.schedule} cosine to {r.warm_up.end:g}",
+        f"optimizer       {optimizer.name}",
         f"weight decay    {decay} on {optimizer.decay}",
         f"compute dtype   {r.compute_dtype.name}",
         f"run folder      {config.workdir}",

@@ -4,12 +4,13 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from repre_jax import optimizers
 from repre_jax.config_resolution import Resolution
-from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.augmentations import normalise
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, repre
 from repre_jax.methods.method import Method
@@ -30,6 +31,7 @@ class Learner:
       optimizer: optax transformation that takes the keyword ``step``.
       learning_rate: the schedule in ``optimizer``, for the logs.
       image_size: side of a global view in pixels.
+      normalise: whether the encoder takes pixels less ImageNet's mean, over its deviation.
       seed: of every random draw.
       accumulate: micro-batches that the encoder sees one after the other. The gradient is that of
         the whole batch all the same, in-batch negatives and BatchNorm included.
@@ -41,8 +43,13 @@ class Learner:
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: Schedule
     image_size: int
+    normalise: bool
     seed: int
     accumulate: int = 1
+
+    def encoder_input(self, pixels: jax.Array) -> jax.Array:
+        """Pixels [..., 3] in [0, 1] as the encoder takes them."""
+        return normalise(pixels) if self.normalise else pixels
 
     def init(self) -> TrainState:
         """The state at step 0, a function of the seed alone; meant to be jitted."""
@@ -65,32 +72,12 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     dtype = resolution.compute_dtype
     encoder = BACKBONES[config.model.name](config.model, dtype)
     method = METHODS[config.method.name].build(config.method, config.views, resolution.clock, dtype)
-    _check_local_crops(method.views, config.model.patch_size)
-    branch = repre.build(config.repre, config.model, encoder.depth, dtype)
+    branch = repre.build(config.repre, encoder, config.model, dtype)
+    _check_views(method, encoder, branch, config.method.name)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
-        resolution.learning_rate,
-        warmup_steps=resolution.warmup_steps,
-        total_steps=resolution.clock.total_steps,
-        end=config.optimizer.end_learning_rate,
+        resolution.learning_rate, resolution.clock, resolution.warm_up
     )
-
-    def shapes():
-        return init_params(
-            encoder, method, branch, image_size=config.model.image_size, seed=config.seed
-        )[0]
-
-    optimizer = optimizers.adamw(
-        jax.eval_shape(shapes),
-        learning_rate=learning_rate,
-        weight_decay=cosine(
-            config.optimizer.weight_decay,
-            config.optimizer.end_weight_decay,
-            total_steps=resolution.clock.total_steps,
-        ),
-        decay=config.optimizer.decay,
-        clip_per_tensor=config.optimizer.clip_per_tensor,
-        frozen=method.frozen,
-    )
+    optimizer = _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
     return Learner(
         encoder=encoder,
         method=method,
@@ -98,12 +85,49 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         optimizer=optimizer,
         learning_rate=learning_rate,
         image_size=config.model.image_size,
+        normalise=config.model.normalise,
         seed=config.seed,
         accumulate=config.train.accumulate,
     )
 
 
-def _check_local_crops(views: ViewRecipe, patch: int) -> None:
-    size = views.local_size
-    if views.local_crops and (size < patch or size % patch):
-        raise UserError(f"views.local_size={size} is not a multiple of model.patch_size={patch}.")
+def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):
+    options = config.optimizer
+
+    def initial_params():
+        size, seed = config.model.image_size, config.seed
+        return init_params(encoder, method, branch, image_size=size, seed=seed)[0]
+
+    def held_learning_rate(step):
+        return learning_rate(jnp.minimum(step, resolution.warm_up.steps))
+
+    return optimizers.build_optimizer(
+        options.name,
+        jax.eval_shape(initial_params),
+        learning_rate=learning_rate,
+        held_learning_rate=held_learning_rate,
+        weight_decay=cosine(
+            options.weight_decay,
+            options.end_weight_decay,
+            total_steps=resolution.clock.total_steps,
+        ),
+        decay=options.decay,
+        momentum=options.momentum,
+        clip_per_tensor=options.clip_per_tensor,
+        clip_global=options.clip_global,
+        frozen=method.frozen,
+        constant_rate=method.constant_rate,
+    )
+
+
+def _check_views(method: Method, encoder: nn.Module, branch: RePre | None, name: str) -> None:
+    size, multiple = method.views.local_size, encoder.size_multiple
+    if method.views.local_crops and (size < multiple or size % multiple):
+        raise UserError(
+            f"views.local_size={size} is not a multiple of model.patch_size={multiple}."
+        )
+    if branch and 0 not in method.online_views[:1]:
+        raise UserError(
+            f"RePre reconstructs view 1, and {name} does not pass it whole through the online "
+            "encoder first; train it as the :baseline variant."
+        )

@@ -16,31 +16,68 @@ from repre_jax.methods.method import Frozen
 from repre_jax.schedules import Schedule
 
 DECAY_RULES = ("all", "matrices")
-LOG_VARIANCE = "repre/log_variance"  # takes part in Adam, but in neither decay nor clipping
+LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither decay nor clipping
 
 
-def adamw(
+def adamw(schedule: optax.GradientTransformation, decay: optax.GradientTransformation, **_):
+    """AdamW (0.9, 0.999, 1e-8; decoupled decay, lr * wd)."""
+    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, schedule)
+
+
+def sgd(schedule, decay, *, momentum: float, **_):
+    """Decay added to the gradient, momentum, learning rate, as torch.optim.SGD."""
+    return optax.chain(decay, optax.trace(momentum), schedule)
+
+
+def lars(schedule, decay, *, momentum: float, adapted: Any):
+    """Decay, trust ratio 0.001 |p| / |g| of matrices, momentum, learning rate.
+
+    Source: google-deepmind/deepmind-research, byol/utils/optimizers.py; facebookresearch/moco-v3,
+    moco/optimizer.py is the same.
+    """
+    return optax.chain(decay, scale_by_trust_ratio(adapted), optax.trace(momentum), schedule)
+
+
+def lars_simclr(schedule, decay, *, momentum: float, adapted: Any):
+    """LARS whose momentum averages what the learning rate has already scaled.
+
+    Source: google-research/simclr, tf2/lars_optimizer.py, ``classic_momentum``.
+    """
+    return optax.chain(decay, scale_by_trust_ratio(adapted), schedule, optax.trace(momentum))
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "lars_simclr": lars_simclr}
+
+
+def build_optimizer(
+    name: str,
     params: Any,
     *,
     learning_rate: Schedule,
     weight_decay: Schedule,
     decay: str,
+    momentum: float = 0.9,
     clip_per_tensor: float = 0.0,
+    clip_global: float = 0.0,
     frozen: Sequence[Frozen] = (),
+    constant_rate: Sequence[str] = (),
+    held_learning_rate: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW (0.9, 0.999, 1e-8; decoupled decay, lr * wd) with the habits of the recipes.
-
-    Order as in torch and the official codes: clip, moments, decay, learning rate.
+    """An optimizer of ``OPTIMIZERS`` with the habits of the recipes; clipping comes first.
 
     Args:
-      params: tree whose paths decide what is decayed, clipped and frozen.
+      name: in ``OPTIMIZERS``.
+      params: tree whose paths and ranks decide what is decayed, clipped, adapted and frozen.
       learning_rate: function of the step.
       weight_decay: function of the step.
-      decay: "all" parameters (MoCo v3 passes ``model.parameters()``) or "matrices" only, those of
-        rank two and more (DINO, which so decays class token and positions, too).
-      clip_per_tensor: largest norm of each gradient tensor, 0 for none (DINO clips tensors one by
-        one, not the whole gradient).
+      decay: "all" parameters (MoCo, SimSiam: ``model.parameters()``) or "matrices" only, those of
+        rank two and more (the others; so class token and positions decay, too).
+      momentum: of SGD and LARS.
+      clip_per_tensor: largest norm of each gradient tensor, 0 for none (DINO).
+      clip_global: largest norm of the whole gradient, 0 for none (MoBY).
       frozen: parameters held still for good, or until a step.
+      constant_rate: prefixes of parameters that follow ``held_learning_rate`` instead.
+      held_learning_rate: function of the step, needed with ``constant_rate``.
     """
     if decay not in DECAY_RULES:
         raise ValueError(f"decay={decay!r} must be one of {DECAY_RULES}")
@@ -48,13 +85,22 @@ def adamw(
         lambda path, x: not path.startswith(LOG_VARIANCE) and (decay == "all" or x.ndim > 1), params
     )
     clipped = map_with_path(lambda path, x: not path.startswith(LOG_VARIANCE), params)
-    chain = optax.chain(
-        optax.masked(clip_by_tensor_norm(clip_per_tensor), clipped),
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+    held = map_with_path(lambda path, _: path.startswith(tuple(constant_rate)), params)
+    options = {}
+    if name in ("sgd", "lars", "lars_simclr"):
+        options["momentum"] = momentum
+    if name in ("lars", "lars_simclr"):
+        options["adapted"] = jax.tree.map(lambda x: x.ndim > 1, params)
+    rule = OPTIMIZERS[name](
+        scale_by_schedule(learning_rate, held_learning_rate or learning_rate, held),
         add_scheduled_decay(weight_decay, decayed),
-        scale_by_schedule(learning_rate),
+        **options,
     )
-    return hold_still(chain, params, frozen)
+    return optax.chain(
+        optax.masked(clip_by_tensor_norm(clip_per_tensor), clipped),
+        optax.masked(clip_by_global_norm(clip_global), clipped),
+        hold_still(rule, params, frozen),
+    )
 
 
 def map_with_path(function, tree: Any) -> Any:
@@ -80,35 +126,77 @@ def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scales all tensors by min(1, limit / (norm of them all + 1e-6)); ``limit`` 0 does nothing.
+
+    Source: torch.nn.utils.clip_grad_norm_.
+    """
+    if limit <= 0:
+        return optax.identity()
+
+    def clip(updates, params):
+        factor = jnp.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
+        return jax.tree.map(lambda x: x * factor, updates)
+
+    return optax.stateless(clip)
+
+
 def add_scheduled_decay(schedule: Schedule, mask: Any) -> optax.GradientTransformationExtraArgs:
     """Adds schedule(step) * parameter where ``mask`` holds."""
 
     def update(updates, state, params, *, step, **_):
         decay = schedule(step)
-        # optax.partition hides other groups' leaves from ``updates``; the mask knows all of them.
-        hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-        updates = jax.tree.map(
-            lambda update, param, decayed: (
-                update if hidden(update) or not decayed else update + decay * param
-            ),
-            updates,
-            params,
-            mask,
-            is_leaf=hidden,
-        )
-        return updates, state
+        add = lambda update, param, decayed: update + decay * param if decayed else update  # noqa: E731
+        return _map_visible(add, updates, params, mask), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def scale_by_schedule(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -schedule(step)."""
+def scale_by_trust_ratio(
+    mask: Any, coefficient: float = 0.001
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by coefficient |parameter| / |update| where ``mask`` holds and neither is 0."""
 
-    def update(updates, state, params=None, *, step, **_):
-        rate = schedule(step)
-        return jax.tree.map(lambda x: -rate * x, updates), state
+    def scale(update, param, adapted):
+        if not adapted:
+            return update
+        update_norm, param_norm = jnp.linalg.norm(update.ravel()), jnp.linalg.norm(param.ravel())
+        usable = (update_norm > 0) & (param_norm > 0)
+        ratio = coefficient * param_norm / jnp.where(usable, update_norm, 1)
+        return update * jnp.where(usable, ratio, 1)
+
+    def update(updates, state, params, **_):
+        return _map_visible(scale, updates, params, mask), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_schedule(
+    schedule: Schedule, held_schedule: Schedule, held: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by -schedule(step), or by -held_schedule(step) where ``held`` holds."""
+
+    def update(updates, state, params, *, step, **_):
+        rate, held_rate = schedule(step), held_schedule(step)
+        scale = lambda update, _, is_held: -(held_rate if is_held else rate) * update  # noqa: E731
+        return _map_visible(scale, updates, params, held), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _map_visible(function, updates, params, mask):
+    """Maps over the leaves that ``optax.partition`` does not hide in ``updates``.
+
+    Other groups' leaves are hidden there and in ``params``; the mask knows all of them.
+    """
+    hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(
+        lambda update, *rest: update if hidden(update) else function(update, *rest),
+        updates,
+        params,
+        mask,
+        is_leaf=hidden,
+    )
 
 
 def hold_still(

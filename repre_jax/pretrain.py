@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from repre_jax.checkpoints import Checkpoints, params_sha256
 from repre_jax.config_resolution import Resolution, resolve
-from repre_jax.data.augmentations import normalise
 from repre_jax.data.batches import read_or_next
 from repre_jax.data.device_prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
@@ -214,8 +213,8 @@ def reconstruct(learner: Learner, state: TrainState, images: np.ndarray) -> np.n
     @jax.jit
     def pixels(params, images):
         variables = {"params": params["encoder"]}
-        taps = learner.repre.taps
-        _, maps = apply_with_taps(learner.encoder, variables, normalise(images), taps)
+        inputs, taps = learner.encoder_input(images), learner.repre.taps
+        _, maps = apply_with_taps(learner.encoder, variables, inputs, taps)
         return learner.repre.reconstruct(params["repre"], maps)
 
     return np.asarray(pixels(state.params, images))

@@ -25,43 +25,104 @@ class Clock:
         return round(epochs * self.steps_per_epoch)
 
 
-def warmup_cosine_moco_v3(
-    peak: float, *, warmup_steps: int, total_steps: int, end: float = 0.0
-) -> Schedule:
-    """peak * t / w during warm-up, then half a cosine of (t - w) / (T - w) down to ``end``.
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """What the learning-rate schedules are made of.
+
+    Attributes:
+      steps: of warm-up, may be 0.
+      start: learning rate at step 0 of the warm-up.
+      end: learning rate at the end of the run.
+    """
+
+    steps: int = 0
+    start: float = 0.0
+    end: float = 0.0
+
+
+def warmup_cosine_moco_v3(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
+    """start + (peak - start) t / w, then half a cosine of (t - w) / (T - w) down to ``end``.
 
     Source: facebookresearch/moco-v3, main_moco.py, adjust_learning_rate; its clock is the
-    fractional epoch, which is the step over the steps of an epoch. Official runs end at 0.
+    fractional epoch, which is the step over the steps of an epoch. BYOL (deepmind-research,
+    byol/utils/schedules.py) and SimCLR (google-research/simclr, WarmUpAndCosineDecay) write the
+    same. Official runs start and end at 0.
     """
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        cosine = end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
-        return jnp.where(step < warmup_steps, peak * step / max(warmup_steps, 1), cosine)
+        progress = (step - warm_up.steps) / max(clock.total_steps - warm_up.steps, 1)
+        rising = _rise(peak, step / max(warm_up.steps, 1), warm_up)
+        return jnp.where(step < warm_up.steps, rising, _fall(peak, progress, warm_up))
 
     return schedule
 
 
-def warmup_cosine_dino(
-    peak: float, *, warmup_steps: int, total_steps: int, end: float = 0.0
-) -> Schedule:
+def warmup_cosine_dino(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
     """Warm-up that reaches ``peak`` on its last step, then a cosine that starts at ``peak`` again.
 
-    Source: facebookresearch/dino, utils.py, cosine_scheduler: linspace(0, peak, w) with both ends
-    included, then end + (peak - end) / 2 * (1 + cos(pi i / (T - w))) with i from 0.
+    Source: facebookresearch/dino, utils.py, cosine_scheduler: linspace(start, peak, w) with both
+    ends included, then end + (peak - end) / 2 * (1 + cos(pi i / (T - w))) with i from 0.
     """
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        cosine = end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
-        return jnp.where(step < warmup_steps, peak * step / max(warmup_steps - 1, 1), cosine)
+        progress = (step - warm_up.steps) / max(clock.total_steps - warm_up.steps, 1)
+        rising = _rise(peak, step / max(warm_up.steps - 1, 1), warm_up)
+        return jnp.where(step < warm_up.steps, rising, _fall(peak, progress, warm_up))
 
     return schedule
 
 
-LEARNING_RATE_SCHEDULES = {"dino": warmup_cosine_dino, "moco_v3": warmup_cosine_moco_v3}
+def warmup_cosine_moby(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
+    """Warm-up, then a cosine whose clock counts the warm-up too: a small jump at its end.
+
+    Source: SwinTransformer/Transformer-SSL, lr_scheduler.py (timm's CosineLRScheduler) and
+    moby_main.py, which moves the schedule on after the optimizer: step t runs at the learning rate
+    of t - 1, the first two steps at that of 0.
+    """
+
+    def schedule(step):
+        step = jnp.maximum(jnp.asarray(step, jnp.float32) - 1, 0)
+        rising = _rise(peak, step / max(warm_up.steps, 1), warm_up)
+        falling = _fall(peak, step / clock.total_steps, warm_up)
+        return jnp.where(step < warm_up.steps, rising, falling)
+
+    return schedule
+
+
+def warmup_cosine_moco_v2(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
+    """A cosine that moves once an epoch, floor(epoch) / epochs; linear warm-up by step before it.
+
+    Source: facebookresearch/moco, main_moco.py, and facebookresearch/simsiam, main_simsiam.py,
+    adjust_learning_rate. Official runs have no warm-up and end at 0.
+    """
+    epochs = clock.total_steps / clock.steps_per_epoch
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        epoch = jnp.floor(step / clock.steps_per_epoch)
+        rising = _rise(peak, step / max(warm_up.steps, 1), warm_up)
+        return jnp.where(step < warm_up.steps, rising, _fall(peak, epoch / epochs, warm_up))
+
+    return schedule
+
+
+def _rise(peak, share, warm_up):
+    return warm_up.start + (peak - warm_up.start) * share
+
+
+def _fall(peak, progress, warm_up):
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+    return warm_up.end + (peak - warm_up.end) * cosine
+
+
+LEARNING_RATE_SCHEDULES = {
+    "dino": warmup_cosine_dino,
+    "moby": warmup_cosine_moby,
+    "moco_v2": warmup_cosine_moco_v2,
+    "moco_v3": warmup_cosine_moco_v3,
+}
 
 
 def cosine(start: float, end: float, *, total_steps: int) -> Schedule:

@@ -12,6 +12,9 @@ from repre_jax.methods.method import Method
 from repre_jax.methods.repre import RePre
 from repre_jax.models.taps import apply_with_taps
 
+# Keeps the draws of the initial memory apart from all others of the same seed ("memo" in ASCII).
+_MEMORY_STREAM = 0x6D656D6F
+
 
 class TrainState(struct.PyTreeNode):
     """State of a run after ``step`` steps; parameters and moments are float32.
@@ -19,11 +22,12 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32, steps taken, skipped ones included; every schedule is a function of it.
       params: {"encoder", "heads", "repre"?}.
-      target_params: {"encoder", "heads"}: moving average, only the heads that the target has.
+      target_params: {"encoder", "heads"}: moving average, only the heads that the target has; {}
+        for methods without a target network.
       batch_stats: running statistics of the online heads.
       target_batch_stats: those of the target heads; its own, never a copy or an average.
       opt_state: of the optimizer.
-      memory: what the method remembers (DINO's centre).
+      memory: what the method remembers (DINO's centre, the queues of MoCo v2 and MoBY).
       nonfinite_steps: int32, steps skipped because loss or gradient was not finite.
       nonfinite_in_a_row: int32, how many of them directly before now.
     """
@@ -51,7 +55,8 @@ def init_params(
     params = {"encoder": encoder.init(keys[0], image)["params"]}
     variables = {"params": params["encoder"]}
     encoded, maps = apply_with_taps(encoder, variables, image, repre.taps if repre else ())
-    pooled = jnp.broadcast_to(encoded.pooled[:, None], (2, 2, encoded.pooled.shape[-1]))
+    views = len(method.online_views)
+    pooled = jnp.broadcast_to(encoded.pooled[:, None], (2, views, encoded.pooled.shape[-1]))
     heads = method.heads.init(keys[1], pooled, train=True)
     params["heads"] = heads["params"]
     if repre:
@@ -71,7 +76,7 @@ def create_train_state(
     """The state at step 0; the target starts as a copy of the online network."""
     params, batch_stats = init_params(encoder, method, repre, image_size=image_size, seed=seed)
     target_params = target_part(method, params)
-    target_stats = {k: v for k, v in batch_stats.items() if k in method.target_heads}
+    target_stats = {k: v for k, v in batch_stats.items() if k in (method.target_heads or ())}
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -80,7 +85,7 @@ def create_train_state(
         batch_stats=batch_stats,
         target_batch_stats=jax.tree.map(jnp.copy, target_stats),
         opt_state=optimizer.init(params),
-        memory=method.initial_memory,
+        memory=method.initial_memory(jax.random.fold_in(jax.random.key(seed), _MEMORY_STREAM)),
         nonfinite_steps=zero,
         nonfinite_in_a_row=zero,
     )
@@ -88,5 +93,7 @@ def create_train_state(
 
 def target_part(method: Method, params: Any) -> Any:
     """The part of the online parameters that the target network averages."""
+    if method.target_heads is None:
+        return {}
     heads = {name: params["heads"][name] for name in method.target_heads}
     return {"encoder": params["encoder"], "heads": heads}

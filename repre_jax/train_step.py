@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repre_jax.data.augmentations import augment_views, normalise
+from repre_jax.data.augmentations import augment_views
 from repre_jax.evaluation.health import feature_std
 from repre_jax.learner import Learner
 from repre_jax.models.taps import apply_with_taps
@@ -92,6 +92,7 @@ def loss_and_gradients(
     """
     key = _drop_path_key(learner, state)
     target, target_stats = _target_outputs(learner, state, views["global"])
+    views = _online_views(learner.method, views)
     chunks = _split(views, learner.accumulate)
     chunk_keys = jax.random.split(key, learner.accumulate)
 
@@ -195,7 +196,7 @@ def encode_views(
         encoded, group_maps = apply_with_taps(
             learner.encoder,
             variables,
-            _rows(views[name]),
+            _rows(learner, views[name]),
             learner.repre.taps if learner.repre and name == "global" else (),
             train=True,
             rngs={"drop_path": jax.random.fold_in(key, len(pooled))},
@@ -223,6 +224,7 @@ def loss_gradient_norms(
     """
     views = augment_views(batch, learner.method.views, learner.seed)
     target, _ = _target_outputs(learner, state, views["global"])
+    views = _online_views(learner.method, views)
     key = _drop_path_key(learner, state)
 
     def losses(encoder):
@@ -243,11 +245,15 @@ def loss_gradient_norms(
 
 
 def _target_outputs(learner, state, global_views):
-    """The target network on the global views: outputs [B, 2, K] and its new statistics."""
+    """The target network on its views: outputs [B, T, K] or None, and its new statistics."""
+    if learner.method.target_heads is None:
+        return None, {}
     params = state.target_params
+    first, last = learner.method.target_views[0], learner.method.target_views[-1]
+    global_views = global_views[:, first : last + 1]
 
     def pool(images):
-        encoded = learner.encoder.apply({"params": params["encoder"]}, _rows(images))
+        encoded = learner.encoder.apply({"params": params["encoder"]}, _rows(learner, images))
         return encoded.pooled.reshape(*images.shape[:2], -1)
 
     if learner.accumulate == 1:
@@ -313,9 +319,15 @@ def _stop_frozen(method, params):
     return map_with_path(stop, params)
 
 
-def _rows(views):
-    """[B, V, H, W, 3] in [0, 1] -> normalised [B*V, H, W, 3]."""
-    return normalise(views.reshape(-1, *views.shape[2:]))
+def _online_views(method, views):
+    """The views that pass through the online network; a slice, which copies nothing of both."""
+    first, last = method.online_views[0], method.online_views[-1]
+    return views | {"global": views["global"][:, first : last + 1]}
+
+
+def _rows(learner, views):
+    """[B, V, H, W, 3] in [0, 1] -> [B*V, H, W, 3] as the encoder takes them."""
+    return learner.encoder_input(views.reshape(-1, *views.shape[2:]))
 
 
 def _split(tree, chunks):

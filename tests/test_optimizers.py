@@ -10,7 +10,7 @@ from tiny import DEPTH, STEPS_PER_EPOCH, TOTAL_STEPS, paths, tiny_config, tiny_l
 
 from repre_jax import optimizers
 from repre_jax.methods.method import Frozen
-from repre_jax.optimizers import adamw, clip_by_tensor_norm, map_with_path
+from repre_jax.optimizers import build_optimizer, clip_by_tensor_norm, map_with_path
 
 BLOCK_MATRICES = [
     "attention/out/kernel",
@@ -170,7 +170,8 @@ RATE, DECAY = 0.5, 0.1
 def small_adamw(frozen):
     """AdamW of constant rate on two tensors, and a function for one update, jitted."""
     params = {"free": np.full(3, 2.0, np.float32), "held": np.full((2, 2), 2.0, np.float32)}
-    optimizer = adamw(
+    optimizer = build_optimizer(
+        "adamw",
         params,
         learning_rate=lambda step: jnp.float32(RATE),
         weight_decay=lambda step: jnp.float32(DECAY),
@@ -225,7 +226,8 @@ def test_frozen_prefixes_end_at_a_path_component():
 
 def test_unknown_decay_rule():
     with pytest.raises(ValueError, match="decay='some' must be one of"):
-        adamw(
+        build_optimizer(
+            "adamw",
             {"x": np.zeros(1)},
             learning_rate=functools.partial(float),
             weight_decay=functools.partial(float),

@@ -32,9 +32,8 @@ def dino_schedules() -> dict[str, schedules.Schedule]:
     return {
         "learning_rate": schedules.warmup_cosine_dino(
             case.peak,
-            warmup_steps=CLOCK.steps(TABLE_WARMUP_EPOCHS),
-            total_steps=CLOCK.total_steps,
-            end=case.end,
+            CLOCK,
+            schedules.WarmUp(steps=CLOCK.steps(TABLE_WARMUP_EPOCHS), end=case.end),
         ),
         "decay": schedules.cosine(case.decay, case.decay_end, total_steps=CLOCK.total_steps),
         "momentum": schedules.cosine(case.momentum, 1.0, total_steps=CLOCK.total_steps),
@@ -51,9 +50,7 @@ def moco_v3_schedules() -> dict[str, schedules.Schedule]:
     case = MOCO_V3_CASES["warmup"]
     return {
         "learning_rate": schedules.warmup_cosine_moco_v3(
-            case.peak,
-            warmup_steps=CLOCK.steps(case.warmup_epochs),
-            total_steps=CLOCK.total_steps,
+            case.peak, CLOCK, schedules.WarmUp(steps=CLOCK.steps(case.warmup_epochs))
         ),
         "momentum": schedules.cosine(case.momentum, 1.0, total_steps=CLOCK.total_steps),
     }
@@ -82,5 +79,5 @@ def test_teacher_temperature_without_or_with_one_epoch_of_warmup(epochs):
 
 def test_a_dino_warmup_of_one_step_has_rate_zero():
     """linspace(0, peak, 1) is [0]; the cosine then starts at the peak."""
-    schedule = schedules.warmup_cosine_dino(1.0, warmup_steps=1, total_steps=4)
+    schedule = schedules.warmup_cosine_dino(1.0, schedules.Clock(1, 4), schedules.WarmUp(steps=1))
     np.testing.assert_allclose(table(schedule)[:2], [0, 1])

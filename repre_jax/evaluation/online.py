@@ -40,7 +40,8 @@ class OnlineEvaluation:
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
         def encode(params, images):
-            pixels = normalise(images.astype(jnp.float32) / 255)
+            pixels = images.astype(jnp.float32) / 255
+            pixels = normalise(pixels) if config.model.normalise else pixels
             return encoder.apply({"params": params}, pixels).pooled.astype(jnp.float32)
 
         self._encode = jax.jit(encode)

@@ -1,6 +1,14 @@
 """Contrastive frameworks, one paper a file; ``METHODS`` lists them by name."""
 
-from repre_jax.methods import dino, moco_v3
+from repre_jax.methods import byol, dino, moby, moco_v2, moco_v3, simclr, simsiam
 
 # name -> module with default_config() and build(config, views, clock, dtype)
-METHODS = {"dino": dino, "moco_v3": moco_v3}
+METHODS = {
+    "simclr": simclr,
+    "byol": byol,
+    "simsiam": simsiam,
+    "moco_v2": moco_v2,
+    "moco_v3": moco_v3,
+    "moby": moby,
+    "dino": dino,
+}

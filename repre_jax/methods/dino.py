@@ -109,7 +109,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         target_heads=("projector",),
         momentum=cosine(config.momentum, 1.0, total_steps=clock.total_steps),
         loss=loss,
-        initial_memory={"centre": jnp.zeros(config.prototypes, jnp.float32)},
+        initial_memory=lambda key: {"centre": jnp.zeros(config.prototypes, jnp.float32)},
         update_memory=update_memory,
         frozen=tuple(frozen),
         evaluated="target",

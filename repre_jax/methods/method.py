@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
@@ -13,6 +14,7 @@ from repre_jax.errors import UserError
 from repre_jax.schedules import Schedule
 
 Memory = Any  # a pytree of arrays; {} for methods that remember nothing
+Outputs = Any  # what online heads return: [B, V, K] mostly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,29 +40,48 @@ class Method:
 
     Attributes:
       views: the augmentation recipe.
-      heads: module from pooled features [B, V, D] to outputs [B, V, K]; called with ``train=True``
-        for the online network, and through its method ``target`` for the target network.
-      target_heads: children of ``params["heads"]`` that the target network copies.
-      momentum: of the moving average at the end of a step, a function of that step.
-      loss: (online [B, V, K], target [B, 2, K], memory, step) -> (float32 [B], metrics). The
-        target's outputs carry no gradient.
-      initial_memory: what the loss remembers between steps, at step 0.
-      update_memory: (memory, target [B, 2, K]) -> memory of the next step.
-      frozen: parameters held still.
+      heads: module from pooled features [B, V, D] to the outputs that ``loss`` takes; called with
+        ``train=True`` for the online network, and through its method ``target``, [B, T, D] ->
+        [B, T, K], for the target network.
+      loss: (online outputs, target [B, T, K], memory, step) -> (float32 [B], metrics). The target's
+        outputs carry no gradient; without a target network they are None. The loss is never
+        negative, or RePre's learned weights would run away (losses/weighting.py).
       evaluated: "online" or "target", the weights that the paper evaluates.
+      target_heads: children of ``params["heads"]`` that the target network copies; None: there is
+        no target network.
+      momentum: of the moving average at the end of a step, a function of that step.
+      online_views: global views that pass through the online network; local crops follow.
+      target_views: global views that pass through the target network.
+      initial_memory: key -> what the loss remembers between steps, at step 0.
+      update_memory: (memory, target [B, T, K]) -> memory of the next step.
+      frozen: parameters held still.
+      constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
     """
 
     views: ViewRecipe
     heads: nn.Module
-    target_heads: tuple[str, ...]
-    momentum: Schedule
     loss: Callable[
-        [jax.Array, jax.Array, Memory, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+        [Outputs, jax.Array | None, Memory, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
     ]
-    initial_memory: Memory
-    update_memory: Callable[[Memory, jax.Array], Memory]
-    frozen: tuple[Frozen, ...]
     evaluated: str
+    target_heads: tuple[str, ...] | None = None
+    momentum: Schedule = lambda step: jnp.float32(1)
+    online_views: tuple[int, ...] = (0, 1)
+    target_views: tuple[int, ...] = (0, 1)
+    initial_memory: Callable[[jax.Array], Memory] = lambda key: {}
+    update_memory: Callable[[Memory, jax.Array], Memory] = lambda memory, target: memory
+    frozen: tuple[Frozen, ...] = ()
+    constant_rate: tuple[str, ...] = ()
+
+
+FROZEN_PATCH_EMBEDDING = Frozen("encoder/patch_embed")
+
+
+def check_heads(config: ConfigDict, *allowed: str) -> str:
+    """``config.heads``, whose values are ``allowed``; UserError when it is none of them."""
+    if config.heads not in allowed:
+        raise UserError(f"method.heads={config.heads!r} must be one of {', '.join(allowed)}.")
+    return config.heads
 
 
 def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:

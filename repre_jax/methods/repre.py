@@ -4,9 +4,11 @@ It sees feature maps and pixels, and knows no contrastive framework; none knows 
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -15,7 +17,6 @@ from repre_jax.errors import UserError
 from repre_jax.losses.reconstruction import mean_absolute_error
 from repre_jax.losses.weighting import Weights, fixed_weights, learned_weights
 from repre_jax.models.repre_decoder import RePreDecoder
-from repre_jax.models.taps import even_taps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +56,61 @@ class RePre:
         return learned_weights(params["log_variance"])
 
 
-def build(config: ConfigDict, model: ConfigDict, depth: int, dtype: jnp.dtype) -> RePre | None:
+def build(
+    config: ConfigDict, encoder: nn.Module, model: ConfigDict, dtype: jnp.dtype
+) -> RePre | None:
     """The branch that ``config.repre`` asks for; None when it is not enabled.
 
     Raises:
-      UserError: an option that no form of the branch has.
+      UserError: an option that no form of the branch has, or an encoder that it cannot tap so.
     """
     if not config.enabled:
         return None
     options = {
-        "repre.taps": (config.taps, ("multi", "single")),
         "repre.weighting": (config.weighting, ("learned", "fixed")),
         "repre.decoder.operator": (config.decoder.operator, ("conv", "transformer")),
     }
     for key, (value, allowed) in options.items():
         if value not in allowed:
             raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-    if depth < 4:
-        raise UserError(f"RePre taps 4 blocks, and {model.name} has only {depth}.")
-    taps = even_taps(depth)
+    taps = choose_taps(config.taps, encoder, model.name)
+    strides = [encoder.block_strides[k] for k in taps]
+    shallowest, deepest = encoder.block_strides[encoder.taps[0]], strides[-1]
+    if model.image_size % deepest:
+        raise UserError(
+            f"RePre needs maps that halve exactly, and model.image_size={model.image_size} is not "
+            f"a multiple of {deepest}, the stride of the deepest map of {model.name}."
+        )
+    upsamplings = int(math.log2(deepest // shallowest)) if len(taps) == 1 else 0
     decoder = RePreDecoder(
         operator=config.decoder.operator,
         layers=config.decoder.layers,
         width=config.decoder.width,
-        patch_size=model.patch_size,
-        blocks=len(taps) - 1,
+        patch_size=shallowest if len(taps) == 1 else strides[0],
+        blocks=len(encoder.taps) - 1 if len(taps) == 1 else len(taps) - 1,
+        upsample=(True,) * upsamplings,
         dtype=dtype,
     )
     fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None
-    return RePre(decoder, taps if config.taps == "multi" else taps[-1:], fixed)
+    return RePre(decoder, taps, fixed)
+
+
+def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:
+    """Blocks that ``config.repre.taps`` means: "multi", "single", or numbers such as "2,5,8,11".
+
+    Raises:
+      UserError: not such a text, or blocks that the encoder does not have.
+    """
+    if text in ("multi", "single"):
+        if encoder.depth < 4:
+            raise UserError(f"RePre taps 4 blocks, and {name} has only {encoder.depth}.")
+        return encoder.taps if text == "multi" else encoder.taps[-1:]
+    numbers = text.split(",")
+    if not all(number.strip().isdigit() for number in numbers):
+        raise UserError(f"repre.taps={text!r} must be multi, single, or numbers as in 2,5,8,11.")
+    taps = tuple(int(number) for number in numbers)
+    if list(taps) != sorted(set(taps)) or taps[-1] >= encoder.depth:
+        raise UserError(
+            f"repre.taps={text!r} must rise, and {name} has blocks 0 to {encoder.depth - 1}."
+        )
+    return taps

@@ -12,7 +12,7 @@ from golden.compare import assert_same_shapes
 from golden.weights import ViTShape, faint, images, normalised, vit_shapes, weights
 
 from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
-from repre_jax.models.projection_heads import BatchNormMLP, PrototypeHead
+from repre_jax.models.projection_heads import PrototypeHead, moco_v3_projector
 from repre_jax.models.taps import tap_name
 from repre_jax.models.vit import VIT_SIZES, ViT
 
@@ -131,8 +131,8 @@ def test_moco_v3_parameter_counts(size, width):
         x = jnp.zeros((2, features))
         return jax.eval_shape(lambda: module.init(jax.random.key(0), x, True))
 
-    projector = count(shapes(BatchNormMLP(layers=3, hidden=4096, output=256), width))
-    predictor = count(shapes(BatchNormMLP(layers=2, hidden=4096, output=256), 256))
+    projector = count(shapes(moco_v3_projector(3, 4096, 256, jnp.float32), width))
+    predictor = count(shapes(moco_v3_projector(2, 4096, 256, jnp.float32), 256))
     _, depth, heads = VIT_SIZES[f"vit_{size}"]
     model = encoder(ViTShape(224, 16, width, depth, heads), "sincos")
     trunk = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))

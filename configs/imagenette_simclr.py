@@ -1,0 +1,28 @@
+"""SimCLR + RePre on a folder of ImageNet-like images, for a small budget.
+
+    python main.py --config=configs/imagenette_simclr.py --config.data.path=<imagenette160>
+    python main.py --config=configs/imagenette_simclr.py:baseline --config.data.path=...
+    python main.py --config=configs/imagenette_simclr.py:swin --config.data.path=...
+    python main.py --config=configs/imagenette_simclr.py:gpu --config.data.path=...
+
+Data, encoder, batch and schedule are those of imagenette_moco_v3.py, the rest those of
+simclr_vits.py but for: small heads.
+"""
+
+from configs import default, imagenette_moco_v3, simclr_vits
+
+
+def get_config(variants: str = ""):
+    config = simclr_vits.get_config()
+    imagenette_moco_v3.small_budget(config)
+    config.method.update({"hidden": 512, "output": 128})
+    own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
+    return default.apply_variants(config, variants, own)
+
+
+def gpu(config):
+    """ViT-S/16, or Swin-T, at 160 px, 200 epochs: for one accelerator."""
+    imagenette_moco_v3.on_accelerator(config)
+    config.method.update({"hidden": 4096, "output": 256})
+    config.optimizer.learning_rate = 1.5e-4
+    config.optimizer.warmup_epochs = 20.0

@@ -1,0 +1,15 @@
+"""MoBY + RePre, ViT-B/16, ImageNet-1k, 300 epochs. Not among RePre's rows.
+
+    python main.py --config=configs/moby_vitb.py            # with RePre
+    python main.py --config=configs/moby_vitb.py:baseline   # without
+
+The ViT-S recipe (moby_vits.py) on the larger encoder. Not measured here.
+"""
+
+from configs import default, moby_vits
+
+
+def get_config(variants: str = ""):
+    config = moby_vits.get_config()
+    config.model.update({"name": "vit_base", "heads": None})
+    return default.apply_variants(config, variants)

@@ -1,0 +1,16 @@
+"""SimSiam + RePre, Swin-T, ImageNet-1k, 300 epochs. Not among RePre's rows.
+
+    python main.py --config=configs/simsiam_swint.py            # with RePre
+    python main.py --config=configs/simsiam_swint.py:baseline   # without
+    python main.py --config=configs/simsiam_swint.py:official   # as published, but for the encoder
+
+The ViT-S recipe (simsiam_vits.py) on Swin-T; no recipe is published. Not measured here.
+"""
+
+from configs import default, simsiam_vits
+
+
+def get_config(variants: str = ""):
+    config = simsiam_vits.get_config()
+    default.swin_tiny(config)
+    return default.apply_variants(config, variants, {"official": simsiam_vits.official})

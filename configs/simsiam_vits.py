@@ -1,0 +1,30 @@
+"""SimSiam + RePre, ViT-S/16, ImageNet-1k, 300 epochs. RePre reports no SimSiam.
+
+    python main.py --config=configs/simsiam_vits.py            # with RePre
+    python main.py --config=configs/simsiam_vits.py:baseline   # without
+    python main.py --config=configs/simsiam_vits.py:official   # views and optimizer of SimSiam
+
+SimSiam is official on ResNet-50 only, and no recipe on ViT is published: this is MoCo v3's with
+SimSiam's loss and heads, the predictor's learning rate held at its peak. ``:official`` is
+facebookresearch/simsiam: SGD, 0.05 per 256, batch 512, 100 epochs. Not measured here.
+"""
+
+from configs import default, moco_v3_vits
+from repre_jax.methods import moco_v3, simsiam
+
+
+def get_config(variants: str = ""):
+    config = default.get_config("simsiam")
+    moco_v3_vits.recipe(config)
+    default.use_views(config, moco_v3.VIEWS)
+    config.method.freeze_patch_embedding = True
+    return default.apply_variants(config, variants, {"official": official})
+
+
+def official(config):
+    """SimSiam as published, but for the encoder."""
+    config.method = simsiam.default_config()
+    default.own_views(config)
+    config.train.update({"batch_size": 512, "epochs": 100})
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.05, "schedule": "moco_v2"})
+    config.optimizer.update({"weight_decay": 1e-4, "end_weight_decay": 1e-4, "warmup_epochs": 0.0})
