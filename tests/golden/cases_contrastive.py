@@ -72,7 +72,7 @@ MOBY_CASES = {
         momentum=0.9,
         clip=0.5,
     ),
-    "cosine": Case(steps_per_epoch=1, peak=1e-3, end=1e-4, decay=0.1, momentum=0.9, clip=50.0),
+    "cosine": Case(steps_per_epoch=1, peak=5e-4, end=5e-5, decay=0.1, momentum=0.9, clip=50.0),
 }
 # The table of the whole schedule.
 MOBY_TABLE = Case(

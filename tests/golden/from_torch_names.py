@@ -5,11 +5,13 @@ HWIO; LayerNorm's and BatchNorm's weight is our scale. The rows of the fused que
 are ordered (q, k, v), head, channel in both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+# Names of each linear layer and of the norm after it, if there is one.
+Layers = Sequence[tuple[str, str | None]]
 
 _BLOCK_PARTS = {
     "attn.qkv": ("attention", "qkv"),
@@ -82,6 +84,35 @@ def batch_norm_statistics(state: Arrays, prefix: str, layers: int) -> dict:
     }
 
 
+def head(state: Arrays, layers: Layers) -> dict:
+    """Parameters of a ``ProjectionMLP``; a norm without any has none here, too."""
+    tree = {}
+    for k, (dense, norm) in enumerate(layers):
+        tree[f"dense_{k}"] = _dense(state, dense)
+        if norm and f"{norm}.weight" in state:
+            tree[f"norm_{k}"] = _norm(state, norm)
+    return tree
+
+
+def head_statistics(state: Arrays, layers: Layers, *, examples: int, updates: int) -> dict:
+    """Running statistics of a ``ProjectionMLP``, torch's variance brought to the biased one."""
+    return {
+        f"norm_{k}": {
+            "mean": state[f"{norm}.running_mean"],
+            "var": biased_running_variance(
+                state[f"{norm}.running_var"], examples=examples, updates=updates
+            ),
+        }
+        for k, (_, norm) in enumerate(layers)
+        if norm
+    }
+
+
+def linear_encoder(state: Arrays) -> dict:
+    """Parameters of ``linear_encoder.LinearEncoder`` from ``encoder.*``."""
+    return {"dense": _dense(state, "encoder")}
+
+
 def biased_running_variance(unbiased: np.ndarray, *, examples: int, updates: int) -> np.ndarray:
     """The running variance that averages biased variances, from one that averages unbiased ones.
 
@@ -104,4 +135,7 @@ def _dense(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 
 def _norm(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    return {"scale": state[f"{prefix}.weight"], "bias": state[f"{prefix}.bias"]}
+    norm = {"scale": state[f"{prefix}.weight"]}
+    if f"{prefix}.bias" in state:
+        norm["bias"] = state[f"{prefix}.bias"]
+    return norm

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from golden.cases import BATCH, STEPS, TRAINED_VIT
 from golden.compare import assert_same_shapes
+from golden.linear_encoder import LinearEncoder
 from ml_collections import ConfigDict
 
 from configs import default
 from repre_jax.config_resolution import resolve
-from repre_jax.learner import build_learner
+from repre_jax.learner import Learner, build_learner
 from repre_jax.models import BACKBONES, vit
 from repre_jax.train_state import TrainState, target_part
 from repre_jax.train_step import train_step
@@ -41,19 +42,32 @@ def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[Conf
     return config, steps_per_epoch * BATCH
 
 
+def learner_of(config: ConfigDict, images: int, monkeypatch: pytest.MonkeyPatch) -> Learner:
+    """The learner of a config that may name an encoder of the recordings."""
+    size = (TRAINED_VIT.width, TRAINED_VIT.depth, TRAINED_VIT.heads)
+    monkeypatch.setitem(vit.VIT_SIZES, "golden", size)
+    monkeypatch.setitem(BACKBONES, "golden", vit.build_vit)
+    monkeypatch.setitem(BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder())
+    return build_learner(config, resolve(config, images=images, devices=1))
+
+
 def replay(
     config: ConfigDict,
     images: int,
     params: Any,
     views_of_step,
     monkeypatch: pytest.MonkeyPatch,
+    memory: Any = None,
 ) -> list[tuple[TrainState, dict[str, np.ndarray]]]:
-    """[(state before the first step, {}), then (state, metrics) after each step]."""
-    size = (TRAINED_VIT.width, TRAINED_VIT.depth, TRAINED_VIT.heads)
-    monkeypatch.setitem(vit.VIT_SIZES, "golden", size)
-    monkeypatch.setitem(BACKBONES, "golden", vit.build_vit)
-    learner = build_learner(config, resolve(config, images=images, devices=1))
+    """[(state before the first step, {}), then (state, metrics) after each step].
+
+    ``memory`` stands in for the initial one, whose shapes it must have.
+    """
+    learner = learner_of(config, images, monkeypatch)
     state = jax.jit(learner.init)()
+    if memory is not None:
+        assert_same_shapes(memory, state.memory)
+        state = state.replace(memory=jax.tree.map(jnp.array, memory))
     assert_same_shapes(params, state.params)
     # numpy arrays may be views of the recorded weights: the device gets its own.
     params = jax.tree.map(jnp.array, params)
@@ -76,3 +90,13 @@ def replay(
 def column(history, name: str) -> list[float]:
     """A metric of every step."""
     return [metrics[name] for _, metrics in history[1:]]
+
+
+def table(schedule, steps: int) -> np.ndarray:
+    """A schedule at every step from 0."""
+    return np.asarray(jax.vmap(schedule)(jnp.arange(steps)))
+
+
+def total_gradient_norm(golden) -> np.ndarray:
+    """Of every step, from the recorded norms of each parameter's gradient."""
+    return np.sqrt(np.nansum(golden["gradient_norm"] ** 2, axis=1))
