@@ -4,6 +4,7 @@ Compilation is what such tests pay for, so states are made with numpy: nothing i
 and unlike a fresh state theirs differs between the online and the target network in every number.
 """
 
+import importlib
 from typing import Any
 
 import jax
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import dino_vits, moco_v3_vits
 from repre_jax.config_resolution import resolve
 from repre_jax.learner import Learner, build_learner
-from repre_jax.models import BACKBONES, vit
+from repre_jax.methods import METHODS
+from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.optimizers import map_with_path
 from repre_jax.train_state import TrainState
 
-RECIPES = {"dino": dino_vits, "moco_v3": moco_v3_vits}
+RECIPES = {name: importlib.import_module(f"configs.{name}_vits") for name in METHODS}
 WIDTH, DEPTH, HEADS = 32, 4, 2
 BATCH = 16
 STEPS_PER_EPOCH = 4
@@ -36,11 +37,23 @@ def tiny_config(method: str) -> ConfigDict:
     return config
 
 
+def tiny_swin_config(method: str) -> ConfigDict:
+    """The same on a tiny Swin: 32 pixels, maps of 8, 4, 2 and 1, windows of 2 that shift once."""
+    config = tiny_config(method)
+    config.model.update({"name": "tiny_swin", "patch_size": 4, "image_size": 32, "heads": None})
+    config.model.window = 2
+    if method == "dino":
+        config.views.local_size = 16  # a map of 1 before the last merging
+    return config
+
+
 def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     """The learner of a config of ``tiny_config``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vit.VIT_SIZES, "tiny", (WIDTH, DEPTH, HEADS))
         patch.setitem(BACKBONES, "tiny", vit.build_vit)
+        patch.setitem(swin.SWIN_SIZES, "tiny_swin", (8, (2, 1, 1, 1), (1, 2, 2, 2)))
+        patch.setitem(BACKBONES, "tiny_swin", swin.build_swin)
         images = STEPS_PER_EPOCH * BATCH
         return build_learner(config, resolve(config, images=images, devices=devices))
 

@@ -194,11 +194,6 @@ class Swin(nn.Module):
         return tuple(int(last) for last in np.cumsum(self.depths) - 1)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Pixels per side that a vector of each tapped map stands for."""
-        return tuple(self.patch_size * 2**stage for stage in range(len(self.depths)))
-
-    @property
     def block_strides(self) -> tuple[int, ...]:
         """Pixels per side that a vector of each block's map stands for."""
         strides = [self.patch_size * 2**stage for stage in range(len(self.depths))]

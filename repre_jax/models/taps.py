@@ -3,7 +3,7 @@
 Encoders return ``Encoded``. They ``sow`` under ``tap_name(k)``, for every block k from 0, a
 ``BlockOutput`` of the residual stream after that block, before the final norm. RePre, evaluation
 and dense tasks read them here. Their property ``taps`` names the blocks that RePre taps, and
-``tap_strides`` the pixels per side that a vector of each of these maps stands for.
+``block_strides`` the pixels per side that a vector of each block's map stands for.
 """
 
 from collections.abc import Sequence

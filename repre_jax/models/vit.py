@@ -60,11 +60,6 @@ class ViT(nn.Module):
         return even_taps(self.depth)
 
     @property
-    def tap_strides(self) -> tuple[int, ...]:
-        """Pixels per side that a vector of each tapped map stands for."""
-        return (self.patch_size,) * len(self.taps)
-
-    @property
     def block_strides(self) -> tuple[int, ...]:
         """Pixels per side that a vector of each block's map stands for."""
         return (self.patch_size,) * self.depth
@@ -149,8 +144,8 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
     heads = model.heads or heads
     if model.image_size % model.patch_size:
         raise UserError(
-            f"model.image_size={model.image_size} is not divisible by "
-            f"model.patch_size={model.patch_size}; choose a multiple of the patch."
+            f"model.image_size={model.image_size} is not a multiple of "
+            f"model.patch_size={model.patch_size}."
         )
     if width % heads:
         raise UserError(f"model.heads={heads} does not divide the width {width} of {model.name}.")

@@ -10,6 +10,7 @@ from repre_jax.losses.contrastive import in_batch_info_nce
 from repre_jax.losses.reconstruction import mean_absolute_error
 from repre_jax.losses.self_distillation import self_distillation
 from repre_jax.methods import METHODS
+from repre_jax.models.projection_heads import Projected
 from repre_jax.schedules import Clock
 
 N, D, K = 24, 16, 65536
@@ -31,7 +32,7 @@ def features(*shape, seed=0):
 
 def test_moco_v3_with_equal_features_is_4_tau_log_n():
     same = np.broadcast_to(features(D), (N, 2, D))
-    per_example, _ = build("moco_v3").loss(same, same, {}, 0)
+    per_example, _ = build("moco_v3").loss(Projected(None, same), same, {}, 0)
     assert per_example.shape == (N,)
     np.testing.assert_allclose(per_example, 4 * 0.2 * np.log(N), rtol=1e-6)
 
@@ -40,8 +41,8 @@ def test_moco_v3_pairs_each_query_with_the_other_views_key():
     """Keys of view 1 equal queries of view 2 and the other way round: nearly no loss."""
     keys = 5 * np.eye(N, dtype=np.float32)
     keys = np.stack([keys, np.roll(keys, 1, axis=0)], axis=1)  # view 2: another example's direction
-    crossed, _ = build("moco_v3").loss(keys[:, ::-1], keys, {}, 0)
-    straight, _ = build("moco_v3").loss(keys, keys, {}, 0)
+    crossed, _ = build("moco_v3").loss(Projected(None, keys[:, ::-1]), keys, {}, 0)
+    straight, _ = build("moco_v3").loss(Projected(None, keys), keys, {}, 0)
     positive = np.log1p((N - 1) * np.exp(-1 / 0.2))
     np.testing.assert_allclose(crossed, 4 * 0.2 * positive, rtol=1e-5)
     assert np.min(straight) > np.max(crossed) + 1

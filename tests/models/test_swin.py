@@ -91,7 +91,7 @@ def test_taps_are_the_last_blocks_of_the_stages(name, taps):
     model = encoder(name)
     assert model.taps == taps
     assert model.depth == taps[-1] + 1
-    assert model.tap_strides == (4, 8, 16, 32)
+    assert [model.block_strides[k] for k in model.taps] == [4, 8, 16, 32]
 
 
 # Image and the grid of the first stage; every further stage has half of it, rounded up.

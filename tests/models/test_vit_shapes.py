@@ -97,7 +97,7 @@ def test_heads_must_divide_the_width():
 
 def test_taps_and_epsilon():
     assert encoder("vit_small").taps == (2, 5, 8, 11)
-    assert encoder("vit_small").tap_strides == (16, 16, 16, 16)
+    assert encoder("vit_small").block_strides == (16,) * 12
     assert encoder("vit_small").norm_epsilon == 1e-6
     assert encoder("vit_small", norm_epsilon=1e-5).norm_epsilon == 1e-5
 

@@ -1,0 +1,142 @@
+"""What every method keeps with RePre: one device is eight, resume is exact, on ViT and on Swin."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from test_train_step import QUICK, assert_agree, bits, measure
+from tiny import BATCH, random_pixels, random_state, tiny_config, tiny_learner, tiny_swin_config
+
+from repre_jax.checkpoints import Checkpoints
+from repre_jax.errors import UserError
+from repre_jax.learner import _check_views
+from repre_jax.methods import METHODS, moco_v3
+from repre_jax.methods.method import Method, with_overrides
+from repre_jax.models.projection_heads import ProjectionMLP
+from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.train_step import train_step
+
+# test_train_step.py tries these two in every other way, too.
+OTHERS = sorted(set(METHODS) - {"dino", "moco_v3"})
+CONFIGS = {"vit": tiny_config, "swin": tiny_swin_config}
+ALL = [(method, "vit") for method in OTHERS] + [
+    pytest.param(method, "swin", marks=() if method == "moby" else pytest.mark.slow)
+    for method in METHODS
+]
+
+
+@pytest.mark.parametrize(("method", "backbone"), ALL)
+def test_one_device_is_eight(method, backbone):
+    learner = tiny_learner(CONFIGS[backbone](method))
+    assert learner.repre is not None
+    assert_agree(measure(learner, devices=8), measure(learner))
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moby"])
+def test_accumulation_changes_nothing(method):
+    """In-batch negatives, one view a network, queues: with the encoder in four pieces."""
+    learner = tiny_learner(tiny_config(method))
+    assert_agree(measure(dataclasses.replace(learner, accumulate=4)), measure(learner))
+
+
+def batch_of(learner, step):
+    return random_pixels(learner, seed=step) | {
+        "index": np.arange(BATCH, dtype=np.int32),
+        "epoch": np.zeros(BATCH, np.int32),
+    }
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_two_steps_and_two_after_a_restore_are_four(method, tmp_path):
+    learner = tiny_learner(tiny_config(method))
+    mesh = make_mesh(1)
+    step = jax.jit(functools.partial(train_step, learner), compiler_options=QUICK)
+    state = jax.device_put(random_state(learner), replicated(mesh))
+    for t in range(4):
+        if t == 2:
+            checkpoints = Checkpoints(tmp_path, keep=1, best_metric=None)
+            checkpoints.save(state)
+            checkpoints.close()
+        state, _ = step(state, jax.device_put(batch_of(learner, t), by_row(mesh)))
+
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints = Checkpoints(tmp_path, keep=1, best_metric=None)
+    resumed, _ = checkpoints.restore_newest(abstract)
+    checkpoints.close()
+    assert int(resumed.step) == 2
+    for t in (2, 3):
+        resumed, _ = step(resumed, jax.device_put(batch_of(learner, t), by_row(mesh)))
+    assert bits(resumed) == bits(state)
+    assert step._cache_size() == 1
+
+
+def test_methods_without_a_target_keep_none():
+    for method in ("simclr", "simsiam"):
+        state = jax.eval_shape(tiny_learner(tiny_config(method)).init)
+        assert state.target_params == {}
+        assert state.target_batch_stats == {}
+
+
+def test_queues_start_with_normalised_keys_of_their_own():
+    memory = tiny_learner(tiny_config("moby")).method.initial_memory(jax.random.key(0))
+    for name in ("queue_1", "queue_2"):
+        np.testing.assert_allclose(np.linalg.norm(memory[name], axis=1), 1, rtol=1e-6)
+    assert np.abs(memory["queue_1"] - memory["queue_2"]).max() > 0.1
+
+
+class ToyHead(nn.Module):
+    """A linear map, the same for all views."""
+
+    def setup(self):
+        self.projector = ProjectionMLP(features=(8,), biases=(True,))
+
+    def __call__(self, pooled, train):
+        return self.projector(pooled, train)
+
+
+class toy_method:
+    """A method as CONTRIBUTING.md describes it: pulls the views of an image together."""
+
+    @staticmethod
+    def default_config():
+        return ConfigDict({"name": "toy", "strength": 2.0})
+
+    @staticmethod
+    def build(config, views, clock, dtype):
+        def loss(online, target, memory, step):
+            distance = jnp.sum(jnp.square(online[:, 0] - online[:, 1]), axis=-1)
+            return config.strength * distance, {"toy": jnp.mean(distance)}
+
+        recipe = with_overrides(moco_v3.VIEWS, views)
+        return Method(views=recipe, heads=ToyHead(), loss=loss, evaluated="online")
+
+
+def test_an_eighth_method_from_outside_trains(monkeypatch):
+    config = tiny_config("moco_v3")
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "toy", toy_method)
+        config.method = toy_method.default_config()
+        learner = tiny_learner(config)
+    step = jax.jit(functools.partial(train_step, learner), compiler_options=QUICK)
+    state = random_state(learner)
+    for t in range(2):
+        before, (state, metrics) = state, step(state, batch_of(learner, t))
+    assert int(state.step) == 2
+    assert np.isfinite(metrics["loss"])
+    assert metrics["loss/contrast"] == pytest.approx(2 * metrics["toy"], rel=1e-6)
+    assert bits(before.params) != bits(state.params)
+
+
+def test_repre_refuses_a_method_that_does_not_see_view_1_whole():
+    learner = tiny_learner(tiny_config("moco_v2"))
+    crops_only = dataclasses.replace(learner.method, online_views=(1,))
+    with pytest.raises(UserError, match="reconstructs view 1, and patches does not pass it whole"):
+        _check_views(crops_only, learner.encoder, learner.repre, "patches")
+    _check_views(crops_only, learner.encoder, None, "patches")
