@@ -11,44 +11,47 @@ Not counted: normalisation, softmax, GELU, augmentation, the loss, optimizer and
 whose operations are few and bound by memory.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from repre_jax.learner import Learner
 from repre_jax.models.repre_decoder import RePreDecoder
+from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
 
 _BACKWARD = 2  # forward passes that a backward pass costs
-_GLOBAL_VIEWS = 2
 
 
 def step_flops(learner: Learner, batch_size: int) -> dict[str, int]:
     """Operations of one train step on a batch, over all devices.
 
     Args:
-      learner: what is trained; its encoder must be a ``ViT``.
+      learner: what is trained.
       batch_size: B, images a step.
 
     Returns:
       {"online_encoder", "target_encoder", "online_heads", "target_heads", "decoder", "total"}.
     """
-    views = learner.method.views
-    sides = [learner.image_size] * _GLOBAL_VIEWS + [views.local_size] * views.local_crops
+    method, views = learner.method, learner.method.views
+    sides = [learner.image_size] * len(method.online_views)
+    sides += [views.local_size] * views.local_crops
+    targets = 0 if method.target_heads is None else len(method.target_views)
     heads = jax.eval_shape(learner.init).params["heads"]
-    target_heads = {name: heads[name] for name in learner.method.target_heads or ()}
+    target_heads = {name: heads[name] for name in method.target_heads or ()}
     per_image = {
         "online_encoder": sum(_trained_encoder(learner, side) for side in sides),
-        "target_encoder": _GLOBAL_VIEWS * encoder_multiply_adds(learner.encoder, sides[0]),
+        "target_encoder": targets * encoder_multiply_adds(learner.encoder, sides[0]),
         "online_heads": len(sides) * (1 + _BACKWARD) * head_multiply_adds(heads),
-        "target_heads": _GLOBAL_VIEWS * head_multiply_adds(target_heads),
+        "target_heads": targets * head_multiply_adds(target_heads),
         "decoder": _trained_decoder(learner),
     }
     flops = {part: 2 * batch_size * count for part, count in per_image.items()}
     return flops | {"total": sum(flops.values())}
 
 
-def encoder_multiply_adds(encoder: ViT, side: int) -> int:
+def encoder_multiply_adds(encoder: ViT | Swin, side: int) -> int:
     """Multiply-adds of the forward pass on one square image of ``side`` pixels."""
     return _patch_embedding(encoder, side) + _blocks(encoder, side)
 
@@ -64,28 +67,36 @@ def head_multiply_adds(params: Any) -> int:
     return sum(leaf.size for path, leaf in leaves if path[-1].key in ("kernel", "direction"))
 
 
-def decoder_multiply_adds(decoder: RePreDecoder, *, width: int, grid: int, taps: int) -> int:
+def decoder_multiply_adds(decoder: RePreDecoder, maps: Sequence[tuple[int, int]]) -> int:
     """Multiply-adds of RePre's decoder on the maps of one image.
 
     Args:
       decoder: its shape.
-      width: D, channels of the tapped maps.
-      grid: side of the maps in tokens.
-      taps: number of tapped maps.
+      maps: (side in vectors, channels) of the tapped maps, shallow to deep.
     """
-    tokens = grid**2
-    inner = decoder.width or width
-    total = 0 if decoder.width is None else tokens * width * inner
+    *shallower, (grid, channels) = maps
+    total = 0
+    if decoder.width is not None:
+        total, channels = grid**2 * channels * decoder.width, decoder.width
     for block in range(decoder.blocks):
-        channels = inner + (width if block < taps - 1 else 0)
-        if decoder.operator == "conv":
-            # A tap of a 3x3 kernel misses the map at one row or column in `grid`, or at none.
-            products = (3 * grid - 2) ** 2
-            total += products * inner * (channels + (decoder.layers - 1) * inner)
+        if shallower:
+            grid, merged = shallower.pop()
+            inner, channels = decoder.width or merged, channels + merged
         else:
-            total += tokens * channels * inner
-            total += decoder.layers * _transformer_block(tokens, inner, mlp_ratio=4)
-    return total + tokens * inner * 3 * decoder.patch_size**2
+            doubled = any(decoder.upsample[block : block + 1])
+            grid = 2 * grid if doubled else grid
+            inner = decoder.width or (channels // 2 if doubled else channels)
+        total += _fusion_block(decoder, grid, channels, inner)
+        channels = inner
+    return total + grid**2 * channels * 3 * decoder.patch_size**2
+
+
+def _fusion_block(decoder: RePreDecoder, grid: int, channels: int, inner: int) -> int:
+    if decoder.operator == "conv":
+        # A tap of a 3x3 kernel misses the map at one row or column in `grid`, or at none.
+        return (3 * grid - 2) ** 2 * inner * (channels + (decoder.layers - 1) * inner)
+    block = _transformer_block(grid**2, inner, mlp_ratio=4)
+    return grid**2 * channels * inner + decoder.layers * block
 
 
 def _trained_encoder(learner: Learner, side: int) -> int:
@@ -106,23 +117,44 @@ def _trained_encoder(learner: Learner, side: int) -> int:
 def _trained_decoder(learner: Learner) -> int:
     if learner.repre is None:
         return 0
-    grid = learner.image_size // learner.encoder.patch_size
-    forward = decoder_multiply_adds(
-        learner.repre.decoder,
-        width=learner.encoder.width,
-        grid=grid,
-        taps=len(learner.repre.taps),
-    )
-    return forward * (1 + _BACKWARD)
+    encoder, side = learner.encoder, learner.image_size
+    maps = [
+        (-(-side // encoder.block_strides[k]), _channels(encoder, k)) for k in learner.repre.taps
+    ]
+    return decoder_multiply_adds(learner.repre.decoder, maps) * (1 + _BACKWARD)
 
 
-def _patch_embedding(encoder: ViT, side: int) -> int:
-    return side**2 * 3 * encoder.width
+def _channels(encoder: ViT | Swin, block: int) -> int:
+    """Width of a block's map; a Swin's grows with the stride."""
+    if isinstance(encoder, ViT):
+        return encoder.width
+    return encoder.embed_width * encoder.block_strides[block] // encoder.patch_size
 
 
-def _blocks(encoder: ViT, side: int) -> int:
-    tokens = (side // encoder.patch_size) ** 2 + 1  # the class token
-    return encoder.depth * _transformer_block(tokens, encoder.width, encoder.mlp_ratio)
+def _patch_embedding(encoder: ViT | Swin, side: int) -> int:
+    if isinstance(encoder, ViT):
+        return side**2 * 3 * encoder.width
+    grid = -(-side // encoder.patch_size)
+    return grid**2 * encoder.patch_size**2 * 3 * encoder.embed_width
+
+
+def _blocks(encoder: ViT | Swin, side: int) -> int:
+    """All blocks, and a Swin's merging of patches between its stages."""
+    if isinstance(encoder, ViT):
+        tokens = (side // encoder.patch_size) ** 2 + 1  # the class token
+        return encoder.depth * _transformer_block(tokens, encoder.width, encoder.mlp_ratio)
+    total, grid = 0, -(-side // encoder.patch_size)
+    for stage, depth in enumerate(encoder.depths):
+        width = encoder.embed_width * 2**stage
+        if stage:
+            grid = -(-grid // 2)
+            total += grid**2 * 2 * width * width  # 4 of the stage before, joined, to 2
+        window = encoder.stage_window(stage)
+        windows = (-(-grid // window)) ** 2
+        attended = windows * window**2
+        maps = attended * 4 * width**2 + grid**2 * 2 * width * int(width * encoder.mlp_ratio)
+        total += depth * (maps + 2 * windows * window**4 * width)
+    return total
 
 
 def _transformer_block(tokens: int, width: int, mlp_ratio: float) -> int:

@@ -10,10 +10,8 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
-import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from repre_jax.disk_trouble import disk_trouble
+from repre_jax.disk_trouble import disk_trouble, silence_echoes
 from repre_jax.errors import UserError
 
 
@@ -51,7 +49,7 @@ class Checkpoints:
             raise UserError(f"checkpoint.keep must be at least 1, not {keep}.")
         self.folder = Path(folder).absolute()
         self._best_metric = best_metric
-        _silence_echoes()
+        silence_echoes()
         with self._disk_errors_told():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._scores = _read_scores(self.folder, best_metric)
@@ -224,42 +222,6 @@ class Checkpoints:
             for leftover in leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
             time.sleep(0.05)
-
-
-def _silence_echoes() -> None:
-    """Keeps off the screen what Orbax and TensorStore print about errors that are raised as well.
-
-    A full disk fails hundreds of writes at once. One is raised; the others are reported by asyncio
-    as never retrieved, or find Orbax's event loop closed and print a traceback each.
-    """
-    logging.getLogger("absl").addFilter(_not_from_orbax)
-    logging.getLogger("asyncio").addFilter(_not_left_behind)
-    if getattr(sys.excepthook, "knows_echoes", False):
-        return
-    tell, tell_unraisable = sys.excepthook, sys.unraisablehook
-
-    def is_echo(kind, error):
-        return kind is RuntimeError and str(error) == "Event loop is closed"
-
-    def excepthook(kind, error, trace):
-        if not is_echo(kind, error):
-            tell(kind, error, trace)
-
-    def unraisablehook(unraisable):  # TensorStore's threads report through either hook
-        if not is_echo(unraisable.exc_type, unraisable.exc_value):
-            tell_unraisable(unraisable)
-
-    excepthook.knows_echoes = True
-    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    """Log filter: Orbax's threads log a traceback for errors that are raised here as well."""
-    return "orbax" not in record.pathname
-
-
-def _not_left_behind(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
 
 
 class _BytesChanged(Exception):

@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import logging
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +49,39 @@ def disk_trouble(error: BaseException) -> str | None:
     if numbers & set(_IN_THE_WAY_ERRNOS):
         return "a file of that name is in the way. Move it or choose another --workdir."
     return None
+
+
+def silence_echoes() -> None:
+    """Keeps off the screen what Orbax and TensorStore print about errors that are raised as well.
+
+    A full disk fails hundreds of writes at once. One is raised; the others are reported by asyncio
+    as never retrieved, or find Orbax's event loop closed and print a traceback each.
+    """
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    logging.getLogger("asyncio").addFilter(_not_left_behind)
+    if getattr(sys.excepthook, "knows_echoes", False):
+        return
+    tell, tell_unraisable = sys.excepthook, sys.unraisablehook
+
+    def is_echo(kind, error):
+        return kind is RuntimeError and str(error) == "Event loop is closed"
+
+    def excepthook(kind, error, trace):
+        if not is_echo(kind, error):
+            tell(kind, error, trace)
+
+    def unraisablehook(unraisable):  # TensorStore's threads report through either hook
+        if not is_echo(unraisable.exc_type, unraisable.exc_value):
+            tell_unraisable(unraisable)
+
+    excepthook.knows_echoes = True
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Log filter: Orbax's threads log a traceback for errors that are raised here as well."""
+    return "orbax" not in record.pathname
+
+
+def _not_left_behind(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()

@@ -92,8 +92,6 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
 
 
 def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):
-    options = config.optimizer
-
     def initial_params():
         size, seed = config.model.image_size, config.seed
         return init_params(encoder, method, branch, image_size=size, seed=seed)[0]
@@ -102,19 +100,19 @@ def _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
         return learning_rate(jnp.minimum(step, resolution.warm_up.steps))
 
     return optimizers.build_optimizer(
-        options.name,
+        config.optimizer.name,
         jax.eval_shape(initial_params),
         learning_rate=learning_rate,
         held_learning_rate=held_learning_rate,
         weight_decay=cosine(
-            options.weight_decay,
-            options.end_weight_decay,
+            config.optimizer.weight_decay,
+            config.optimizer.end_weight_decay,
             total_steps=resolution.clock.total_steps,
         ),
-        decay=options.decay,
-        momentum=options.momentum,
-        clip_per_tensor=options.clip_per_tensor,
-        clip_global=options.clip_global,
+        decay=config.optimizer.decay,
+        momentum=config.optimizer.momentum,
+        clip_per_tensor=config.optimizer.clip_per_tensor,
+        clip_global=config.optimizer.clip_global,
         frozen=method.frozen,
         constant_rate=method.constant_rate,
     )

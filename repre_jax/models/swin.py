@@ -193,6 +193,13 @@ class Swin(nn.Module):
         """Blocks that RePre taps, shallow to deep: the last one of each stage."""
         return tuple(int(last) for last in np.cumsum(self.depths) - 1)
 
+    def stage_window(self, stage: int) -> int:
+        """Side of a stage's windows: its whole map where that is not larger than the window."""
+        return min(self.window, self._stage_side(stage))
+
+    def _stage_side(self, stage: int) -> int:
+        return -(-self.image_size // (self.patch_size * 2**stage))
+
     @property
     def block_strides(self) -> tuple[int, ...]:
         """Pixels per side that a vector of each block's map stands for."""
@@ -233,10 +240,8 @@ class Swin(nn.Module):
 
     def _block(self, k: int, stage: int, shifted: bool) -> Block:
         """Block ``k`` of the network."""
-        side = -(-self.image_size // (self.patch_size * 2**stage))
-        window, shift = self.window, self.window // 2 if shifted else 0
-        if side <= window:
-            window, shift = side, 0
+        window = self.stage_window(stage)
+        shift = window // 2 if shifted and window < self._stage_side(stage) else 0
         kernel_init, qkv_init = linear_initialisers(self.initialisation)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         return block_class(

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.flops import decoder_multiply_adds, encoder_multiply_adds, step_flops
-from configs import dino_vits, moco_v3_vits
+from configs import dino_vits, moco_v2_vits, moco_v3_vits, simclr_swint
 from repre_jax.config_resolution import resolve
 from repre_jax.learner import build_learner
 from repre_jax.models.repre_decoder import RePreDecoder
+from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
 from repre_jax.train_step import loss_and_gradients
 
@@ -38,8 +39,13 @@ def count_by_xla(learner):
 
 @pytest.mark.parametrize(
     "config",
-    [dino_vits.get_config("smoke"), moco_v3_vits.get_config("baseline,smoke")],
-    ids=["dino_repre", "moco_v3_baseline"],
+    [
+        dino_vits.get_config("smoke"),
+        moco_v3_vits.get_config("baseline,smoke"),
+        moco_v2_vits.get_config("baseline,smoke"),
+        simclr_swint.get_config("smoke"),
+    ],
+    ids=["dino_repre", "moco_v3_baseline", "moco_v2_one_view_each", "simclr_swin_repre"],
 )
 def test_formula_agrees_with_xla(config):
     learner = tiny_learner(config)
@@ -54,6 +60,8 @@ def test_published_sizes():
     base = encoder_multiply_adds(ViT(width=768, heads=12, **sizes), 224)
     assert small == pytest.approx(4.6e9, rel=0.01)  # DeiT (arXiv 2012.12877), table 5
     assert base == pytest.approx(17.6e9, rel=0.01)
+    tiny = Swin(embed_width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+    assert encoder_multiply_adds(tiny, 224) == pytest.approx(4.5e9, rel=0.01)  # arXiv 2103.14030
 
 
 @pytest.mark.parametrize(
@@ -70,9 +78,19 @@ def test_decoder_agrees_with_xla(operator, width, blocks, taps):
     maps = [jax.ShapeDtypeStruct((1, 4, 4, 256), jnp.float32)] * taps
     params = jax.eval_shape(decoder.init, jax.random.key(0), maps)
     by_xla = jax.jit(decoder.apply).lower(params, maps).cost_analysis()["flops"]
-    formula = 2 * decoder_multiply_adds(decoder, width=256, grid=4, taps=taps)
+    formula = 2 * decoder_multiply_adds(decoder, [(4, 256)] * taps)
     # XLA also counts biases, ReLU, softmax and GELU.
     assert 1.0 <= by_xla / formula <= (1.06 if operator == "transformer" else 1.01)
+
+
+def test_decoder_on_maps_that_halve_agrees_with_xla():
+    decoder = RePreDecoder(operator="conv", layers=2, width=None, patch_size=4)
+    sides = [(16, 32), (8, 64), (4, 128), (2, 256)]
+    maps = [jax.ShapeDtypeStruct((1, side, side, c), jnp.float32) for side, c in sides]
+    params = jax.eval_shape(decoder.init, jax.random.key(0), maps)
+    by_xla = jax.jit(decoder.apply).lower(params, maps).cost_analysis()["flops"]
+    # XLA also counts the upsampling, biases and ReLU.
+    assert 1.0 <= by_xla / (2 * decoder_multiply_adds(decoder, sides)) <= 1.02
 
 
 def test_what_costs_more_and_what_less():
