@@ -1,7 +1,8 @@
 """What RePre gains on real images in a small budget, method by method, row by row.
 
     python -m benchmarks.imagenette --data=/data/imagenette160
-    python -m benchmarks.imagenette --data=... --only=dino --rows=baseline,learned
+    python -m benchmarks.imagenette --data=... --only=moby,byol --rows=baseline,learned
+    python -m benchmarks.imagenette --data=... --only=moby --variants=swin --runs=... --out=...
     python -m benchmarks.imagenette --data=... -- --config.train.steps=4     # main.py's flags
 
 Rows, all of one seed and budget: "baseline" without RePre; "learned" with learned weights;
@@ -30,7 +31,7 @@ from benchmarks.plot_weights import LOSSES, can_be_drawn, draw_weights
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
 
-METHODS = ("dino", "moco_v3")
+METHODS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
 ROWS = ("baseline", "learned", "fixed", "converged")
 
 OPTIONS = flags.FlagValues()
@@ -43,10 +44,10 @@ _OUT = flags.DEFINE_string(
 _RUNS = flags.DEFINE_string(
     "runs", "runs/imagenette", "where the run folders are", flag_values=OPTIONS
 )
-_ONLY = flags.DEFINE_list("only", list(METHODS), "methods", flag_values=OPTIONS)
+_ONLY = flags.DEFINE_list("only", ["dino", "moco_v3"], "methods", flag_values=OPTIONS)
 _ROWS = flags.DEFINE_list("rows", list(ROWS), "rows of each method", flag_values=OPTIONS)
 _VARIANTS = flags.DEFINE_list(
-    "variants", [], "variants of the configs, such as gpu", flag_values=OPTIONS
+    "variants", [], "variants of the configs: swin, gpu", flag_values=OPTIONS
 )
 
 _CURVES = re.compile(

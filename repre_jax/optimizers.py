@@ -135,7 +135,7 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
         return optax.identity()
 
     def clip(updates, params):
-        factor = jnp.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda x: x * factor, updates)
 
     return optax.stateless(clip)

@@ -39,7 +39,7 @@ def train_step(
     method = learner.method
     views = augment_views(batch, method.views, learner.seed)
     gradients, outputs = loss_and_gradients(learner, state, views)
-    grad_norm = optax.global_norm(gradients)
+    grad_norm = optax.tree.norm(gradients)
 
     updates, opt_state = learner.optimizer.update(
         gradients, state.opt_state, state.params, step=state.step
@@ -237,7 +237,7 @@ def loss_gradient_norms(
         return jnp.stack([aux["contrast"], error])
 
     _, backward = jax.vjp(losses, state.params["encoder"])
-    contrast, reconstruct = (optax.global_norm(backward(row)[0]) for row in jnp.eye(2))
+    contrast, reconstruct = (optax.tree.norm(backward(row)[0]) for row in jnp.eye(2))
     return {
         "encoder_grad_norm/contrast": contrast,
         "encoder_grad_norm/reconstruct": reconstruct,

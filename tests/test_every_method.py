@@ -130,7 +130,7 @@ def test_an_eighth_method_from_outside_trains(monkeypatch):
         before, (state, metrics) = state, step(state, batch_of(learner, t))
     assert int(state.step) == 2
     assert np.isfinite(metrics["loss"])
-    assert metrics["loss/contrast"] == pytest.approx(2 * metrics["toy"], rel=1e-6)
+    assert float(metrics["loss/contrast"]) == pytest.approx(2 * float(metrics["toy"]), rel=1e-6)
     assert bits(before.params) != bits(state.params)
 
 

@@ -64,6 +64,8 @@ def random_state(learner: Learner, seed: int = 0) -> TrainState:
     shapes = jax.eval_shape(learner.init)
 
     def parameter(path, x):
+        if np.issubdtype(x.dtype, np.integer):
+            return np.zeros(x.shape, x.dtype)
         return (rng.normal(size=x.shape, scale=0.1) + path.endswith("scale")).astype(np.float32)
 
     def statistic(path, x):

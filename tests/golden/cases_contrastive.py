@@ -85,8 +85,8 @@ MOBY_TABLE = Case(
     momentum=0.99,
 )
 SIMSIAM_CASES = {
-    "constant": Case(steps_per_epoch=1, peak=0.3, decay=0.01, constant_predictor_rate=True),
-    "cosine": Case(steps_per_epoch=2, peak=0.3, decay=0.01),
+    "constant": Case(steps_per_epoch=1, peak=0.01, decay=0.1, constant_predictor_rate=True),
+    "cosine": Case(steps_per_epoch=2, peak=0.01, decay=0.1),
 }
 MOCO_V2_CASES = {
     "one": Case(steps_per_epoch=1, peak=0.1, decay=0.01, momentum=0.9),
