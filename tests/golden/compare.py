@@ -19,6 +19,11 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
     return leaves
 
 
+def kernels(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of rank two and more, which LARS moves by a share of their norm."""
+    return {name: leaf for name, leaf in flat(tree).items() if leaf.ndim > 1}
+
+
 def assert_same_shapes(ours: Any, theirs: Any) -> None:
     """Both trees have the same names and shapes."""
     shapes = [{name: leaf.shape for name, leaf in flat(tree).items()} for tree in (ours, theirs)]
