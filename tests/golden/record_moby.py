@@ -5,8 +5,8 @@ Command (from the repository's root, with the official repositories checked out)
 
 Source: SwinTransformer/Transformer-SSL 4510de1f21ee6f9810a74494c254081dd8f2c383: models/moby.py
 (MoBY, MoBYMLP), moby_main.py (train_one_epoch), optimizer.py, lr_scheduler.py; the scheduler that
-the last one builds is rwightman/pytorch-image-models v0.4.9 (e7f0db8), whose timm/scheduler is that
-of the officially required 0.3.2 era.
+the last one builds is timm v0.4.9's (rwightman/pytorch-image-models e7f0db8; timm/scheduler has not
+changed since v0.3.3, and 0.3.2 is officially asked for).
 Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2, timm 1.0.31 (the encoder), numpy
 2.4.6; float32 (AMP_OPT_LEVEL O0).
 Shims: golden/official.py says which and why; besides, the data pipeline, the logger and the
