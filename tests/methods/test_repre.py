@@ -8,14 +8,24 @@ import pytest
 from configs import default
 from repre_jax.errors import UserError
 from repre_jax.methods.repre import build
+from repre_jax.models.swin import Swin
+from repre_jax.models.vit import ViT
 
 
-def branch(depth=12, **changes):
+def branch(encoder=None, **changes):
+    """The branch on ViT-S, or on an encoder of one's own."""
     config = default.get_config("dino")
+    if isinstance(encoder, Swin):
+        default.swin_tiny(config)
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
         (config.repre[section] if section else config.repre)[name] = value
-    return build(config.repre, config.model, depth, jnp.float32)
+    encoder = encoder or ViT(patch_size=16, width=384, depth=12, heads=6, image_size=224)
+    return build(config.repre, encoder, config.model, jnp.float32)
+
+
+SWIN = Swin(embed_width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+SHALLOW = ViT(patch_size=16, width=384, depth=3, heads=6, image_size=224)
 
 
 def test_default_is_the_papers():
@@ -43,6 +53,22 @@ def test_decoder_options():
     assert (decoder.operator, decoder.layers, decoder.width) == ("transformer", 4, 128)
 
 
+def test_blocks_by_number():
+    repre = branch(taps="3,11")
+    assert repre.taps == (3, 11)
+    assert repre.decoder.blocks == 1
+
+
+def test_swin_taps_the_last_block_of_each_stage_and_ends_at_stride_4():
+    repre = branch(encoder=SWIN)
+    assert repre.taps == (1, 3, 9, 11)
+    assert (repre.decoder.blocks, repre.decoder.patch_size) == (3, 4)
+    single = branch(encoder=SWIN, taps="single")
+    assert single.taps == (11,)
+    assert single.decoder.upsample == (True, True, True)
+    assert (single.decoder.blocks, single.decoder.patch_size) == (3, 4)
+
+
 def initial(repre):
     maps = [jax.ShapeDtypeStruct((1, 2, 2, 32), np.float32)] * len(repre.taps)
     return jax.eval_shape(repre.init, jax.random.key(0), maps)
@@ -67,13 +93,18 @@ def test_learned_weights_start_at_one():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"taps": "all"}, "repre.taps='all' must be one of multi, single."),
+        (
+            {"taps": "all"},
+            "repre.taps='all' must be multi, single, or numbers as in 2,5,8,11.",
+        ),
+        ({"taps": "2,5,12"}, "repre.taps='2,5,12' must rise, and vit_small has blocks 0 to 11."),
+        ({"taps": "5,2"}, "repre.taps='5,2' must rise, and vit_small has blocks 0 to 11."),
         ({"weighting": "kendall"}, "repre.weighting='kendall' must be one of learned, fixed."),
         (
             {"decoder__operator": "mlp"},
             "repre.decoder.operator='mlp' must be one of conv, transformer.",
         ),
-        ({"depth": 3}, "RePre taps 4 blocks, and vit_small has only 3."),
+        ({"encoder": SHALLOW}, "RePre taps 4 blocks, and vit_small has only 3."),
     ],
 )
 def test_what_it_refuses(changes, sentence):

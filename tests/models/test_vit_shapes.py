@@ -85,7 +85,7 @@ def test_image_not_divisible_by_the_patch():
     model = encoder("vit_nano")
     with pytest.raises(ValueError, match="image 100x100 is not divisible by patch 16"):
         shapes(model, image=100)
-    with pytest.raises(UserError, match=r"model\.image_size=100 is not divisible"):
+    with pytest.raises(UserError, match=r"model\.image_size=100 is not a multiple"):
         encoder("vit_nano", image_size=100)
 
 
