@@ -9,6 +9,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # Exact versions where this Python was tested, the ranges of requirements.txt otherwise.
 CONSTRAINTS := $(wildcard constraints-$(VERSION).txt)
 READY := $(VENV)/ready-$(VERSION)
+# A file's tests stay together, for they share what is compiled.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup quickstart lint test test-all clean
 
@@ -28,10 +30,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(PYTEST) -m "not slow" --durations=10
 
 test-all: lint
-	$(BIN)/python -m pytest --durations=20
+	$(PYTEST) --durations=20
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache

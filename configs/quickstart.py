@@ -22,7 +22,7 @@ def get_config(variants: str = ""):
     config.repre.decoder.update({"layers": 1, "width": 32})
     config.views.update(
         {
-            "crop_scale": (0.5, 1.0),
+            "crop_scale": (0.7, 1.0),
             "local_crops": 0,
             "flip_probability": 0.0,
             "jitter": (0.4, 0.4, 0.0, 0.0),

@@ -215,12 +215,13 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         """Removes a failed save's temporary folder: on a full disk its space is wanted back."""
-        for _ in range(20):  # other threads of the same save may still be writing into it
+        # Other threads of the same save may still write into it, or make it anew.
+        deadline, quiet_looks = time.monotonic() + 10.0, 0
+        while quiet_looks < 5 and time.monotonic() < deadline:
             leftovers = list(self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
-            if not leftovers:
-                return
             for leftover in leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
+            quiet_looks = 0 if leftovers else quiet_looks + 1
             time.sleep(0.05)
 
 

@@ -20,8 +20,8 @@ from repre_jax.evaluation import online
 from repre_jax.run_logs import RunLogs
 
 
-def before(owner: object, name: str, call: int, act: Callable[[], None]) -> None:
-    """Has ``owner.name`` do ``act`` at the beginning of its call number ``call``."""
+def before(owner: object, name: str, call: int, act: Callable[..., None]) -> None:
+    """Has ``owner.name`` do ``act``, with its arguments, when its call number ``call`` begins."""
     function = getattr(owner, name)
     calls = 0
 
@@ -30,21 +30,27 @@ def before(owner: object, name: str, call: int, act: Callable[[], None]) -> None
         nonlocal calls
         calls += 1
         if calls == call:
-            act()
+            act(*args, **kwargs)
         return function(*args, **kwargs)
 
     setattr(owner, name, wrapped)
 
 
-def kill() -> None:
+def kill(*_, **__) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def terminate() -> None:
+def kill_when_saved(checkpoints: Checkpoints, *_, **__) -> None:
+    """Saving goes on in the background: the save before this one is let finish."""
+    checkpoints.wait()
+    kill()
+
+
+def terminate(*_, **__) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def fill_disk() -> None:
+def fill_disk(*_, **__) -> None:
     """The kernel refuses files above 64 KiB from now on, as a full disk would."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
@@ -56,7 +62,7 @@ FATES = {
     # All is written, under a temporary name still.
     "killed in a save": (atomicity.AtomicRenameTemporaryPath, "finalize", 1, kill),
     "killed in an evaluation": (online, "knn_accuracy", 1, kill),
-    "killed between the log and the save": (Checkpoints, "save", 2, kill),
+    "killed between the log and the save": (Checkpoints, "save", 2, kill_when_saved),
     "killed while input is read": (batches, "crop_views", 20, kill),
     "killed at the very end": (pretrain, "save_reconstructions", 1, kill),
     "terminated": (RunLogs, "log", 2, terminate),
