@@ -29,6 +29,7 @@ from absl import app, flags
 from benchmarks.options import start
 from benchmarks.plot_weights import LOSSES, can_be_drawn, draw_weights
 from benchmarks.provenance import RESULTS, provenance, write_result
+from repre_jax.data.cores import usable_cores
 from repre_jax.errors import UserError
 
 METHODS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
@@ -117,7 +118,8 @@ def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str
         runs.mkdir(parents=True, exist_ok=True)
         here = provenance(device=False)
         with open(starts, "a") as file:
-            file.write(json.dumps({"commit": here["commit"], "date": here["date"]}) + "\n")
+            start = {key: here[key] for key in ("commit", "date")} | {"cores": usable_cores()}
+            file.write(json.dumps(start) + "\n")
     # A finished run says so and ends; one of another config is refused.
     if subprocess.run([sys.executable, "main.py", *arguments]).returncode:
         raise UserError(f"{method} {row} did not finish; this command goes on where it stopped.")

@@ -35,8 +35,13 @@ def get_config(variants: str = ""):
     config.checkpoint.every_steps = 200
     config.evaluation.knn_every_epochs = 5
     config.logging.every_steps = 20
-    own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
-    return default.apply_variants(config, variants, own)
+    return default.apply_variants(config, variants, {"swin": swin, "gpu": gpu})
+
+
+def swin(config):
+    """MoCo v3's nano Swin and its few epochs; the teacher softens within them."""
+    imagenette_moco_v3.swin(config)
+    config.method.teacher_temperature_warmup_epochs = 4
 
 
 def gpu(config):

@@ -39,8 +39,9 @@ def small_budget(config):
 
 
 def swin(config):
-    """A nano Swin in place of the nano ViT."""
+    """A nano Swin in place of the nano ViT and few epochs, for it takes longer."""
     config.model.update({"name": "swin_nano", "patch_size": 4, "window": 4})
+    config.train.epochs = 5
 
 
 def gpu(config):
