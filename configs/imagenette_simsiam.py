@@ -5,8 +5,10 @@
     python main.py --config=configs/imagenette_simsiam.py:swin --config.data.path=...
     python main.py --config=configs/imagenette_simsiam.py:gpu --config.data.path=...
 
-Data, encoder, batch and schedule are those of imagenette_moco_v3.py, the rest those of
-simsiam_vits.py but for: small heads.
+Data, encoder and schedule are those of imagenette_moco_v3.py, the rest those of simsiam_vits.py
+but for: small heads, batch 64, and the official optimizer, SGD, with all of the encoder in
+training. Under AdamW with batch 128 the features drew together, and the k-NN stayed at the random
+encoder's.
 """
 
 from configs import default, imagenette_moco_v3, simsiam_vits
@@ -16,6 +18,10 @@ def get_config(variants: str = ""):
     config = simsiam_vits.get_config()
     imagenette_moco_v3.small_budget(config)
     config.method.update({"hidden": 512, "output": 512, "predictor_hidden": 128})
+    config.method.freeze_patch_embedding = False
+    config.train.batch_size = 64
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.4})
+    config.optimizer.update({"weight_decay": 1e-4, "end_weight_decay": 1e-4})
     own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
     return default.apply_variants(config, variants, own)
 
@@ -24,5 +30,6 @@ def gpu(config):
     """ViT-S/16, or Swin-T, at 160 px, 200 epochs: for one accelerator."""
     imagenette_moco_v3.on_accelerator(config)
     config.method.update({"hidden": 2048, "output": 2048, "predictor_hidden": 512})
-    config.optimizer.learning_rate = 1.5e-4
-    config.optimizer.warmup_epochs = 20.0
+    config.method.freeze_patch_embedding = True
+    config.optimizer.update({"name": "adamw", "learning_rate": 1.5e-4, "warmup_epochs": 20.0})
+    config.optimizer.update({"weight_decay": 0.1, "end_weight_decay": 0.1})
