@@ -51,7 +51,14 @@ def batch_of(learner, step):
     }
 
 
-@pytest.mark.parametrize("method", OTHERS)
+# Every kind of memory: none, one queue, two queues with a target.
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=pytest.mark.slow if method in ("byol", "simsiam") else ())
+        for method in OTHERS
+    ],
+)
 def test_two_steps_and_two_after_a_restore_are_four(method, tmp_path):
     learner = tiny_learner(tiny_config(method))
     mesh = make_mesh(1)

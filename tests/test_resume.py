@@ -42,7 +42,10 @@ def images(tmp_path_factory):
     return image_folder(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="module", params=["dino", "moco_v3"])
+BOTH = ["dino", pytest.param("moco_v3", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=BOTH)
 def uninterrupted(request, images, tmp_path_factory):
     """(method, its run folder, numbers of compilations by program)."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / request.param
@@ -126,12 +129,6 @@ def damage_newest(workdir: Path) -> int:
     return step
 
 
-@pytest.mark.parametrize(
-    "uninterrupted",
-    ["dino", pytest.param("moco_v3", marks=pytest.mark.slow)],
-    indirect=True,
-    scope="module",
-)
 def test_killed_terminated_damaged_and_out_of_disk(uninterrupted, images, tmp_path):
     """One run folder, the same command again and again, something new happening every time."""
     method, reference, _ = uninterrupted

@@ -88,7 +88,9 @@ def test_one_device_is_many(reference, devices):
     assert_agree(measure(learner, devices=devices), alone)
 
 
-@pytest.mark.parametrize(("accumulate", "devices"), [(4, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("accumulate", "devices"), [(4, 1), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
 def test_accumulation_changes_nothing(reference, accumulate, devices):
     learner, whole = reference
     parts = dataclasses.replace(learner, accumulate=accumulate)

@@ -55,7 +55,7 @@ def killable_command(moment: str, *arguments: str | Path) -> subprocess.Complete
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 

@@ -20,6 +20,7 @@ def result():
     return step_time.benchmark(config, make_mesh(2), widths=["16"], steps=1, rounds=2)
 
 
+@pytest.mark.slow
 def test_measures_baseline_and_repre_side_by_side(result):
     baseline, repre = result["variants"]
     assert [baseline["name"], repre["name"]] == ["baseline", "repre_16"]
@@ -34,10 +35,12 @@ def test_measures_baseline_and_repre_side_by_side(result):
     assert result["augmentation"]["ms"] > 0
 
 
+@pytest.mark.slow
 def test_one_program_each(result):
     assert [row["compilations"] for row in result["variants"]] == [1, 1]
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_all_devices(result):
     for row in result["variants"]:
         ratio = row["flops_per_step_xla"] / row["flops_per_step_formula"]["total"]
@@ -47,6 +50,7 @@ def test_operations_are_those_of_all_devices(result):
     assert over["flops_formula"] > 1
 
 
+@pytest.mark.slow
 def test_no_peak_is_invented(result):
     assert result["device"]["peak_flops_per_second"] is None
     assert [row["share_of_peak"] for row in result["variants"]] == [None, None]
@@ -54,6 +58,7 @@ def test_no_peak_is_invented(result):
     assert peak_flops_per_second("NVIDIA H200", "float32") is None
 
 
+@pytest.mark.slow
 def test_result_can_be_shown_and_saved(result, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "RESULTS", tmp_path)
     shown = step_time.table(result)

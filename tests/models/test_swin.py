@@ -184,6 +184,7 @@ def test_drop_path_drops_whole_examples(variables):
     assert 2 <= len(distinct) <= 4
 
 
+@pytest.mark.slow
 def test_taps_survive_rematerialisation_and_the_gradient_is_the_same(variables):
     def loss(params, remat):
         model = Swin(**TINY, remat=remat)
