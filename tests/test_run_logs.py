@@ -1,11 +1,12 @@
 import io
 import json
 import re
-import time
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from repre_jax import run_logs
 from repre_jax.errors import UserError
 from repre_jax.run_folder import RunFolder
 from repre_jax.run_logs import RunLogs
@@ -62,25 +63,34 @@ def test_one_row_for_each_log_step(tmp_path):
     close(folder, logs)
 
 
-def test_speed_and_waiting(tmp_path):
+@pytest.fixture
+def clock(monkeypatch):
+    """What the logs take for the time, in seconds; moved by hand."""
+    clock = SimpleNamespace(now=100.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(run_logs, "time", clock)
+    return clock
+
+
+def test_speed_and_waiting(tmp_path, clock):
     folder, logs = open_logs(tmp_path)
     logs.log(1, {}, waited_seconds=5.0)  # compiling
     for step in (11, 21, 31):
-        time.sleep(0.1)
+        clock.now += 0.1
         with logs.paused():
-            time.sleep(0.2)  # an evaluation: neither slow nor waiting
+            clock.now += 0.2  # an evaluation: neither slow nor waiting
         logs.log(step, {}, waited_seconds=5.0 + 0.05 * (step // 10))
     for row in rows(folder)[1:]:
-        assert 10 * 32 / 0.2 < row["images_per_second"] <= 10 * 32 / 0.1
-        assert 0.25 < row["input_bound"] <= 0.5
-    assert 10 * 32 / 0.2 < logs.images_per_second <= 10 * 32 / 0.1
+        assert row["images_per_second"] == pytest.approx(10 * 32 / 0.1)
+        assert row["input_bound"] == pytest.approx(0.5)
+    assert logs.images_per_second == pytest.approx(10 * 32 / 0.1)
     logs.log(31, {"knn/top1": 0.5}, waited_seconds=5.2)
     assert "images_per_second" not in rows(folder)[-1]
-    assert 0.9 < logs.wall_seconds < 5
+    assert logs.wall_seconds == pytest.approx(0.9)
     close(folder, logs)
 
 
-def test_resume_drops_later_rows_and_a_torn_line(tmp_path):
+def test_resume_drops_later_rows_and_a_torn_line(tmp_path, clock):
     folder, logs = open_logs(tmp_path)
     for step in (10, 20, 30):
         logs.log(step, {"loss": step}, waited_seconds=0.0)
@@ -89,11 +99,11 @@ def test_resume_drops_later_rows_and_a_torn_line(tmp_path):
         file.write('{"step": 40, "lo')
     folder, logs = open_logs(tmp_path, start_step=20)
     assert [row["step"] for row in rows(folder)] == [10, 20]
-    time.sleep(0.05)
+    clock.now += 0.05
     logs.log(30, {"loss": 300}, waited_seconds=0.0)
     got = rows(folder)
     assert [row["loss"] for row in got] == [10, 20, 300]
-    assert got[2]["wall_seconds"] >= got[1]["wall_seconds"] + 0.05, "wall time adds up"
+    assert got[2]["wall_seconds"] >= got[1]["wall_seconds"] + 0.049, "wall time adds up"
     close(folder, logs)
 
 
