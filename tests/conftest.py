@@ -9,8 +9,14 @@ import tempfile
 LONGEST_FIRST = ("test_resume.py", "test_train_step.py", "test_main.py", "test_every_method.py")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        # The shortest way to a program: tests run theirs a few times on a few numbers.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
 ).strip()
 
 # What one test has compiled, others need not, nor the processes that they start.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from test_train_step import QUICK, assert_agree, bits, measure
+from test_train_step import assert_agree, bits, measure
 from tiny import BATCH, random_pixels, random_state, tiny_config, tiny_learner, tiny_swin_config
 
 from repre_jax.checkpoints import Checkpoints
@@ -62,7 +62,7 @@ def batch_of(learner, step):
 def test_two_steps_and_two_after_a_restore_are_four(method, tmp_path):
     learner = tiny_learner(tiny_config(method))
     mesh = make_mesh(1)
-    step = jax.jit(functools.partial(train_step, learner), compiler_options=QUICK)
+    step = jax.jit(functools.partial(train_step, learner))
     state = jax.device_put(random_state(learner), replicated(mesh))
     for t in range(4):
         if t == 2:
@@ -131,7 +131,7 @@ def test_an_eighth_method_from_outside_trains(monkeypatch):
         patch.setitem(METHODS, "toy", toy_method)
         config.method = toy_method.default_config()
         learner = tiny_learner(config)
-    step = jax.jit(functools.partial(train_step, learner), compiler_options=QUICK)
+    step = jax.jit(functools.partial(train_step, learner))
     state = random_state(learner)
     for t in range(2):
         before, (state, metrics) = state, step(state, batch_of(learner, t))

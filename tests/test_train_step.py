@@ -31,8 +31,6 @@ from repre_jax.train_state import target_part
 from repre_jax.train_step import encode_views, loss_and_gradients, train_step
 
 METHODS = ("dino", "moco_v3")
-# The shortest way to a program: these are run a few times on a few numbers.
-QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
 
 
 def outcome(learner, state, views):
@@ -49,7 +47,7 @@ def measure(learner, *, devices=1):
     views = jax.device_put(random_views(learner), by_row(mesh))
     assert len(views["global"].addressable_shards) == devices
     assert views["global"].addressable_shards[0].data.shape[0] == BATCH // devices
-    function = jax.jit(functools.partial(outcome, learner), compiler_options=QUICK)
+    function = jax.jit(functools.partial(outcome, learner))
     return jax.tree.map(np.asarray, function(state, views))
 
 
@@ -103,7 +101,7 @@ def test_accumulated_gradient_is_that_of_the_loss_under_drop_path():
     config.model.drop_path = 0.5
     config.train.accumulate = 2
     learner = tiny_learner(config)
-    function = jax.jit(functools.partial(outcome, learner), compiler_options=QUICK)
+    function = jax.jit(functools.partial(outcome, learner))
     state, views = random_state(learner), random_views(learner)
     found = function(state, views)
     rng = np.random.default_rng(2)
@@ -170,9 +168,7 @@ def test_target_pixels_lie_between_0_and_1(method):
         "index": np.arange(BATCH, dtype=np.int32),
         "epoch": np.zeros(BATCH, np.int32),
     }
-    function = jax.jit(
-        lambda batch: augment_views(batch, learner.method.views, 0), compiler_options=QUICK
-    )
+    function = jax.jit(lambda batch: augment_views(batch, learner.method.views, 0))
     pixels = np.asarray(function(batch)["global"][:, 0])
     assert pixels.dtype == np.float32
     assert pixels.min() >= 0
@@ -202,9 +198,7 @@ def course(method):
     state = jax.device_put(random_state(learner), replicated(mesh))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step_module, "augment_views", plain_views)
-        step = jax.jit(
-            functools.partial(train_step, learner), donate_argnums=0, compiler_options=QUICK
-        )
+        step = jax.jit(functools.partial(train_step, learner), donate_argnums=0)
         states, history = [jax.tree.map(np.array, state)], []
         for t, bad in enumerate(COURSE):
             index = np.arange(BATCH, dtype=np.int32)
@@ -385,9 +379,7 @@ def test_views_and_branches_of_an_example_drop_differently():
     params = random_state(learner).params
     same = {"global": np.repeat(random_views(learner)["global"][:1, :1], 2, axis=1)}
     same["global"] = np.repeat(same["global"], BATCH, axis=0)  # one image, 2 x 16 times
-    encode = jax.jit(
-        lambda key: encode_views(learner, params, same, key=key)[0], compiler_options=QUICK
-    )
+    encode = jax.jit(lambda key: encode_views(learner, params, same, key=key)[0])
     pooled = np.asarray(encode(jax.random.key(0)))
     different = len(np.unique(pooled.reshape(2 * BATCH, -1), axis=0))
     # Three blocks drop (the first has rate 0), two branches each, independently: 64 outcomes.
@@ -407,7 +399,7 @@ def test_bfloat16_computes_nearly_the_same_loss_in_float32(reference, method):
         metrics = loss_and_gradients(learner, state, views)[1]["metrics"]
         return {name: metrics[name] for name in ("loss", "loss/contrast", "loss/reconstruct")}
 
-    found = jax.jit(losses, compiler_options=QUICK)(state, views)
+    found = jax.jit(losses)(state, views)
     for name, value in found.items():
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, reference[1]["metrics"][name], atol=1e-2, err_msg=name)
