@@ -60,6 +60,9 @@ ALLOWED = {
         "data",
         "normalisation",
         "sharding",
+        "optax",
+        "optimizers",
+        "schedules",
         "disk_trouble",
         "errors",
     },
@@ -129,6 +132,17 @@ ALLOWED = {
     # The stories: everything they tell of.
     "pretrain": None,
     "evaluate": None,
+    "linear_evaluation": None,
+    "measures": {
+        "jax",
+        "ml_collections",
+        "data",
+        "errors",
+        "evaluation",
+        "pretrained",
+        "run_folder",
+        "sharding",
+    },
 }
 
 
