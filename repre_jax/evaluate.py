@@ -19,6 +19,7 @@ from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
+from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
 from repre_jax.measures import Evaluation, measure_few_label, measure_knn
 from repre_jax.pretrained import Pretrained, open_pretrained
@@ -30,7 +31,9 @@ MEASURES: dict[str, Callable[[Evaluation], dict[str, Any]]] = {
     "knn": measure_knn,
     "few_label": measure_few_label,
     "linear": measure_linear,
+    "health": measure_health,
 }
+NEED_NO_LABELS = ("health",)
 # Settings that change where and how fast a number is made, but not the number.
 FREE_TO_CHANGE = (
     "workdir",
@@ -61,7 +64,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         pretrained = _open(config)
-        train, val = open_labelled(config.data)
+        opened = open_images if config.task in NEED_NO_LABELS else open_labelled
+        train, val = opened(config.data)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
@@ -83,6 +87,12 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
                 write_json(results_path, results)
     print(f"{results['line']} ({results_path})")
     return results
+
+
+def open_images(data: ConfigDict) -> tuple[Source, Source]:
+    """The training and the validation images; without a validation split the former twice."""
+    train = open_source(data, "train")
+    return train, open_source(data, "val") if has_split(data, "val") else train
 
 
 def open_labelled(data: ConfigDict) -> tuple[Source, Source]:

@@ -123,6 +123,7 @@ ALLOWED = {
         "orbax",
         "etils",
         "ml_collections",
+        "data.recipes",
         "errors",
         "methods",
         "models",
@@ -133,6 +134,7 @@ ALLOWED = {
     "pretrain": None,
     "evaluate": None,
     "linear_evaluation": None,
+    "health_evaluation": None,
     "measures": {
         "jax",
         "ml_collections",
