@@ -1,6 +1,8 @@
 """The command of an evaluation: its results, what it reuses, and what it refuses."""
 
+import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from repre_jax.checkpoints import Checkpoints
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.pretrained import Pretrained
+from repre_jax.table import tabulate
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,8 @@ def config_of(run):
     def make(task, **changes):
         module = __import__(f"configs.eval.{task}", fromlist=["get_config"])
         config = module.get_config()
-        config.checkpoint = str(run)
+        if "checkpoint" in config:
+            config.checkpoint = str(run)
         config.data.update({"source": "folder", "path": str(run.parent / "images")})
         config.update_from_flattened_dict(changes)
         return config
@@ -217,6 +221,44 @@ def test_health_needs_no_labels(config_of, tmp_path):
     results = evaluate(config_of("health", **{"data.path": str(pictures), "batch_size": 8}), None)
     assert "retrieval" not in results["numbers"]
     assert results["data"]["val"] == results["data"]["train"]
+
+
+def test_table(run, config_of, tmp_path, capsys, monkeypatch):
+    shutil.copytree(run, tmp_path / "second", ignore=shutil.ignore_patterns("eval"))
+    config = config_of("table")
+    config.runs = f"{run},{tmp_path}/*"
+    config.cells, config.weights = ("knn", "few_label"), ("auto", "random")
+    config.knn.update({"neighbours": (5,), "reported_neighbours": 5})
+    config.few_label.update({"budgets": ("50%",), "draws": 2})
+    tabulate(config, tmp_path / "table")
+    lines = (tmp_path / "table" / "table.md").read_text().splitlines()
+    assert lines[0] == "| run | method | weights | step | knn | few_label |"
+    names = [line.split(" | ")[:4] for line in lines[2:6]]
+    assert names == [
+        [f"| {name}", "dino", weights, step]
+        for name in ("dino", "second")
+        for weights, step in (("target", "3"), ("random", "0"))
+    ]
+    assert lines[2].count("+-") == 1
+    assert any(line.startswith("knn, dino_knn: argmax over classes") for line in lines)
+    with open(tmp_path / "table" / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    (path,) = run.glob("eval/few_label-random-0-*/results.json")
+    assert float(rows[1]["few_label/value"]) == json.loads(path.read_text())["value"]
+    assert rows[0]["knn/protocol"] == "dino_knn" and rows[0]["knn/spread"] == ""
+    monkeypatch.setattr(story, "MEASURES", dict.fromkeys(story.MEASURES))
+    tabulate(config, tmp_path / "table")  # nothing is measured again
+    capsys.readouterr()
+
+
+def test_table_mistakes(run, config_of, tmp_path):
+    config = config_of("table")
+    config.runs = str(tmp_path / "*")
+    with pytest.raises(UserError, match="matches no folder with checkpoints"):
+        tabulate(config, tmp_path)
+    config.runs, config.cells = str(run), ("knn", "colour")
+    with pytest.raises(UserError, match="'colour' must be one of knn, few_label, linear, health"):
+        tabulate(config, tmp_path)
 
 
 def test_the_command(run, capsys, monkeypatch, tmp_path):
