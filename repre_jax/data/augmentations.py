@@ -75,7 +75,7 @@ def augment_views(
     Raises:
       ValueError: pixels are not uint8, or views are not as many as the recipe says.
     """
-    _check_views(batch["global"], 2, "global")
+    _check_views(batch["global"], recipe.global_crops, "global")
     if recipe.local_crops:
         _check_views(batch["local"], recipe.local_crops, "local")
     pairs = zip(recipe.blur_probability, recipe.solarise_probability, strict=True)
@@ -86,7 +86,13 @@ def augment_views(
     augmented = {"global": jnp.concatenate(views, axis=1)}
     if recipe.local_crops:
         augmented["local"] = _augment_group(
-            batch, batch["local"], recipe, seed, 2, recipe.local_blur_probability, 0.0
+            batch,
+            batch["local"],
+            recipe,
+            seed,
+            recipe.global_crops,
+            recipe.local_blur_probability,
+            0.0,
         )
     return augmented
 

@@ -72,7 +72,10 @@ class TrainingChunks:
     @property
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
-        pixels = 2 * self.image_size**2 + self.recipe.local_crops * self.recipe.local_size**2
+        pixels = (
+            self.recipe.global_crops * self.image_size**2
+            + self.recipe.local_crops * self.recipe.local_size**2
+        )
         return 3 * pixels * min(self.rows.count, _ROWS_PER_CHUNK)
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
@@ -115,12 +118,14 @@ class EvaluationChunks:
       image_size: side of the view in pixels.
       batch_size: global batch size.
       rows: what this process makes of each batch.
+      interpolation: of the resizing.
     """
 
     source: Source
     image_size: int
     batch_size: int
     rows: Rows
+    interpolation: str = "bicubic"
 
     @property
     def chunk_bytes(self) -> int:
@@ -146,7 +151,9 @@ class EvaluationChunks:
                 image, label = self.source.read_with_label(index)
             except BadImage:
                 continue
-            batch["image"][position] = centre_view(image, self.image_size)
+            batch["image"][position] = centre_view(
+                image, self.image_size, interpolation=self.interpolation
+            )
             batch["label"][position] = label
             batch["mask"][position] = True
         return batch

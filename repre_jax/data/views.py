@@ -21,8 +21,9 @@ _SHRINK_STEP = 1 / 64
 
 
 def empty_views(recipe: ViewRecipe, image_size: int, *leading: int) -> dict[str, np.ndarray]:
-    """Returns arrays to fill: uint8 [*leading, 2, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
-    views = {"global": np.empty((*leading, 2, image_size, image_size, 3), np.uint8)}
+    """Returns arrays to fill: uint8 [*leading, V, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
+    shape = (*leading, recipe.global_crops, image_size, image_size, 3)
+    views = {"global": np.empty(shape, np.uint8)}
     if recipe.local_crops:
         shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
         views["local"] = np.empty(shape, np.uint8)
@@ -49,7 +50,7 @@ def crop_views(
       out: ``empty_views`` to write into.
 
     Returns:
-      {"global": uint8 [2, S, S, 3]} and, when the recipe has n local crops of side s,
+      {"global": uint8 [V, S, S, 3]} and, when the recipe has n local crops of side s,
       "local": uint8 [n, s, s, 3]; ``out`` where given.
     """
     views = empty_views(recipe, image_size) if out is None else out
@@ -59,7 +60,9 @@ def crop_views(
     draws = rng.random((len(plan), _CROP_TRIES * 4)).tolist()
     height, width = image.shape[:2]
     for (view, scale), block in zip(plan, draws, strict=True):
-        top, left, rows, columns = _crop_box(height, width, scale, recipe.crop_ratio, block)
+        top, left, rows, columns = _crop_box(
+            height, width, scale, recipe.crop_ratio, block, clamp=recipe.clamp_crop
+        )
         crop = image[top : top + rows, left : left + columns]
         resize(crop, *view.shape[:2], recipe.interpolation, out=view)
     return views
@@ -90,6 +93,8 @@ def _crop_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     draws: list[float],
+    *,
+    clamp: bool = False,
 ) -> tuple[int, int, int, int]:
     area = height * width
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -99,6 +104,8 @@ def _crop_box(
         aspect = math.exp(log_low + (log_high - log_low) * for_ratio)
         columns = round(math.sqrt(target_area * aspect))
         rows = round(math.sqrt(target_area / aspect))
+        if clamp:
+            columns, rows = (min(max(x, 1), y) for x, y in ((columns, width), (rows, height)))
         if 0 < columns <= width and 0 < rows <= height:
             top = int(for_top * (height - rows + 1))
             left = int(for_left * (width - columns + 1))
@@ -112,8 +119,14 @@ def _crop_box(
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 / 256) -> np.ndarray:
-    """Resizes the short side to ``image_size / crop_ratio`` (bicubic) and cuts the centre.
+def centre_view(
+    image: np.ndarray,
+    image_size: int,
+    *,
+    crop_ratio: float = 224 / 256,
+    interpolation: str = "bicubic",
+) -> np.ndarray:
+    """Resizes the short side to ``image_size / crop_ratio`` and cuts the centre.
 
     The validation transform of the field: 256 then 224, in the same proportion at any size.
 
@@ -121,6 +134,7 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
       image: uint8 [H, W, 3].
       image_size: S, side of the view in pixels.
       crop_ratio: share of the short side that is kept.
+      interpolation: "bicubic" or "bilinear".
 
     Returns:
       uint8 [S, S, 3].
@@ -131,7 +145,7 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
     # As torchvision's Resize: the long side is truncated, not rounded.
     rows = max(short_side, int(short_side * height / width)) if height > width else short_side
     columns = max(short_side, int(short_side * width / height)) if width > height else short_side
-    resized = resize(image, rows, columns, "bicubic")
+    resized = resize(image, rows, columns, interpolation)
     top, left = round((rows - image_size) / 2), round((columns - image_size) / 2)
     return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
 

@@ -1,0 +1,197 @@
+"""One evaluation from top to bottom: checkpoint, images, features, number, ``results.json``."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from repre_jax.code_commit import code_commit
+from repre_jax.config_resolution import COMPUTE_DTYPES, compute_dtype
+from repre_jax.data.source import Source
+from repre_jax.data.sources import has_split, open_source
+from repre_jax.errors import UserError
+from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
+from repre_jax.health_evaluation import measure_health
+from repre_jax.linear_evaluation import measure_linear
+from repre_jax.measures import Evaluation, measure_few_label, measure_knn
+from repre_jax.pretrained import Pretrained, open_pretrained
+from repre_jax.run_folder import RunFolder, write_json
+from repre_jax.sharding import make_mesh
+
+# name of the task -> function that gives its own part of results.json
+MEASURES: dict[str, Callable[[Evaluation], dict[str, Any]]] = {
+    "knn": measure_knn,
+    "few_label": measure_few_label,
+    "linear": measure_linear,
+    "health": measure_health,
+}
+NEED_NO_LABELS = ("health",)
+# Settings that change where and how fast a number is made, but not the number.
+FREE_TO_CHANGE = (
+    "workdir",
+    "checkpoint",
+    "cache_path",
+    "batch_size",
+    "devices",
+    "data.path",
+    "data.workers",
+    "data.cache_path",
+)
+
+
+def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
+    """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
+
+    An evaluation that is finished is not repeated.
+
+    Args:
+      config: of ``configs/eval/``.
+      workdir: folder of the evaluation; None for one in the run's ``eval/``, named after weights,
+        step and a hash of all settings.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    started = time.monotonic()
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        pretrained = _open(config)
+        opened = open_images if config.task in NEED_NO_LABELS else open_labelled
+        train, val = opened(config.data)
+    settings = config.to_dict() | {
+        "encoder": pretrained.fingerprint,
+        "images": {"train": train.fingerprint, "val": val.fingerprint},
+    }
+    workdir = workdir or default_workdir(pretrained, settings)
+    if not config.cache_path:
+        config.cache_path = str(workdir.parent / "features")
+    with contextlib.closing(_folder(workdir, settings)) as folder:
+        results_path = folder.path / "results.json"
+        if results_path.exists():
+            results = json.loads(results_path.read_text())
+        else:
+            mesh = make_mesh(config.devices, key="devices")
+            evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
+            measured = MEASURES[config.task](evaluation)
+            wall_seconds = round(time.monotonic() - started, 2)
+            results = _origin(evaluation) | measured | {"wall_seconds": wall_seconds}
+            if jax.process_index() == 0:
+                write_json(results_path, results)
+    print(f"{results['line']} ({results_path})")
+    return results
+
+
+def open_images(data: ConfigDict) -> tuple[Source, Source]:
+    """The training and the validation images; without a validation split the former twice."""
+    train = open_source(data, "train")
+    return train, open_source(data, "val") if has_split(data, "val") else train
+
+
+def open_labelled(data: ConfigDict) -> tuple[Source, Source]:
+    """The training and the validation images, both with labels, of the same classes.
+
+    Raises:
+      UserError: one of them is missing, has no labels, or lacks a class of the other.
+    """
+    train = open_source(data, "train")
+    if not has_split(data, "val"):
+        raise UserError(f"{train.description} has no validation split to evaluate on.")
+    val = open_source(data, "val")
+    for source in (train, val):
+        if source.labels is None:
+            raise UserError(f"{source.description} has no labels; put images into class folders.")
+    in_train, in_val = (set(np.unique(x.labels).tolist()) - {-1} for x in (train, val))
+    for lacking, source in ((in_train - in_val, val), (in_val - in_train, train)):
+        if lacking:
+            names = train.class_names or {}
+            told = ", ".join(str(names[c] if names else c) for c in sorted(lacking)[:3])
+            raise UserError(
+                f"{source.description} has no image of {len(lacking)} class(es) that the other "
+                f"split has ({told}): an accuracy over them would mean nothing."
+            )
+    return train, val
+
+
+def default_workdir(pretrained: Pretrained, settings: dict[str, Any]) -> Path:
+    """``<run>/eval/knn-target-1440-3fa2b1c0``, another one for what may give another number."""
+    flat = json.loads(json.dumps(settings))
+    for key in FREE_TO_CHANGE:
+        *sections, name = key.split(".")
+        inner = functools.reduce(dict.__getitem__, sections, flat)
+        inner.pop(name, None)
+    digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{settings['task']}-{pretrained.weights}-{pretrained.step}-{digest}"
+    return pretrained.run / "eval" / name
+
+
+def _open(config: ConfigDict) -> Pretrained:
+    """Opens the encoder and fills in what the config leaves to the run."""
+    if config.compute_dtype not in COMPUTE_DTYPES:
+        raise UserError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}.")
+    dtype = compute_dtype(config.compute_dtype)
+    pretrained = open_pretrained(
+        config.checkpoint, step=config.step, weights=config.weights, compute_dtype=dtype
+    )
+    run = pretrained.config
+    config.weights, config.step = pretrained.weights, pretrained.step
+    config.compute_dtype = dtype.name
+    config.image_size = config.image_size or run.model.image_size
+    if "protocol" in config:
+        config.protocol = _protocol(config.protocol, pretrained.method)
+    for key in config.data:
+        if config.data[key] is None:
+            config.data[key] = run.data[key]
+    multiple = pretrained.encoder.size_multiple
+    if config.image_size < multiple or config.image_size % multiple:
+        raise UserError(
+            f"image_size={config.image_size} is not a multiple of {multiple}, the patch of the "
+            f"encoder in {pretrained.run}."
+        )
+    return pretrained
+
+
+def _protocol(name: str, method: str) -> str:
+    """The linear protocol asked for, or that of the method."""
+    name = name or OF_METHOD.get(method, method)
+    if name not in LINEAR_PROTOCOLS:
+        raise UserError(f"protocol={name!r} must be one of {', '.join(LINEAR_PROTOCOLS)}.")
+    return name
+
+
+def _folder(workdir: Path, settings: dict[str, Any]) -> RunFolder:
+    primary = jax.process_index() == 0
+    return RunFolder(workdir, settings, ignore=FREE_TO_CHANGE, primary=primary)
+
+
+def _origin(evaluation: Evaluation) -> dict[str, Any]:
+    """Where a number comes from."""
+    config, pretrained = evaluation.config, evaluation.pretrained
+    sources = {"train": evaluation.train, "val": evaluation.val}
+    return {
+        "task": config.task,
+        "checkpoint": str(pretrained.run),
+        "method": pretrained.method,
+        "weights": pretrained.weights,
+        "step": pretrained.step,
+        "encoder": pretrained.fingerprint,
+        "image_size": config.image_size,
+        "compute_dtype": config.compute_dtype,
+        "seed": config.seed,
+        "commit": code_commit(),
+        "data": {
+            split: {
+                "images": len(source),
+                "description": source.description,
+                "fingerprint": source.fingerprint,
+            }
+            for split, source in sources.items()
+        },
+    }

@@ -1,0 +1,277 @@
+"""The command of an evaluation: its results, what it reuses, and what it refuses."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny import saved_run
+from whole_runs import ROOT, command, image_folder
+
+from repre_jax import evaluate as story
+from repre_jax.checkpoints import Checkpoints
+from repre_jax.errors import UserError
+from repre_jax.evaluate import evaluate
+from repre_jax.pretrained import Pretrained
+from repre_jax.table import tabulate
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A DINO run with random parameters, and 32 + 11 images, bright ones and dark ones."""
+    root = tmp_path_factory.mktemp("evaluate")
+    saved = saved_run(root / "dino", "dino", steps=(3,))
+    image_folder(root / "images", train=32, val=11)
+    return saved.folder
+
+
+@pytest.fixture
+def config_of(run):
+    """The config of a task on those images, with changed keys."""
+
+    def make(task, **changes):
+        module = __import__(f"configs.eval.{task}", fromlist=["get_config"])
+        config = module.get_config()
+        if "checkpoint" in config:
+            config.checkpoint = str(run)
+        config.data.update({"source": "folder", "path": str(run.parent / "images")})
+        config.update_from_flattened_dict(changes)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def few_neighbours():
+    return {"neighbours": (5, 3), "reported_neighbours": 5, "batch_size": 8}
+
+
+def test_results_say_what_where_and_how(run, config_of, few_neighbours, capsys):
+    results = evaluate(config_of("knn", **few_neighbours), None)
+    assert results["metric"] == "top1" and 0.5 < results["value"] <= 1
+    assert results["value"] == results["numbers"]["k=5"]["top1"]
+    assert {"protocol": "dino_knn", "weights": "target", "step": 3, "seed": 0}.items() <= (
+        results.items()
+    )
+    assert results["checkpoint"] == str(run)
+    assert "exp(cosine / 0.07)" in results["formula"]
+    assert results["data"]["val"]["images"] == 11
+    assert results["wall_seconds"] > 0
+    (path,) = run.glob("eval/knn-target-3-*/results.json")
+    assert json.loads(path.read_text()) == results
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.startswith(f"k-NN top-1 {results['value']:.2%} (k = 5) of dino, target weights")
+
+
+def test_a_finished_evaluation_is_not_repeated(config_of, few_neighbours, monkeypatch):
+    first = evaluate(config_of("knn", **few_neighbours), None)
+    monkeypatch.setitem(story.MEASURES, "knn", None)
+    # Where the images lie and how many are encoded at a time are no part of the number.
+    again = evaluate(config_of("knn", **few_neighbours | {"batch_size": 16, "devices": 1}), None)
+    assert again == first
+    with pytest.raises(TypeError):
+        evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), None)
+
+
+def test_another_evaluation_reuses_the_features(config_of, few_neighbours, monkeypatch):
+    evaluate(config_of("knn", **few_neighbours), None)
+    monkeypatch.setattr(Pretrained, "load_params", None)
+    evaluate(config_of("knn", **few_neighbours | {"neighbours": (5, 4)}), None)
+    with pytest.raises(TypeError):
+        evaluate(config_of("knn", **few_neighbours | {"image_size": 32}), None)
+
+
+def test_one_device_is_eight_with_a_partial_last_batch(config_of, few_neighbours, tmp_path):
+    results = [
+        evaluate(
+            config_of("knn", **few_neighbours | {"devices": n, "image_size": 24}), tmp_path / str(n)
+        )
+        for n in (1, 8)
+    ]
+    assert results[0]["numbers"] == results[1]["numbers"]
+
+
+def test_a_workdir_of_other_settings_is_refused(config_of, few_neighbours, tmp_path):
+    evaluate(config_of("knn", **few_neighbours), tmp_path / "a")
+    with pytest.raises(UserError, match=r"temperature: 0.07 -> 0.1"):
+        evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), tmp_path / "a")
+
+
+def test_image_size_that_does_not_fit_the_patch(config_of):
+    with pytest.raises(UserError, match="image_size=20 is not a multiple of 8"):
+        evaluate(config_of("knn", image_size=20), None)
+
+
+def test_images_without_labels_or_with_classes_missing(config_of, tmp_path):
+    def told(root):
+        with pytest.raises(UserError) as error:
+            evaluate(config_of("knn", **{"data.path": str(root)}), None)
+        return str(error.value)
+
+    images = image_folder(tmp_path / "a")
+    (images / "val" / "dark").rename(tmp_path / "dark")
+    assert "no image of 1 class(es) that the other split has (dark)" in told(images)
+    (images / "val").rename(tmp_path / "val")
+    assert "has no validation split" in told(images)
+    flat = tmp_path / "b" / "train"
+    flat.mkdir(parents=True)
+    for picture in (images / "train" / "dark").iterdir():
+        picture.rename(flat / picture.name)
+    (tmp_path / "val").rename(tmp_path / "b" / "val")
+    assert "has no labels" in told(tmp_path / "b")
+
+
+def test_few_labels(config_of):
+    results = evaluate(config_of("few_label", budgets=("50%", "3"), draws=2), None)
+    assert set(results["numbers"]) == {"50%", "3"}
+    assert results["value"] == results["numbers"]["50%"]["logistic"]["mean"] > 0.5
+    assert results["numbers"]["50%"]["labels"] == 16
+
+
+@pytest.fixture
+def short_probe():
+    return {"epochs": 4, "train_batch_size": 16, "rate_factors": (1.0, 100.0), "seeds": 2}
+
+
+def test_linear_probe_resumes_exactly(run, config_of, short_probe, tmp_path, monkeypatch, capsys):
+    whole = evaluate(config_of("linear", **short_probe), tmp_path / "whole")
+    assert whole["protocol"] == "linear_dino" and "last_4" in whole["formula"]
+    assert "best of 2 learning rates" in whole["formula"]
+    assert len(whole["numbers"]["top1_by_epoch"]) == 4
+    save, saves = Checkpoints.save, []
+
+    def save_and_stop(self, state, *rest):
+        saved = save(self, state, *rest)
+        saves.append(int(state.step))
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        return saved
+
+    stopped = config_of("linear", **short_probe | {"save_every_epochs": 1})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        evaluate(stopped, tmp_path / "stopped")
+    capsys.readouterr()
+    resumed = evaluate(stopped, tmp_path / "stopped")
+    assert "Resumed at step 4." in capsys.readouterr().out
+    assert resumed["numbers"] == whole["numbers"]
+
+
+def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp_path):
+    numbers = [
+        evaluate(
+            config_of("linear", **short_probe | {"devices": n, "protocol": "mae"}),
+            tmp_path / str(n),
+        )["numbers"]
+        for n in (1, 8)
+    ]
+    one_image = 1.01 / 11
+    assert numbers[0]["top1_by_epoch"] == pytest.approx(numbers[1]["top1_by_epoch"], abs=one_image)
+
+
+def test_linear_probe_in_training_mode(config_of, short_probe, tmp_path):
+    results = evaluate(config_of("linear", **short_probe | {"protocol": "moby"}), tmp_path)
+    assert "drop path 0.2" in results["formula"] and 0 <= results["value"] <= 1
+
+
+def test_linear_probe_mistakes(config_of):
+    def told(**changes):
+        with pytest.raises(UserError) as error:
+            evaluate(config_of("linear", **changes), None)
+        return str(error.value)
+
+    assert "batches of 1024 and there are 32 images" in told()
+    assert "cannot be split over 8 devices" in told(train_batch_size=12)
+    assert "protocol='dinov2' must be one of dino, moco_v3" in told(protocol="dinov2")
+    assert "seeds must be at least 1" in told(train_batch_size=16, seeds=0)
+
+
+HEALTH = {"images": 8, "batch_size": 8, "spectrum_values": 5}
+
+
+def test_health(config_of):
+    results = evaluate(config_of("health", **HEALTH), None)
+    numbers = results["numbers"]
+    assert numbers["images"] == 8 and numbers["width"] == 128
+    assert results["value"] == numbers["effective_rank"] > 1
+    assert set(numbers["retrieval"]) >= {"recall@1", "mean_average_precision"}
+    assert numbers["alignment"] > 0 > numbers["uniformity"]
+    assert len(numbers["blocks"]) == 4
+    for block in numbers["blocks"]:
+        assert len(block["spectrum"]) == 5
+        assert 0.5 < sum(block["spectrum"]) <= 1.0001
+
+
+@pytest.mark.slow
+def test_health_on_one_device_is_that_on_eight(config_of, tmp_path):
+    one, eight = (
+        evaluate(config_of("health", **HEALTH | {"devices": n}), tmp_path / str(n))["numbers"]
+        for n in (1, 8)
+    )
+    for name in ("feature_std", "effective_rank", "alignment", "uniformity"):
+        assert one[name] == pytest.approx(eight[name], rel=1e-3), name
+    for block, other in zip(one["blocks"], eight["blocks"], strict=True):
+        assert block["spectrum"] == pytest.approx(other["spectrum"], rel=1e-3)
+
+
+def test_health_needs_no_labels(config_of, tmp_path):
+    pictures = image_folder(tmp_path / "a") / "train" / "dark"
+    results = evaluate(config_of("health", **{"data.path": str(pictures), "batch_size": 8}), None)
+    assert "retrieval" not in results["numbers"]
+    assert results["data"]["val"] == results["data"]["train"]
+
+
+def test_table(run, config_of, tmp_path, capsys, monkeypatch):
+    shutil.copytree(run, tmp_path / "second", ignore=shutil.ignore_patterns("eval"))
+    config = config_of("table")
+    config.runs = f"{run},{tmp_path}/*"
+    config.cells, config.weights = ("knn", "few_label"), ("auto", "random")
+    config.knn.update({"neighbours": (5,), "reported_neighbours": 5})
+    config.few_label.update({"budgets": ("50%",), "draws": 2})
+    tabulate(config, tmp_path / "table")
+    lines = (tmp_path / "table" / "table.md").read_text().splitlines()
+    assert lines[0] == "| run | method | weights | step | knn | few_label |"
+    names = [line.split(" | ")[:4] for line in lines[2:6]]
+    assert names == [
+        [f"| {name}", "dino", weights, step]
+        for name in ("dino", "second")
+        for weights, step in (("target", "3"), ("random", "0"))
+    ]
+    assert lines[2].count("+-") == 1
+    assert any(line.startswith("knn, dino_knn: argmax over classes") for line in lines)
+    with open(tmp_path / "table" / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    (path,) = run.glob("eval/few_label-random-0-*/results.json")
+    assert float(rows[1]["few_label/value"]) == json.loads(path.read_text())["value"]
+    assert rows[0]["knn/protocol"] == "dino_knn" and rows[0]["knn/spread"] == ""
+    monkeypatch.setattr(story, "MEASURES", dict.fromkeys(story.MEASURES))
+    tabulate(config, tmp_path / "table")  # nothing is measured again
+    capsys.readouterr()
+
+
+def test_table_mistakes(run, config_of, tmp_path):
+    config = config_of("table")
+    config.runs = str(tmp_path / "*")
+    with pytest.raises(UserError, match="matches no folder with checkpoints"):
+        tabulate(config, tmp_path)
+    config.runs, config.cells = str(run), ("knn", "colour")
+    with pytest.raises(UserError, match="'colour' must be one of knn, few_label, linear, health"):
+        tabulate(config, tmp_path)
+
+
+def test_the_command(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    knn = "--config=configs/eval/knn.py"
+    assert command(knn) == 2
+    assert "set --config.checkpoint=" in capsys.readouterr().err
+    assert command(knn, f"--config.checkpoint={run}", "--explain") == 2
+    assert "--explain is for pre-training" in capsys.readouterr().err
+    data = [f"--config.data.path={run.parent / 'images'}", "--config.data.source=folder"]
+    arguments = [knn, f"--config.checkpoint={run}", *data, "--config.neighbours=(5,3)"]
+    assert command(*arguments) == 2
+    assert "reported_neighbours=20 must be one of" in capsys.readouterr().err
+    arguments += ["--config.reported_neighbours=3", f"--workdir={tmp_path / 'there'}"]
+    assert command(*arguments) == 0
+    assert np.isfinite(json.loads((tmp_path / "there" / "results.json").read_text())["value"])
