@@ -51,6 +51,7 @@ ALLOWED = {
     "evaluation": {
         "jax",
         "flax",
+        "optax",
         "ml_collections",
         "sklearn",
         "models",

@@ -4,15 +4,32 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """Numbers of RandAugment.
+
+    Attributes:
+      operators: applied one after the other, each drawn from all, and each left out with a
+        probability of one half; 0 for no RandAugment.
+      magnitude: mean of the strength, which is drawn anew each time and kept within 0 to 10.
+      deviation: its standard deviation.
+    """
+
+    operators: int = 2
+    magnitude: float = 9.0
+    deviation: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class ViewRecipe:
-    """Two global views and ``local_crops`` small ones, all cut from one decode of the image.
+    """Global views and ``local_crops`` small ones, all cut from one decode of the image.
 
     Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
     photometric on the device by ``data/augmentations.py``, in the order of the fields below.
-    Pairs give view 1 and view 2; every local crop uses ``local_blur_probability`` and no
+    Pairs give global view 1 and view 2; every local crop uses ``local_blur_probability`` and no
     solarisation. View 1 is the one that RePre reconstructs.
 
     Attributes:
+      global_views: 2 in pre-training; where it is 1, the pairs have one number.
       crop_scale: area of a global crop as a share of the image, (lowest, highest).
       crop_ratio: aspect ratio width / height of a crop, drawn log-uniformly, (lowest, highest).
       interpolation: "bilinear" or "bicubic", antialiased when shrinking.
@@ -28,6 +45,7 @@ class ViewRecipe:
       blur_sigma: standard deviation in pixels ~ U(lowest, highest).
       solarise_probability: x -> 1 - x where x >= 128/255, for (view 1, view 2).
       local_blur_probability: Gaussian blur for local crops.
+      rand_augment: 8-bit operators on every view, on the host, straight after the crop.
     """
 
     crop_scale: tuple[float, float]
@@ -44,3 +62,5 @@ class ViewRecipe:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: tuple[float, float] = (0.0, 0.2)
     local_blur_probability: float = 0.5
+    global_views: int = 2
+    rand_augment: RandAugment | None = None

@@ -6,6 +6,7 @@ import math
 import cv2
 import numpy as np
 
+from repre_jax.data.rand_augment import rand_augment
 from repre_jax.data.recipes import ViewRecipe
 
 # torchvision's RandomResizedCrop gives up after ten draws that do not fit.
@@ -21,8 +22,9 @@ _SHRINK_STEP = 1 / 64
 
 
 def empty_views(recipe: ViewRecipe, image_size: int, *leading: int) -> dict[str, np.ndarray]:
-    """Returns arrays to fill: uint8 [*leading, 2, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
-    views = {"global": np.empty((*leading, 2, image_size, image_size, 3), np.uint8)}
+    """Returns arrays to fill: uint8 [*leading, G, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
+    shape = (*leading, recipe.global_views, image_size, image_size, 3)
+    views = {"global": np.empty(shape, np.uint8)}
     if recipe.local_crops:
         shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
         views["local"] = np.empty(shape, np.uint8)
@@ -36,7 +38,7 @@ def crop_views(
     rng: np.random.Generator,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cuts all views of a recipe out of one image: random-resized-crop, nothing photometric.
+    """Cuts all views of a recipe out of one image: random-resized-crop, and RandAugment if any.
 
     View v uses the v-th block of a fixed number of draws, global views first, so that a view
     does not depend on how many follow it nor on how many tries another one needed.
@@ -49,7 +51,7 @@ def crop_views(
       out: ``empty_views`` to write into.
 
     Returns:
-      {"global": uint8 [2, S, S, 3]} and, when the recipe has n local crops of side s,
+      {"global": uint8 [G, S, S, 3]} and, when the recipe has n local crops of side s,
       "local": uint8 [n, s, s, 3]; ``out`` where given.
     """
     views = empty_views(recipe, image_size) if out is None else out
@@ -62,6 +64,8 @@ def crop_views(
         top, left, rows, columns = _crop_box(height, width, scale, recipe.crop_ratio, block)
         crop = image[top : top + rows, left : left + columns]
         resize(crop, *view.shape[:2], recipe.interpolation, out=view)
+        if recipe.rand_augment:
+            view[...] = rand_augment(view, recipe.rand_augment, rng)
     return views
 
 
