@@ -28,6 +28,22 @@ class MAERun:
 
 
 MAE_RUN = MAERun()
+POSITION_SIDES = (3, 4, 6)  # resized from 4
+
+
+@dataclass(frozen=True)
+class DeiTTable:
+    """Numbers of the recorded learning rates."""
+
+    peak: float = 1e-3
+    start: float = 1e-6
+    end: float = 1e-5
+    warmup_epochs: int = 3
+    epochs: int = 9
+    steps_per_epoch: int = 4
+
+
+DEIT_TABLE = DeiTTable()
 
 
 def mix_batch() -> tuple[np.ndarray, np.ndarray, int]:

@@ -5,7 +5,8 @@ Command (from the repository's root, with both official repositories checked out
 
 Sources: timm (timm/data/mixup.py, random_erasing.py, auto_augment.py) from the package index;
 facebookresearch/mae efb2a8062c206524e35e47d04501ed4f544c0ae8 (models_vit.py, util/lr_decay.py,
-util/lr_sched.py); microsoft/SimMIM d3e29bcac950b83edc34ca33fe4404f38309052c (optimizer.py,
+util/lr_sched.py, util/pos_embed.py);
+microsoft/SimMIM d3e29bcac950b83edc34ca33fe4404f38309052c (optimizer.py,
 models/swin_transformer.py).
 Versions: Python 3.11, torch 2.13.0 (CPU), timm 1.0.29, Pillow 12.3.0, numpy 2.4.6; float32.
 Shims: golden/official.py says which and why. MAE's model is built on timm 1.0 instead of 0.4.5, so
@@ -16,6 +17,7 @@ Keys:
 it made of it. ``erase/<h>x<w>/draws`` uniform [10, 4] and ``.../box`` (top, left, rows, columns).
 ``rand_augment/image`` and ``rand_augment/<operator>/<level>`` with levels in [-1, 1].
 ``layers/<model>/{names,scales,decays}`` of every parameter. ``mae/...``: see ``mae_steps``.
+``positions/<side>`` [1, 1 + side * side, D]. ``deit/rates`` [epochs].
 """
 
 import contextlib
@@ -27,18 +29,20 @@ import numpy as np
 import torch
 from golden import official
 from golden.finetune_cases import (
+    DEIT_TABLE,
     ERASED_SIZES,
     LEVELS,
     MAE_RUN,
     MAE_VIT,
     MIX_SEEDS,
+    POSITION_SIDES,
     mae_batch,
     mae_shapes,
     mix_batch,
     rand_augment_image,
 )
 from golden.swin_weights import DEPTHS, HEADS, WIDTH
-from golden.weights import weights
+from golden.weights import vit_shapes, weight, weights
 from PIL import Image
 
 # Ours -> timm's.
@@ -280,6 +284,41 @@ def mae_steps(checkout_models) -> dict[str, np.ndarray]:
     return arrays | {f"mae/params/{name}": value for name, value in state.items()}
 
 
+def deit_table() -> dict[str, np.ndarray]:
+    """DeiT's learning rate of every epoch (its main.py steps timm's scheduler behind the epoch)."""
+    from timm.scheduler import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=DEIT_TABLE.peak)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=DEIT_TABLE.epochs,
+        lr_min=DEIT_TABLE.end,
+        warmup_t=DEIT_TABLE.warmup_epochs,
+        warmup_lr_init=DEIT_TABLE.start,
+    )
+    rates = []
+    for epoch in range(DEIT_TABLE.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch)
+    return {"deit/rates": np.float32(rates)}
+
+
+def positions() -> dict[str, np.ndarray]:
+    """MAE's learned positions of a 4 x 4 grid, resized to others at the start of fine-tuning."""
+    from util.pos_embed import interpolate_pos_embed
+
+    shape = vit_shapes(MAE_VIT, learned_positions=True)["pos_embed"]
+    arrays = {}
+    for side in POSITION_SIDES:
+        state = {"pos_embed": official.tensor(weight("pos_embed", shape))}
+        model = Namespace(
+            patch_embed=Namespace(num_patches=side**2), pos_embed=torch.zeros(1, 1 + side**2, 1)
+        )
+        interpolate_pos_embed(model, state)
+        arrays[f"positions/{side}"] = official.numpy(state["pos_embed"])
+    return arrays
+
+
 def main(mae_checkout: str, simmim_checkout: str) -> None:
     """Records everything."""
     arrays = mixtures() | erased_boxes() | rand_augment()
@@ -287,7 +326,7 @@ def main(mae_checkout: str, simmim_checkout: str) -> None:
     official.import_timm()
     import models_vit
 
-    arrays |= mae_steps(models_vit)
+    arrays |= mae_steps(models_vit) | positions() | deit_table()
     arrays |= swin_groups(simmim_checkout)
     official.save("finetune.npz", arrays)
 
