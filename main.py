@@ -1,6 +1,7 @@
 """The command line.
 
     python main.py --config=configs/dino_vits.py --workdir=runs/a --config.train.batch_size=256
+    python main.py --config=configs/eval/knn.py --config.checkpoint=runs/a
 
 Variants of a config follow a colon (``configs/dino_vits.py:baseline,smoke``); ``--explain`` prints
 what a run would be and trains nothing. Running the same command again resumes. A mistake that the
@@ -16,15 +17,20 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from repre_jax.errors import UserError
+from repre_jax.evaluate import evaluate
 from repre_jax.explain import explain, flat_keys
 from repre_jax.pretrain import pretrain
 
-TASKS = {"pretrain": pretrain}
+TASKS = {"pretrain": pretrain, "knn": evaluate}
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "Config file, with variants after a colon: configs/dino_vits.py:baseline,smoke."
 config_flags.DEFINE_config_file("config", None, CONFIG_HELP, lock_config=True)
-flags.DEFINE_string("workdir", "", "Run folder; default: runs/<name of config and variants>.")
+flags.DEFINE_string(
+    "workdir",
+    "",
+    "Run folder; default: runs/<name of config and variants>, or <checkpoint>/eval/...",
+)
 flags.DEFINE_bool("explain", False, "Print what the run would be, and train nothing.")
 flags.DEFINE_bool("distributed", False, "Join the other machines (jax.distributed.initialize).")
 
@@ -37,11 +43,13 @@ def main(argv: list[str]) -> int:
             print(__doc__, FLAGS.main_module_help(), sep="\n")
             return 0
         if FLAGS.explain:
+            if config.task != "pretrain":
+                raise UserError(f"--explain is for pre-training, not for task {config.task}.")
             print(explain(config, FLAGS["config"].config_filename))
             return 0
         if FLAGS.distributed:
             jax.distributed.initialize()
-        TASKS[config.task](config, Path(config.workdir))
+        TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
-    """The config with the command line's overrides, its workdir filled in; None for --help.
+    """The config with the command line's overrides and its workdir; None for --help.
 
     Raises:
       UserError: no config, no such file, no such key, or a value of the wrong kind.
@@ -69,7 +77,7 @@ def parse(argv: list[str]) -> ConfigDict | None:
         raise UserError(f"task={config.task!r} must be one of {', '.join(TASKS)}.")
     if FLAGS.workdir:
         config.workdir = FLAGS.workdir
-    elif not config.workdir:
+    elif not config.workdir and config.task == "pretrain":  # evaluations know a better place
         name, _, variants = FLAGS["config"].config_filename.partition(":")
         parts = [Path(name).stem, *filter(None, variants.split(","))]
         config.workdir = str(Path("runs") / "-".join(parts))
@@ -83,7 +91,7 @@ def check_keys(argv: list[str]) -> None:
         raise UserError("No config given; for example --config=configs/quickstart.py.")
     file = paths[-1].split(":", 1)[0]
     if not Path(file).is_file():
-        near = difflib.get_close_matches(file, map(str, Path("configs").glob("*.py")), n=1)
+        near = difflib.get_close_matches(file, map(str, Path("configs").rglob("*.py")), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; look in configs/."
         raise UserError(f"There is no config file {file}{hint}")
     keys = flat_keys(FLAGS["config"].parser.parse(paths[-1]))

@@ -10,6 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from repre_jax.code_commit import code_commit
 from repre_jax.data.cores import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,7 +34,7 @@ def provenance(*, device: bool = True, in_child: bool = False) -> dict:
         hardware["device"], hardware["devices"] = _device_in_child() if in_child else _device()
     return {
         "command": _command(),
-        "commit": _commit(),
+        "commit": code_commit() or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": hardware,
         "versions": {"python": platform.python_version()} | _versions(),
@@ -81,23 +82,6 @@ def _device_in_child() -> tuple[str, int]:
     ).stdout
     kind, count = json.loads(answer.splitlines()[-1])
     return kind, count
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"  # not a checkout
 
 
 def _cpu_model() -> str:

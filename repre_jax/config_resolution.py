@@ -12,6 +12,8 @@ from repre_jax.models import BACKBONES
 from repre_jax.optimizers import DECAY_RULES, OPTIMIZERS
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
@@ -85,7 +87,7 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
             start=config.optimizer.start_learning_rate * end_scale,
             end=config.optimizer.end_learning_rate * end_scale,
         ),
-        compute_dtype=_compute_dtype(config.train.compute_dtype),
+        compute_dtype=compute_dtype(config.train.compute_dtype),
     )
 
 
@@ -98,14 +100,15 @@ def _check_names(config: ConfigDict) -> None:
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
         "optimizer.decay": (config.optimizer.decay, DECAY_RULES),
-        "train.compute_dtype": (config.train.compute_dtype, ("auto", "float32", "bfloat16")),
+        "train.compute_dtype": (config.train.compute_dtype, COMPUTE_DTYPES),
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
 
 
-def _compute_dtype(name: str) -> jnp.dtype:
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type of activations: "float32", "bfloat16", or what suits the device ("auto")."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

@@ -65,7 +65,7 @@ class RunFolder:
         if not primary:
             return
         with disk_trouble_told(self.path):
-            self.figures.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         try:
             _check_same_run(self.path, self.config_path, config, ignore)

@@ -10,17 +10,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from repre_jax.errors import UserError
 
 
-def make_mesh(devices: int = 0) -> Mesh:
+def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
     """A mesh of one axis "batch" over the first ``devices`` devices (0: all of them).
+
+    ``key`` is what the config calls that number, for messages.
 
     Raises:
       UserError: there are fewer, or the number is negative.
     """
     available = jax.devices()
     if devices < 0:
-        raise UserError(f"train.devices={devices} must be 0, for all, or a number of devices.")
+        raise UserError(f"{key}={devices} must be 0, for all, or a number of devices.")
     if devices > len(available):
-        raise UserError(f"train.devices={devices}, but there are only {len(available)} devices.")
+        raise UserError(f"{key}={devices}, but there are only {len(available)} devices.")
     chosen = available[:devices] if devices else available
     return Mesh(chosen, ("batch",))
 

@@ -43,6 +43,12 @@ class TrainState(struct.PyTreeNode):
     nonfinite_in_a_row: jax.Array
 
 
+def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> Any:
+    """Initial parameters of the encoder alone, those of ``init_params`` for the same seed."""
+    image = jnp.zeros((1, image_size, image_size, 3))
+    return encoder.init(jax.random.split(jax.random.key(seed), 3)[0], image)["params"]
+
+
 def init_params(
     encoder: nn.Module, method: Method, repre: RePre | None, *, image_size: int, seed: int
 ) -> tuple[Any, Any]:
@@ -52,7 +58,7 @@ def init_params(
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     image = jnp.zeros((1, image_size, image_size, 3))
-    params = {"encoder": encoder.init(keys[0], image)["params"]}
+    params = {"encoder": init_encoder(encoder, image_size=image_size, seed=seed)}
     variables = {"params": params["encoder"]}
     encoded, maps = apply_with_taps(encoder, variables, image, repre.taps if repre else ())
     views = len(method.online_views)

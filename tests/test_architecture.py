@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from repre_jax.explain import flat_keys
 from repre_jax.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
+EVALUATIONS = sorted(p for p in (ROOT / "configs" / "eval").glob("*.py") if p.stem != "default")
 FILES = sorted((ROOT / "repre_jax").rglob("*.py"))
+STORIES = {"repre_jax.pretrain", "repre_jax.evaluate", "repre_jax.explain"}
 NOT_AT_RUN_TIME = {"tensorflow", "torch", "torchvision", "timm", "clu"}
 
 # Part of the library -> parts of it, and packages from outside, that it may import.
@@ -58,6 +61,7 @@ ALLOWED = {
         "data",
         "normalisation",
         "sharding",
+        "disk_trouble",
         "errors",
         # fine-tuning is a training run
         "checkpoints",
@@ -118,7 +122,22 @@ ALLOWED = {
         "learner",
         "sharding",
     },
-    "pretrain": None,  # the story: everything it tells of
+    "code_commit": set(),
+    "pretrained": {
+        "jax",
+        "flax",
+        "orbax",
+        "etils",
+        "ml_collections",
+        "errors",
+        "methods",
+        "models",
+        "schedules",
+        "train_state",
+    },
+    # The stories: everything they tell of.
+    "pretrain": None,
+    "evaluate": None,
 }
 
 
@@ -179,10 +198,10 @@ def test_imports_point_one_way(path):
     assert not wrong
 
 
-def test_only_main_imports_the_story_and_the_explanation():
+def test_only_main_imports_the_stories_and_the_explanation():
     for path in FILES:
-        assert not imports(path) & {"repre_jax.pretrain", "repre_jax.explain"}, path
-    assert {"repre_jax.pretrain", "repre_jax.explain"} <= imports(ROOT / "main.py")
+        assert not imports(path) & STORIES, path
+    assert imports(ROOT / "main.py") >= STORIES
 
 
 def test_methods_and_repre_know_nothing_of_each_other():
@@ -263,6 +282,12 @@ def test_every_option_is_read(method):
     keys = [key for key in flat_keys(default.get_config(method)) if not key.startswith("views.")]
     assert len(keys) > 40
     assert [key for key in keys if not is_read(key)] == []
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_every_option_of_an_evaluation_is_read(path):
+    config = importlib.import_module(f"configs.eval.{path.stem}").get_config()
+    assert [key for key in flat_keys(config) if not is_read(key)] == []
 
 
 def test_an_option_that_nobody_reads_is_noticed():

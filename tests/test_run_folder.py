@@ -28,7 +28,7 @@ def test_new_folder_holds_the_config(tmp_path):
     written = json.loads(folder.config_path.read_text())
     assert written["optimizer"] == CONFIG["optimizer"]
     assert written["repre"]["taps"] == [2, 5, 8, 11]
-    assert folder.figures.is_dir()
+    assert folder.path.is_dir()
     assert folder.summary is None
     folder.close()
 

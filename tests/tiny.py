@@ -4,19 +4,23 @@ Compilation is what such tests pay for, so states are made with numpy: nothing i
 and unlike a fresh state theirs differs between the online and the target network in every number.
 """
 
+import contextlib
 import importlib
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from repre_jax.checkpoints import Checkpoints
 from repre_jax.config_resolution import resolve
 from repre_jax.learner import Learner, build_learner
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.optimizers import map_with_path
+from repre_jax.run_folder import RunFolder
 from repre_jax.train_state import TrainState
 
 RECIPES = {name: importlib.import_module(f"configs.{name}_vits") for name in METHODS}
@@ -81,6 +85,33 @@ def random_state(learner: Learner, seed: int = 0) -> TrainState:
         target_batch_stats=map_with_path(statistic, shapes.target_batch_stats),
         memory=map_with_path(parameter, shapes.memory),
     )
+
+
+class SavedRun(NamedTuple):
+    """A run folder as pre-training leaves it, without the training."""
+
+    folder: Path
+    learner: Learner
+    states: dict[int, TrainState]
+
+
+def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **model) -> SavedRun:
+    """Makes a run on digits with ``random_state`` in its checkpoints of these steps.
+
+    ``model`` replaces keys of the config's model: a vit_nano on images of 16 pixels.
+    """
+    config = tiny_config(method)
+    config.model.update({"name": "vit_nano", "heads": None} | model)
+    config.workdir = str(folder)
+    learner = build_learner(config, resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1))
+    states = {}
+    with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
+        checkpoints = Checkpoints(opened.checkpoints, keep=len(steps), best_metric=None)
+        for step in steps:
+            states[step] = random_state(learner, seed=step).replace(step=np.int32(step))
+            checkpoints.save(states[step])
+        checkpoints.close()
+    return SavedRun(folder, learner, states)
 
 
 def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:

@@ -117,12 +117,14 @@ class EvaluationChunks:
       image_size: side of the view in pixels.
       batch_size: global batch size.
       rows: what this process makes of each batch.
+      interpolation: of the resizing.
     """
 
     source: Source
     image_size: int
     batch_size: int
     rows: Rows
+    interpolation: str = "bicubic"
 
     @property
     def chunk_bytes(self) -> int:
@@ -148,7 +150,9 @@ class EvaluationChunks:
                 image, label = self.source.read_with_label(index)
             except BadImage:
                 continue
-            batch["image"][position] = centre_view(image, self.image_size)
+            batch["image"][position] = centre_view(
+                image, self.image_size, interpolation=self.interpolation
+            )
             batch["label"][position] = label
             batch["mask"][position] = True
         return batch

@@ -122,6 +122,7 @@ def evaluation_batches(
     *,
     image_size: int,
     batch_size: int,
+    interpolation: str = "bicubic",
     workers: int = 0,
     process_index: int | None = None,
     process_count: int | None = None,
@@ -132,6 +133,7 @@ def evaluation_batches(
       source: where the images come from.
       image_size: S, side of the view in pixels.
       batch_size: B of all processes together.
+      interpolation: "bicubic" or "bilinear".
       workers: worker processes; 0 makes batches in threads of this process.
       process_index: as in ``training_batches``.
       process_count: as in ``training_batches``.
@@ -142,7 +144,7 @@ def evaluation_batches(
       index).
     """
     rows = _rows(batch_size, process_index, process_count)
-    chunks = EvaluationChunks(source, image_size, batch_size, rows)
+    chunks = EvaluationChunks(source, image_size, batch_size, rows, interpolation)
     return _batches(chunks, rows, 0, -(-len(source) // batch_size), workers)
 
 

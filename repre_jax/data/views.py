@@ -116,8 +116,14 @@ def _crop_box(
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 / 256) -> np.ndarray:
-    """Resizes the short side to ``image_size / crop_ratio`` (bicubic) and cuts the centre.
+def centre_view(
+    image: np.ndarray,
+    image_size: int,
+    *,
+    crop_ratio: float = 224 / 256,
+    interpolation: str = "bicubic",
+) -> np.ndarray:
+    """Resizes the short side to ``image_size / crop_ratio`` and cuts the centre.
 
     The validation transform of the field: 256 then 224, in the same proportion at any size.
 
@@ -125,6 +131,7 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
       image: uint8 [H, W, 3].
       image_size: S, side of the view in pixels.
       crop_ratio: share of the short side that is kept.
+      interpolation: "bicubic" or "bilinear".
 
     Returns:
       uint8 [S, S, 3].
@@ -135,7 +142,7 @@ def centre_view(image: np.ndarray, image_size: int, *, crop_ratio: float = 224 /
     # As torchvision's Resize: the long side is truncated, not rounded.
     rows = max(short_side, int(short_side * height / width)) if height > width else short_side
     columns = max(short_side, int(short_side * width / height)) if width > height else short_side
-    resized = resize(image, rows, columns, "bicubic")
+    resized = resize(image, rows, columns, interpolation)
     top, left = round((rows - image_size) / 2), round((columns - image_size) / 2)
     return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
 

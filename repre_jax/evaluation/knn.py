@@ -8,6 +8,8 @@ best k so far, so the memory on the device does not grow with the training set.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,68 +18,122 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BANK_CHUNK = 8192
 QUERY_CHUNK = 1024
+_RANKED = 5  # classes of which the order is told
 
 
-def knn_accuracy(
+def knn_accuracies(
     train_features: np.ndarray,
     train_labels: np.ndarray,
     val_features: np.ndarray,
     val_labels: np.ndarray,
     *,
     num_classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
+    neighbours: Sequence[int] = (10, 20, 100, 200),
+    **options: Any,
+) -> dict[int, dict[str, float]]:
+    """Shares of the validation examples whose class wins, or is among the first five, for every k.
+
+    Examples whose label is negative (unknown) neither vote nor count.
+
+    Args:
+      train_features: [n, D].
+      train_labels: int [n].
+      val_features: [m, D].
+      val_labels: int [m].
+      num_classes: labels are below it.
+      neighbours: the numbers k.
+      **options: of ``knn_rankings``.
+
+    Returns:
+      {k: {"top1": ...} and, with more than five classes, "top5"}; shares in [0, 1].
+
+    Raises:
+      ValueError: no labelled example in one of the sets, or a label of ``num_classes`` or more.
+    """
+    val_features, val_labels = _labelled(val_features, val_labels, num_classes)
+    rankings = knn_rankings(
+        train_features,
+        train_labels,
+        val_features,
+        num_classes=num_classes,
+        neighbours=neighbours,
+        **options,
+    )
+    accuracies = {}
+    for k, ranking in rankings.items():
+        right = ranking == val_labels[:, None]
+        accuracies[k] = {"top1": float(np.mean(right[:, 0]))}
+        if num_classes > _RANKED:
+            accuracies[k]["top5"] = float(np.mean(right.any(axis=1)))
+    return accuracies
+
+
+def knn_accuracy(*features_and_labels: np.ndarray, k: int = 20, **options: Any) -> dict[str, float]:
+    """``knn_accuracies`` for one k."""
+    return knn_accuracies(*features_and_labels, neighbours=(k,), **options)[k]
+
+
+def knn_rankings(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    queries: np.ndarray,
+    *,
+    num_classes: int,
+    neighbours: Sequence[int],
+    temperature: float | None = 0.07,
     mesh: Mesh | None = None,
     bank_chunk: int = BANK_CHUNK,
     query_chunk: int = QUERY_CHUNK,
-) -> dict[str, float]:
-    """Shares of the validation examples whose class wins, or is among the first five.
+) -> dict[int, np.ndarray]:
+    """The classes with the most votes, best first, for every k in one pass over the bank.
 
-    Examples whose label is negative (unknown) neither vote nor count. With fewer than k training
-    examples all of them vote. Equally similar neighbours are taken in the order of the training
-    set, and equal votes go to the lower class.
+    With fewer than k training examples all of them vote. Equally similar neighbours are taken in
+    the order of the training set, and equal votes go to the lower class.
 
     Args:
       train_features: [n, D], normalised here.
-      train_labels: int [n].
-      val_features: [m, D], normalised here.
-      val_labels: int [m].
+      train_labels: int [n]; examples with a negative label do not vote.
+      queries: [m, D], normalised here.
       num_classes: labels are below it.
-      k: number of neighbours.
-      temperature: of the vote weights.
+      neighbours: the numbers k.
+      temperature: of the vote weights; None for equal votes.
       mesh: its axis "batch" shares the queries out; None for one device.
       bank_chunk: training examples on the device at a time.
       query_chunk: queries, a device, whose similarities are held at a time.
 
     Returns:
-      {"top1": ...} and, with more than five classes, "top5"; shares in [0, 1].
+      {k: int32 [m, min(5, num_classes)]}.
 
     Raises:
-      ValueError: no labelled example in one of the sets, or a label of ``num_classes`` or more.
+      ValueError: as ``knn_accuracies``; or a k below 1.
     """
+    if min(neighbours) < 1:
+        raise ValueError(f"neighbours={neighbours} must be at least 1")
     train_features, train_labels = _labelled(train_features, train_labels, num_classes)
-    val_features, val_labels = _labelled(val_features, val_labels, num_classes)
+    count, queries = len(queries), _normalised(queries)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("batch",))
     by_query = NamedSharding(mesh, PartitionSpec(None, "batch"))
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    rows = mesh.size * min(query_chunk, -(-len(val_labels) // mesh.size))
-    queries = jax.device_put(_in_chunks(val_features, rows), by_query)
+    rows = mesh.size * min(query_chunk, -(-count // mesh.size))
+    queries = jax.device_put(_in_chunks(queries, rows), by_query)
+    shape = (*queries.shape[:2], max(neighbours))
     best = (
-        jax.device_put(np.full((*queries.shape[:2], k), -np.inf, np.float32), by_query),
-        jax.device_put(np.zeros((*queries.shape[:2], k), np.int32), by_query),
+        jax.device_put(np.full(shape, -np.inf, np.float32), by_query),
+        jax.device_put(np.zeros(shape, np.int32), by_query),
     )
     bank_chunk = min(bank_chunk, len(train_labels))
     for start in range(0, len(train_labels), bank_chunk):
-        features = _padded(train_features[start : start + bank_chunk], bank_chunk, 0)
+        features = _padded(_normalised(train_features[start : start + bank_chunk]), bank_chunk, 0)
         labels = _padded(train_labels[start : start + bank_chunk], bank_chunk, -1)
         previous = best
         best = _merge_chunk(best, queries, *jax.device_put((features, labels), replicated))
         jax.block_until_ready(previous)  # else all chunks would wait on the device at once
-    targets = jax.device_put(_in_chunks(val_labels, rows, fill=-1), by_query)
-    hits = _count_hits(best, targets, num_classes, temperature)
-    names = ["top1", "top5"] if num_classes > 5 else ["top1"]
-    return {name: int(hits[name]) / len(val_labels) for name in names}
+    rankings = {}
+    for k in neighbours:
+        ranking = np.asarray(_rank_classes(best, k, num_classes, temperature))
+        rankings[k] = ranking.reshape(-1, ranking.shape[-1])[:count]
+    return rankings
 
 
 @jax.jit
@@ -109,44 +165,49 @@ def _merge_chunk(best, queries, bank, bank_labels):
     return jax.lax.map(merge, (*best, queries))
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "temperature"))
-def _count_hits(best, targets, num_classes, temperature):
-    """Numbers of queries whose target has the most votes, or is among the first five.
+@functools.partial(jax.jit, static_argnames=("k", "num_classes", "temperature"))
+def _rank_classes(best, k, num_classes, temperature):
+    """Classes by their votes, int32 [c, q, min(5, num_classes)].
 
     Args:
-      best: (similarities [c, q, k], labels [c, q, k]).
-      targets: int [c, q], -1 for padding.
+      best: (similarities [c, q, K], labels [c, q, K]), descending, K at least k.
     """
 
-    def hits(chunk):
-        similarities, labels, target = chunk
-        weights = jnp.exp(similarities / temperature)  # 0 where there was no neighbour
+    def rank(chunk):
+        similarities, labels = chunk
+        if temperature is None:
+            weights = jnp.isfinite(similarities).astype(jnp.float32)
+        else:
+            weights = jnp.exp(similarities / temperature)  # 0 where there was no neighbour
 
         def vote(votes, one):  # neighbour by neighbour: always the same order of summation
             weight, label = one
             return votes + weight[:, None] * jax.nn.one_hot(label, num_classes), None
 
-        votes = jnp.zeros((len(target), num_classes))
+        votes = jnp.zeros((len(labels), num_classes))
         votes, _ = jax.lax.scan(vote, votes, (weights.T, labels.T))
-        ranking = jax.lax.top_k(votes, min(5, num_classes))[1]
-        right = ranking == target[:, None]
-        return {"top1": right[:, 0].sum(), "top5": right.sum()}
+        return jax.lax.top_k(votes, min(_RANKED, num_classes))[1]
 
-    return jax.tree.map(jnp.sum, jax.lax.map(hits, (*best, targets)))
+    similarities, labels = (x[..., :k] for x in best)
+    return jax.lax.map(rank, (similarities, labels))
 
 
 def _labelled(
     features: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int32)
+    features, labels = np.asarray(features), np.asarray(labels, np.int32)
     known = labels >= 0
     if not known.any():
         raise ValueError("k-NN needs labelled examples in both sets")
     if labels.max() >= num_classes:
         raise ValueError(f"label {labels.max()} with num_classes={num_classes}")
-    features, labels = features[known], labels[known]
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, 1e-12), labels
+    # Not a copy where nothing is left out: the bank may be larger than half the memory.
+    return (features, labels) if known.all() else (features[known], labels[known])
+
+
+def _normalised(features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _padded(array: np.ndarray, rows: int, fill: float) -> np.ndarray:

@@ -4,16 +4,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from repre_jax.data.augmentations import normalise
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.source import Source
 from repre_jax.evaluation.features import extract_features, pixel_features
 from repre_jax.evaluation.few_label import few_label_accuracy
+from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.health import effective_rank, feature_std
 from repre_jax.evaluation.knn import knn_accuracy
 from repre_jax.sharding import by_row
@@ -39,12 +38,7 @@ class OnlineEvaluation:
         self._train, self._val, self._config, self._mesh = train, val, config, mesh
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
-        def encode(params, images):
-            pixels = images.astype(jnp.float32) / 255
-            pixels = normalise(pixels) if config.model.normalise else pixels
-            return encoder.apply({"params": params}, pixels).pooled.astype(jnp.float32)
-
-        self._encode = jax.jit(encode)
+        self._encode = jax.jit(encode_pixels(encoder, "pooled", config.model.normalise))
         self._health = jax.jit(
             lambda x: {"feature_std": feature_std(x), "effective_rank": effective_rank(x)}
         )

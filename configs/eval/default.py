@@ -1,0 +1,32 @@
+"""Keys that every evaluation shares; what is None is taken from the run."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(task: str) -> ConfigDict:
+    """The shared keys of an evaluation."""
+    config = ConfigDict()
+    config.task = task
+    config.seed = 0
+    config.workdir = ""  # empty: <run>/eval/<task>-<weights>-<step>-<hash of the settings>
+
+    config.checkpoint = ""  # folder of a run, or one of the folders in its checkpoints/
+    config.step = placeholder(int)  # None: the newest checkpoint
+    # "auto": what the method's paper evaluates. Or "online", "target", "random" (step 0).
+    config.weights = "auto"
+    config.image_size = placeholder(int)  # pixels
+    config.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
+
+    config.data = ConfigDict()
+    config.data.source = placeholder(str)
+    config.data.path = placeholder(str)
+    config.data.name = placeholder(str)
+    config.data.workers = placeholder(int)
+    config.data.cache_size = placeholder(int)
+    config.data.cache_path = placeholder(str)
+
+    config.batch_size = 256  # images that are encoded at a time, over all devices
+    config.devices = 0  # 0: all
+    config.cache_path = ""  # folder for features; empty: features/ beside the workdir
+    return config

@@ -1,0 +1,17 @@
+"""Weighted k-NN of frozen features, as DINO evaluates (facebookresearch/dino, eval_knn.py).
+
+    python main.py --config=configs/eval/knn.py --config.checkpoint=runs/a
+    python main.py --config=configs/eval/knn.py --config.checkpoint=runs/a --config.weights=random
+
+Seconds beyond encoding the images once. Any data set with labels, by --config.data.*.
+"""
+
+from configs.eval import default
+
+
+def get_config():
+    config = default.get_config("knn")
+    config.neighbours = (10, 20, 100, 200)
+    config.reported_neighbours = 20  # the one on the screen and in the table
+    config.temperature = 0.07
+    return config

@@ -1,0 +1,23 @@
+"""Which version of the code made a number."""
+
+import subprocess
+from pathlib import Path
+
+
+def code_commit() -> str | None:
+    """Commit of the checkout, with "+changes" when tracked files differ; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

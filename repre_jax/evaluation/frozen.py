@@ -1,0 +1,87 @@
+"""Features of a frozen encoder: which blocks, which norm, which tokens.
+
+pooled          what the encoder returns: class token after the final norm, or Swin's mean.
+last_4          DINO's linear probe of small ViTs: class tokens of the last four blocks, each after
+                the final norm. Of Swin (EsViT): means of the last four blocks' tokens, the final
+                norm on those of the last stage only.
+class_and_mean  DINO's linear probe of ViT-B: class token and mean of the patch tokens, after the
+                final norm, interleaved number by number as in the official weights.
+
+Sources: facebookresearch/dino, eval_linear.py and get_intermediate_layers of
+vision_transformer.py; microsoft/esvit, forward_return_n_last_blocks of models/swin_transformer.py.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repre_jax.data.augmentations import normalise
+from repre_jax.models.layers import layer_norm
+from repre_jax.models.taps import read_block
+
+FEATURES = ("pooled", "last_4", "class_and_mean")
+_LAST_BLOCKS = 4
+
+
+def frozen_features(
+    encoder: nn.Module, params: Any, images: jax.Array, feature: str, **apply_options: Any
+) -> jax.Array:
+    """Features float32 [B, F] of normalised images [B, S, S, 3].
+
+    Args:
+      encoder: a module of ``models``.
+      params: its parameters.
+      images: as the encoder takes them.
+      feature: of ``FEATURES``.
+      **apply_options: passed on to ``encoder.apply``.
+    """
+    if feature == "pooled":
+        features = encoder.apply({"params": params}, images, **apply_options).pooled
+    elif feature == "class_and_mean":
+        encoded = encoder.apply({"params": params}, images, **apply_options)
+        pair = jnp.stack([encoded.pooled, encoded.tokens.mean(axis=1)], axis=-1)
+        features = pair.reshape(len(images), -1)
+    elif feature == "last_4":
+        _, sown = encoder.apply(
+            {"params": params}, images, mutable=["intermediates"], **apply_options
+        )
+        depth = len(encoder.block_strides)
+        blocks = range(max(depth - _LAST_BLOCKS, 0), depth)
+        last = [read_block(sown["intermediates"], block) for block in blocks]
+        features = jnp.concatenate([_block_feature(encoder, params, b) for b in last], axis=-1)
+    else:
+        raise ValueError(f"feature={feature!r} must be one of {FEATURES}")
+    return features.astype(jnp.float32)
+
+
+def encode_pixels(
+    encoder: nn.Module, feature: str, normalised: bool
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Function (params, uint8 images [B, S, S, 3]) -> features float32 [B, F], to be jitted.
+
+    Args:
+      encoder: a module of ``models``.
+      feature: of ``FEATURES``.
+      normalised: whether it takes pixels less ImageNet's mean, over its deviation.
+    """
+
+    def encode(params, images):
+        pixels = images.astype(jnp.float32) / 255
+        pixels = normalise(pixels) if normalised else pixels
+        return frozen_features(encoder, params, pixels, feature)
+
+    return encode
+
+
+def _block_feature(encoder: nn.Module, params: Any, block: Any) -> jax.Array:
+    """Class token after the final norm, or the mean over the map. [B, D]"""
+    norm = layer_norm(encoder.norm_epsilon, encoder.dtype, "norm")
+    if block.class_token is not None:
+        return norm.apply({"params": params["norm"]}, block.class_token)
+    tokens = block.feature_map
+    if tokens.shape[-1] == encoder.width:  # of the last stage
+        tokens = norm.apply({"params": params["norm"]}, tokens)
+    return tokens.mean(axis=(1, 2))

@@ -1,0 +1,134 @@
+"""The command of an evaluation: its results, what it reuses, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import saved_run
+from whole_runs import ROOT, command, image_folder
+
+from repre_jax import evaluate as story
+from repre_jax.errors import UserError
+from repre_jax.evaluate import evaluate
+from repre_jax.pretrained import Pretrained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A DINO run with random parameters, and 32 + 11 images, bright ones and dark ones."""
+    root = tmp_path_factory.mktemp("evaluate")
+    saved = saved_run(root / "dino", "dino", steps=(3,))
+    image_folder(root / "images", train=32, val=11)
+    return saved.folder
+
+
+@pytest.fixture
+def config_of(run):
+    """The config of a task on those images, with changed keys."""
+
+    def make(task, **changes):
+        module = __import__(f"configs.eval.{task}", fromlist=["get_config"])
+        config = module.get_config()
+        config.checkpoint = str(run)
+        config.data.update({"source": "folder", "path": str(run.parent / "images")})
+        config.update_from_flattened_dict(changes)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def few_neighbours():
+    return {"neighbours": (5, 3), "reported_neighbours": 5, "batch_size": 8}
+
+
+def test_results_say_what_where_and_how(run, config_of, few_neighbours, capsys):
+    results = evaluate(config_of("knn", **few_neighbours), None)
+    assert results["metric"] == "top1" and 0.5 < results["value"] <= 1
+    assert results["value"] == results["numbers"]["k=5"]["top1"]
+    assert {"protocol": "dino_knn", "weights": "target", "step": 3, "seed": 0}.items() <= (
+        results.items()
+    )
+    assert results["checkpoint"] == str(run)
+    assert "exp(cosine / 0.07)" in results["formula"]
+    assert results["data"]["val"]["images"] == 11
+    assert results["wall_seconds"] > 0
+    (path,) = run.glob("eval/knn-target-3-*/results.json")
+    assert json.loads(path.read_text()) == results
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.startswith(f"k-NN top-1 {results['value']:.2%} (k = 5) of dino, target weights")
+
+
+def test_a_finished_evaluation_is_not_repeated(config_of, few_neighbours, monkeypatch):
+    first = evaluate(config_of("knn", **few_neighbours), None)
+    monkeypatch.setitem(story.MEASURES, "knn", None)
+    # Where the images lie and how many are encoded at a time are no part of the number.
+    again = evaluate(config_of("knn", **few_neighbours | {"batch_size": 16, "devices": 1}), None)
+    assert again == first
+    with pytest.raises(TypeError):
+        evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), None)
+
+
+def test_another_evaluation_reuses_the_features(config_of, few_neighbours, monkeypatch):
+    evaluate(config_of("knn", **few_neighbours), None)
+    monkeypatch.setattr(Pretrained, "load_params", None)
+    evaluate(config_of("knn", **few_neighbours | {"neighbours": (5, 4)}), None)
+    with pytest.raises(TypeError):
+        evaluate(config_of("knn", **few_neighbours | {"image_size": 32}), None)
+
+
+def test_one_device_is_eight_with_a_partial_last_batch(config_of, few_neighbours, tmp_path):
+    results = [
+        evaluate(
+            config_of("knn", **few_neighbours | {"devices": n, "image_size": 24}), tmp_path / str(n)
+        )
+        for n in (1, 8)
+    ]
+    assert results[0]["numbers"] == results[1]["numbers"]
+
+
+def test_a_workdir_of_other_settings_is_refused(config_of, few_neighbours, tmp_path):
+    evaluate(config_of("knn", **few_neighbours), tmp_path / "a")
+    with pytest.raises(UserError, match=r"temperature: 0.07 -> 0.1"):
+        evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), tmp_path / "a")
+
+
+def test_image_size_that_does_not_fit_the_patch(config_of):
+    with pytest.raises(UserError, match="image_size=20 is not a multiple of 8"):
+        evaluate(config_of("knn", image_size=20), None)
+
+
+def test_images_without_labels_or_with_classes_missing(config_of, tmp_path):
+    def told(root):
+        with pytest.raises(UserError) as error:
+            evaluate(config_of("knn", **{"data.path": str(root)}), None)
+        return str(error.value)
+
+    images = image_folder(tmp_path / "a")
+    (images / "val" / "dark").rename(tmp_path / "dark")
+    assert "no image of 1 class(es) that the other split has (dark)" in told(images)
+    (images / "val").rename(tmp_path / "val")
+    assert "has no validation split" in told(images)
+    flat = tmp_path / "b" / "train"
+    flat.mkdir(parents=True)
+    for picture in (images / "train" / "dark").iterdir():
+        picture.rename(flat / picture.name)
+    (tmp_path / "val").rename(tmp_path / "b" / "val")
+    assert "has no labels" in told(tmp_path / "b")
+
+
+def test_the_command(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    knn = "--config=configs/eval/knn.py"
+    assert command(knn) == 2
+    assert "set --config.checkpoint=" in capsys.readouterr().err
+    assert command(knn, f"--config.checkpoint={run}", "--explain") == 2
+    assert "--explain is for pre-training" in capsys.readouterr().err
+    data = [f"--config.data.path={run.parent / 'images'}", "--config.data.source=folder"]
+    arguments = [knn, f"--config.checkpoint={run}", *data, "--config.neighbours=(5,3)"]
+    assert command(*arguments) == 2
+    assert "reported_neighbours=20 must be one of" in capsys.readouterr().err
+    arguments += ["--config.reported_neighbours=3", f"--workdir={tmp_path / 'there'}"]
+    assert command(*arguments) == 0
+    assert np.isfinite(json.loads((tmp_path / "there" / "results.json").read_text())["value"])
