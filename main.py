@@ -21,7 +21,7 @@ from repre_jax.evaluate import evaluate
 from repre_jax.explain import explain, flat_keys
 from repre_jax.pretrain import pretrain
 
-TASKS = {"pretrain": pretrain, "knn": evaluate}
+TASKS = {"pretrain": pretrain, "knn": evaluate, "finetune": evaluate}
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "Config file, with variants after a colon: configs/dino_vits.py:baseline,smoke."

@@ -23,6 +23,8 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.feature_cache import Features, cached_features
 from repre_jax.evaluation.features import extract_features
+from repre_jax.evaluation.finetune import Task, finetune
+from repre_jax.evaluation.finetune_recipes import default_protocol, described, finetune_recipe
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.knn import knn_accuracies
 from repre_jax.pretrained import Pretrained, open_pretrained
@@ -39,12 +41,15 @@ FREE_TO_CHANGE = (
     "data.path",
     "data.workers",
     "data.cache_path",
+    "save_every_steps",
+    "keep_checkpoints",
+    "log_every_steps",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What every evaluation of a frozen encoder works with.
+    """What every evaluation works with.
 
     Attributes:
       config: with every default filled in from the run.
@@ -115,10 +120,11 @@ class Evaluation:
         )
 
 
-def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
+def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
     """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
 
-    An evaluation that is finished is not repeated.
+    An evaluation that is finished is not repeated; one that trains and is told to stop saves and
+    returns None, and goes on when it is asked for again.
 
     Args:
       config: of ``configs/eval/``.
@@ -148,8 +154,10 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
             mesh = make_mesh(config.devices, key="devices")
             evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
             measured = MEASURES[config.task](evaluation)
+            if measured is None:
+                return None
             wall_seconds = round(time.monotonic() - started, 2)
-            results = _origin(evaluation) | measured | {"wall_seconds": wall_seconds}
+            results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
             if jax.process_index() == 0:
                 write_json(results_path, results)
     print(f"{results['line']} ({results_path})")
@@ -185,7 +193,43 @@ def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-MEASURES: dict[str, Callable[[Evaluation], dict[str, Any]]] = {"knn": measure_knn}
+def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Accuracy of the whole network, fine-tuned by a recipe of ``evaluation.finetune_recipes``."""
+    config, pretrained = evaluation.config, evaluation.pretrained
+    protocol = config.protocol or default_protocol(pretrained.config.model.name)
+    recipe = finetune_recipe(protocol, config.recipe.to_dict())
+    task = Task(
+        config=config,
+        recipe=recipe,
+        encoder=pretrained.encoder,
+        encoder_params=evaluation.params,
+        normalised=pretrained.config.model.normalise,
+        train=evaluation.train,
+        classes=evaluation.classes,
+        val_batches=lambda: evaluation.batches(evaluation.val, recipe.interpolation),
+        mesh=evaluation.mesh,
+        folder=evaluation.folder,
+    )
+    numbers = finetune(task)
+    if numbers is None:
+        return None
+    value, best = numbers["last"]["val/top1"], numbers["best"]["val/top1"]
+    told = f"fine-tuned top-1 {value:.2%} (best epoch {best['value']:.2%})"
+    return {
+        "metric": "top1",
+        "value": value,
+        "protocol": protocol,
+        "formula": described(recipe),
+        "wall_seconds": numbers.pop("wall_seconds"),
+        "numbers": numbers,
+        "line": _line(evaluation, told),
+    }
+
+
+MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
+    "knn": measure_knn,
+    "finetune": measure_finetune,
+}
 
 
 def open_labelled(data: ConfigDict) -> tuple[Source, Source]:

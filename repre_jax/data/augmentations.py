@@ -63,19 +63,19 @@ def augment_views(
     batch nor on workers, hosts or devices.
 
     Args:
-      batch: "global" uint8 [B, G, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
+      batch: "global" uint8 [B, V, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
         local crops; "index" and "epoch" int32 [B].
       recipe: static. What has probability 0 is not compiled at all.
       seed: of every draw.
 
     Returns:
-      {"global": float32 [B, G, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
+      {"global": float32 [B, V, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
       crops, "local": float32 [B, n, s, s, 3].
 
     Raises:
       ValueError: pixels are not uint8, or views are not as many as the recipe says.
     """
-    _check_views(batch["global"], recipe.global_views, "global")
+    _check_views(batch["global"], recipe.global_crops, "global")
     if recipe.local_crops:
         _check_views(batch["local"], recipe.local_crops, "local")
     pairs = zip(recipe.blur_probability, recipe.solarise_probability, strict=True)
@@ -90,7 +90,7 @@ def augment_views(
             batch["local"],
             recipe,
             seed,
-            recipe.global_views,
+            recipe.global_crops,
             recipe.local_blur_probability,
             0.0,
         )

@@ -73,7 +73,7 @@ class TrainingChunks:
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
         recipe = self.recipe
-        pixels = recipe.global_views * self.image_size**2
+        pixels = recipe.global_crops * self.image_size**2
         pixels += recipe.local_crops * recipe.local_size**2
         return 3 * pixels * min(self.rows.count, _ROWS_PER_CHUNK)
 

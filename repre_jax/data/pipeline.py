@@ -100,7 +100,7 @@ def training_batches(
       process_count: how many there are; ``jax.process_count()`` by default.
 
     Returns:
-      Iterator of {"global": uint8 [b, G, S, S, 3], "local": uint8 [b, n, s, s, 3] (when n > 0),
+      Iterator of {"global": uint8 [b, V, S, S, 3], "local": uint8 [b, n, s, s, 3] (when n > 0),
       "index", "epoch", "label" (-1 unknown), "replaced": int32 [b]}, b = B / process_count.
       ``replaced`` is -1, or the index of the unreadable image that this row stands in for.
 

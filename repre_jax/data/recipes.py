@@ -29,7 +29,7 @@ class ViewRecipe:
     solarisation. View 1 is the one that RePre reconstructs.
 
     Attributes:
-      global_views: 2 in pre-training; where it is 1, the pairs have one number.
+      global_crops: 2 in pre-training; where it is 1, the pairs have one number.
       crop_scale: area of a global crop as a share of the image, (lowest, highest).
       crop_ratio: aspect ratio width / height of a crop, drawn log-uniformly, (lowest, highest).
       interpolation: "bilinear" or "bicubic", antialiased when shrinking.
@@ -62,5 +62,5 @@ class ViewRecipe:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: tuple[float, float] = (0.0, 0.2)
     local_blur_probability: float = 0.5
-    global_views: int = 2
+    global_crops: int = 2
     rand_augment: RandAugment | None = None

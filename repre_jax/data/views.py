@@ -22,8 +22,8 @@ _SHRINK_STEP = 1 / 64
 
 
 def empty_views(recipe: ViewRecipe, image_size: int, *leading: int) -> dict[str, np.ndarray]:
-    """Returns arrays to fill: uint8 [*leading, G, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
-    shape = (*leading, recipe.global_views, image_size, image_size, 3)
+    """Returns arrays to fill: uint8 [*leading, V, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
+    shape = (*leading, recipe.global_crops, image_size, image_size, 3)
     views = {"global": np.empty(shape, np.uint8)}
     if recipe.local_crops:
         shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
@@ -51,7 +51,7 @@ def crop_views(
       out: ``empty_views`` to write into.
 
     Returns:
-      {"global": uint8 [G, S, S, 3]} and, when the recipe has n local crops of side s,
+      {"global": uint8 [V, S, S, 3]} and, when the recipe has n local crops of side s,
       "local": uint8 [n, s, s, 3]; ``out`` where given.
     """
     views = empty_views(recipe, image_size) if out is None else out

@@ -25,7 +25,7 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.source import Source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import extract_features
-from repre_jax.evaluation.finetune_recipes import FinetuneRecipe
+from repre_jax.evaluation.finetune_recipes import FinetuneRecipe, views_of
 from repre_jax.evaluation.finetune_step import (
     Finetuner,
     FinetuneState,
@@ -175,7 +175,7 @@ def open_batches(task: Task, start_step: int) -> DevicePrefetcher:
     """The training batches from ``start_step`` on, on the devices."""
     batches = training_batches(
         task.train,
-        task.recipe.views,
+        views_of(task.recipe),
         image_size=task.config.image_size,
         batch_size=task.recipe.batch_size,
         seed=task.config.seed,
@@ -206,7 +206,7 @@ def train(
         state, metrics = step_function(state, batch)
         if previous is not None:
             # Waiting for the step before keeps the device one step ahead of the host, no more.
-            check_finite(run, step - 1, previous)
+            check_finite(step - 1, previous)
         previous = metrics["nonfinite_in_a_row"]
 
         last = step == clock.total_steps
@@ -223,12 +223,12 @@ def train(
         if stop:
             break
     if previous is not None:
-        check_finite(run, int(state.step), previous)
+        check_finite(int(state.step), previous)
     run.checkpoints.wait()
     return state, numbers
 
 
-def check_finite(run: Run, step: int, nonfinite_in_a_row: jax.Array) -> None:
+def check_finite(step: int, nonfinite_in_a_row: jax.Array) -> None:
     """Raises UserError when too many steps in a row had to be skipped."""
     count = int(nonfinite_in_a_row)
     if count >= _MAX_NONFINITE_STEPS:

@@ -58,14 +58,14 @@ class FinetuneRecipe:
 
     pooling: str = "tokens"
     head_deviation: float = 2e-5
-    epochs: float = 100
+    epochs: float = 100.0
     batch_size: int = 1024
     learning_rate: float = 5e-4
     start_learning_rate: float = 0.0
     end_learning_rate: float = 1e-6
     scale_ends: bool = False
     schedule: str = "moco_v3"  # MAE's util/lr_sched.py is the same
-    warmup_epochs: float = 5
+    warmup_epochs: float = 5.0
     weight_decay: float = 0.05
     layer_decay: float = 0.65
     clip_global: float = 0.0
@@ -84,30 +84,49 @@ class FinetuneRecipe:
     mix_switch: float = 0.5
     label_smoothing: float = 0.1
 
-    @property
-    def views(self) -> ViewRecipe:
-        """One view: what happens to an image before it is erased and mixed."""
-        operators = RandAugment(
-            self.rand_augment, self.rand_augment_magnitude, self.rand_augment_deviation
-        )
-        return ViewRecipe(
-            global_views=1,
-            crop_scale=self.crop_scale,
-            interpolation=self.interpolation,
-            rand_augment=operators if self.rand_augment else None,
-            flip_probability=self.flip_probability,
-            jitter_probability=0.0,
-            grey_probability=0.0,
-            blur_probability=(0.0,),
-            solarise_probability=(0.0,),
-        )
 
-    @property
-    def mixing(self) -> MixRecipe:
-        """What happens to a batch."""
-        return MixRecipe(
-            self.mixup, self.cutmix, self.mix_probability, self.mix_switch, self.label_smoothing
-        )
+def views_of(recipe: FinetuneRecipe) -> ViewRecipe:
+    """One view: what happens to an image before it is erased and mixed."""
+    operators = RandAugment(
+        recipe.rand_augment, recipe.rand_augment_magnitude, recipe.rand_augment_deviation
+    )
+    return ViewRecipe(
+        global_crops=1,
+        crop_scale=recipe.crop_scale,
+        interpolation=recipe.interpolation,
+        rand_augment=operators if recipe.rand_augment else None,
+        flip_probability=recipe.flip_probability,
+        jitter_probability=0.0,
+        grey_probability=0.0,
+        blur_probability=(0.0,),
+        solarise_probability=(0.0,),
+    )
+
+
+def mixing_of(recipe: FinetuneRecipe) -> MixRecipe:
+    """What happens to a batch."""
+    return MixRecipe(
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+        probability=recipe.mix_probability,
+        switch=recipe.mix_switch,
+        smoothing=recipe.label_smoothing,
+    )
+
+
+def described(recipe: FinetuneRecipe) -> str:
+    """The recipe in a sentence, for the results."""
+    average = f", moving average {recipe.average_decay:g}" if recipe.average_decay else ""
+    clip = f", clipped at {recipe.clip_global:g}" if recipe.clip_global else ""
+    return (
+        f"{recipe.epochs:g} epochs of AdamW at batch {recipe.batch_size}, learning rate "
+        f"{recipe.learning_rate:g} x batch / 256 with {recipe.warmup_epochs:g} epochs of warm-up "
+        f"and a cosine ({recipe.schedule}), layer decay {recipe.layer_decay:g}, weight decay "
+        f"{recipe.weight_decay:g}{clip}; pooling {recipe.pooling}, drop path {recipe.drop_path:g}, "
+        f"label smoothing {recipe.label_smoothing:g}, mixup {recipe.mixup:g}, CutMix "
+        f"{recipe.cutmix:g}, RandAugment {recipe.rand_augment} x "
+        f"{recipe.rand_augment_magnitude:g}, erasing {recipe.erasing_probability:g}{average}"
+    )
 
 
 RECIPES = {
@@ -115,7 +134,7 @@ RECIPES = {
     "moco_v3": FinetuneRecipe(
         pooling="pooled",
         head_deviation=0.02,
-        epochs=150,
+        epochs=150.0,
         learning_rate=2.5e-4,  # 5e-4 at 512
         start_learning_rate=1e-6,
         end_learning_rate=1e-5,
@@ -132,7 +151,7 @@ RECIPES = {
         end_learning_rate=1.25e-7,
         scale_ends=True,
         schedule="moby",  # timm's CosineLRScheduler moved on behind the step, as there
-        warmup_epochs=20,
+        warmup_epochs=20.0,
         layer_decay=0.9,
         clip_global=5.0,
     ),

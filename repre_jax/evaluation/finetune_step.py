@@ -12,7 +12,7 @@ from flax import struct
 from repre_jax.data.augmentations import augment_views, normalise
 from repre_jax.data.mixing import mix
 from repre_jax.data.random_erasing import erase
-from repre_jax.evaluation.finetune_recipes import FinetuneRecipe
+from repre_jax.evaluation.finetune_recipes import FinetuneRecipe, mixing_of, views_of
 from repre_jax.evaluation.layer_decay import layer_scales, scale_by_layer
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.position_embeddings import resize_learned_positions, sincos_2d
@@ -219,7 +219,7 @@ def augmented(
     All draws but the mixture, which is the step's, are functions of (seed, epoch, index).
     """
     recipe, seed = finetuner.recipe, finetuner.seed
-    pixels = augment_views(batch, recipe.views, seed)["global"][:, 0]
+    pixels = augment_views(batch, views_of(recipe), seed)["global"][:, 0]
     images = finetuner.encoder_input(pixels)
     if recipe.erasing_probability:
         # Named, because the hardware generators ("rbg") draw differently under vmap.
@@ -231,7 +231,7 @@ def augmented(
 
         images = jax.vmap(erase_row)(batch["epoch"], batch["index"], images)
     key = _step_key(seed, _MIXING_STREAM, step)
-    return mix(key, images, batch["label"], recipe.mixing, classes=finetuner.head.classes)
+    return mix(key, images, batch["label"], mixing_of(recipe), classes=finetuner.head.classes)
 
 
 def update(

@@ -189,7 +189,7 @@ def test_centre_view_of_an_endless_strip_stays_small():
 
 def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
     image = picture(40, 50)
-    plain = ViewRecipe(crop_scale=(0.3, 1.0), global_views=1)
+    plain = ViewRecipe(crop_scale=(0.3, 1.0), global_crops=1)
     changed = 0
     for seed in range(8):
         views = [
