@@ -137,17 +137,17 @@ def test_validation_is_exact_for_any_batch_and_devices(root, monkeypatch):
             seed=0,
         )
         params = initial_state(classifier, task.encoder_params).params
-        params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (128, 2))
+        params["head"]["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), (128, 2))
         measured.append(finetune.validation(task, classifier)(params))
 
     monkeypatch.setattr(story, "finetune", validate_only)
     for devices, batch_size in ((1, 8), (8, 8), (1, 5)):
         config = config_of(root, devices=devices, batch_size=batch_size)
         assert evaluate(config, root / "validated") is None
-    assert measured[0]["loss"] > 0
+    assert measured[0]["loss"] > 0.01
     for other in measured[1:]:
         assert other["top1"] == measured[0]["top1"]
-        np.testing.assert_allclose(other["loss"], measured[0]["loss"], rtol=1e-6)
+        np.testing.assert_allclose(other["loss"], measured[0]["loss"], rtol=1e-5)
 
 
 @pytest.mark.slow
