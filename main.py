@@ -17,11 +17,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from repre_jax.errors import UserError
-from repre_jax.evaluate import evaluate
+from repre_jax.evaluate import MEASURES, evaluate
 from repre_jax.explain import explain, flat_keys
 from repre_jax.pretrain import pretrain
 
-TASKS = {"pretrain": pretrain, "knn": evaluate, "finetune": evaluate}
+TASKS = {"pretrain": pretrain} | dict.fromkeys(MEASURES, evaluate)
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "Config file, with variants after a colon: configs/dino_vits.py:baseline,smoke."

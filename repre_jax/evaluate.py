@@ -1,7 +1,6 @@
 """One evaluation from top to bottom: checkpoint, images, features, number, ``results.json``."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -12,25 +11,29 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from repre_jax.code_commit import code_commit
 from repre_jax.config_resolution import COMPUTE_DTYPES, compute_dtype
-from repre_jax.data.pipeline import evaluation_batches
-from repre_jax.data.source import Source, short_hash
+from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.errors import UserError
-from repre_jax.evaluation.feature_cache import Features, cached_features
-from repre_jax.evaluation.features import extract_features
-from repre_jax.evaluation.finetune import Task, finetune
-from repre_jax.evaluation.finetune_recipes import default_protocol, described, finetune_recipe
-from repre_jax.evaluation.frozen import encode_pixels
-from repre_jax.evaluation.knn import knn_accuracies
+from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol
+from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
+from repre_jax.finetune_evaluation import measure_finetune
+from repre_jax.linear_evaluation import measure_linear
+from repre_jax.measures import Evaluation, measure_few_label, measure_knn
 from repre_jax.pretrained import Pretrained, open_pretrained
 from repre_jax.run_folder import RunFolder, write_json
-from repre_jax.sharding import by_row, make_mesh
+from repre_jax.sharding import make_mesh
 
+# name of the task -> function that gives its own part of results.json
+MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
+    "knn": measure_knn,
+    "few_label": measure_few_label,
+    "linear": measure_linear,
+    "finetune": measure_finetune,
+}
 # Settings that change where and how fast a number is made, but not the number.
 FREE_TO_CHANGE = (
     "workdir",
@@ -47,84 +50,11 @@ FREE_TO_CHANGE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What every evaluation works with.
-
-    Attributes:
-      config: with every default filled in from the run.
-      pretrained: the encoder.
-      train, val: the labelled images.
-      mesh: the devices.
-      folder: of this evaluation.
-    """
-
-    config: ConfigDict
-    pretrained: Pretrained
-    train: Source
-    val: Source
-    mesh: Mesh
-    folder: RunFolder
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return int(self.train.labels.max()) + 1
-
-    @functools.cached_property
-    def params(self) -> Any:
-        """The encoder's parameters, read when somebody asks: cached features need none."""
-        return self.pretrained.load_params()
-
-    def features(self, feature: str = "pooled", interpolation: str = "bicubic") -> list[Features]:
-        """[(features float32 [n, F], labels int32 [n]) of the training, of the validation set].
-
-        Images are resized, centre-cropped, encoded once, and kept on disk.
-
-        Args:
-          feature: of ``evaluation.frozen.FEATURES``.
-          interpolation: of the resizing.
-        """
-        return [self._of(source, feature, interpolation) for source in (self.train, self.val)]
-
-    def _of(self, source: Source, feature: str, interpolation: str) -> Features:
-        encoder, config = self.pretrained.encoder, self.config
-        depends_on = [
-            self.pretrained.fingerprint,
-            source.fingerprint,
-            config.data.cache_size,
-            config.image_size,
-            encoder.dtype.name,
-            feature,
-            interpolation,
-        ]
-        key = short_hash(json.dumps(depends_on).encode())
-
-        def compute() -> Features:
-            normalised = self.pretrained.config.model.normalise
-            encode = jax.jit(encode_pixels(encoder, feature, normalised))
-            batches = self.batches(source, interpolation)
-            return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
-
-        return cached_features(Path(config.cache_path) / f"{feature}-{key}", compute)
-
-    def batches(self, source: Source, interpolation: str):
-        """Batches of every image, padded so that every device has its share."""
-        devices = self.mesh.size
-        return evaluation_batches(
-            source,
-            image_size=self.config.image_size,
-            batch_size=-(-self.config.batch_size // devices) * devices,
-            interpolation=interpolation,
-            workers=self.config.data.workers,
-        )
-
-
 def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
     """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
 
-    An evaluation that is finished is not repeated; one that trains and is told to stop saves and
-    returns None, and goes on when it is asked for again.
+    An evaluation that is finished is not repeated; one that is told to stop saves and returns None,
+    and goes on when it is asked for again.
 
     Args:
       config: of ``configs/eval/``.
@@ -162,74 +92,6 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
                 write_json(results_path, results)
     print(f"{results['line']} ({results_path})")
     return results
-
-
-def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
-    """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
-    config = evaluation.config
-    train, val = evaluation.features()
-    accuracies = knn_accuracies(
-        *train,
-        *val,
-        num_classes=evaluation.classes,
-        neighbours=tuple(config.neighbours),
-        temperature=config.temperature,
-        mesh=evaluation.mesh,
-    )
-    reported = config.reported_neighbours
-    if reported not in accuracies:
-        raise UserError(f"reported_neighbours={reported} must be one of neighbours.")
-    value = accuracies[reported]["top1"]
-    return {
-        "metric": "top1",
-        "value": value,
-        "protocol": "dino_knn",
-        "formula": (
-            f"argmax over classes of the sum, over the k = {reported} nearest training images by "
-            f"cosine, of exp(cosine / {config.temperature:g})"
-        ),
-        "numbers": {f"k={k}": numbers for k, numbers in accuracies.items()},
-        "line": _line(evaluation, f"k-NN top-1 {value:.2%} (k = {reported})"),
-    }
-
-
-def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Accuracy of the whole network, fine-tuned by a recipe of ``evaluation.finetune_recipes``."""
-    config, pretrained = evaluation.config, evaluation.pretrained
-    protocol = config.protocol or default_protocol(pretrained.config.model.name)
-    recipe = finetune_recipe(protocol, config.recipe.to_dict())
-    task = Task(
-        config=config,
-        recipe=recipe,
-        encoder=pretrained.encoder,
-        encoder_params=evaluation.params,
-        normalised=pretrained.config.model.normalise,
-        train=evaluation.train,
-        classes=evaluation.classes,
-        val_batches=lambda: evaluation.batches(evaluation.val, recipe.interpolation),
-        mesh=evaluation.mesh,
-        folder=evaluation.folder,
-    )
-    numbers = finetune(task)
-    if numbers is None:
-        return None
-    value, best = numbers["last"]["val/top1"], numbers["best"]["val/top1"]
-    told = f"fine-tuned top-1 {value:.2%} (best epoch {best['value']:.2%})"
-    return {
-        "metric": "top1",
-        "value": value,
-        "protocol": protocol,
-        "formula": described(recipe),
-        "wall_seconds": numbers.pop("wall_seconds"),
-        "numbers": numbers,
-        "line": _line(evaluation, told),
-    }
-
-
-MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
-    "knn": measure_knn,
-    "finetune": measure_finetune,
-}
 
 
 def open_labelled(data: ConfigDict) -> tuple[Source, Source]:
@@ -281,6 +143,8 @@ def _open(config: ConfigDict) -> Pretrained:
     config.weights, config.step = pretrained.weights, pretrained.step
     config.compute_dtype = dtype.name
     config.image_size = config.image_size or run.model.image_size
+    if "protocol" in config:
+        config.protocol = _protocol(config, pretrained)
     for key in config.data:
         if config.data[key] is None:
             config.data[key] = run.data[key]
@@ -291,6 +155,19 @@ def _open(config: ConfigDict) -> Pretrained:
             f"encoder in {pretrained.run}."
         )
     return pretrained
+
+
+def _protocol(config: ConfigDict, pretrained: Pretrained) -> str:
+    """The protocol asked for, or that of the method (linear probe) or backbone (fine-tuning)."""
+    method, model = pretrained.method, pretrained.config.model.name
+    known, usual = {
+        "linear": (LINEAR_PROTOCOLS, OF_METHOD.get(method, method)),
+        "finetune": (RECIPES, default_protocol(model)),
+    }[config.task]
+    name = config.protocol or usual
+    if name not in known:
+        raise UserError(f"protocol={name!r} must be one of {', '.join(known)}.")
+    return name
 
 
 def _folder(workdir: Path, settings: dict[str, Any]) -> RunFolder:
@@ -322,8 +199,3 @@ def _origin(evaluation: Evaluation) -> dict[str, Any]:
             for split, source in sources.items()
         },
     }
-
-
-def _line(evaluation: Evaluation, number: str) -> str:
-    encoder = evaluation.pretrained
-    return f"{number} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"

@@ -61,15 +61,10 @@ ALLOWED = {
         "data",
         "normalisation",
         "sharding",
+        "optimizers",
+        "schedules",
         "disk_trouble",
         "errors",
-        # fine-tuning is a training run
-        "checkpoints",
-        "interruption",
-        "optimizers",
-        "run_folder",
-        "run_logs",
-        "schedules",
     },
     "visualize": {"jax", "matplotlib", "sklearn", "evaluation", "models", "data", "errors"},
     "convert": {"jax", "flax", "safetensors", "torch", "models", "errors"},
@@ -138,6 +133,18 @@ ALLOWED = {
     # The stories: everything they tell of.
     "pretrain": None,
     "evaluate": None,
+    "linear_evaluation": None,
+    "finetune_evaluation": None,
+    "measures": {
+        "jax",
+        "ml_collections",
+        "data",
+        "errors",
+        "evaluation",
+        "pretrained",
+        "run_folder",
+        "sharding",
+    },
 }
 
 

@@ -8,6 +8,7 @@ from tiny import saved_run
 from whole_runs import ROOT, command, image_folder
 
 from repre_jax import evaluate as story
+from repre_jax.checkpoints import Checkpoints
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.pretrained import Pretrained
@@ -116,6 +117,72 @@ def test_images_without_labels_or_with_classes_missing(config_of, tmp_path):
         picture.rename(flat / picture.name)
     (tmp_path / "val").rename(tmp_path / "b" / "val")
     assert "has no labels" in told(tmp_path / "b")
+
+
+def test_few_labels(config_of):
+    results = evaluate(config_of("few_label", budgets=("50%", "3"), draws=2), None)
+    assert set(results["numbers"]) == {"50%", "3"}
+    assert results["value"] == results["numbers"]["50%"]["logistic"]["mean"] > 0.5
+    assert results["numbers"]["50%"]["labels"] == 16
+
+
+@pytest.fixture
+def short_probe():
+    return {"epochs": 4, "train_batch_size": 16, "rate_factors": (1.0, 100.0), "seeds": 2}
+
+
+def test_linear_probe_resumes_exactly(run, config_of, short_probe, tmp_path, monkeypatch, capsys):
+    whole = evaluate(config_of("linear", **short_probe), tmp_path / "whole")
+    assert whole["protocol"] == "linear_dino" and "last_4" in whole["formula"]
+    assert "best of 2 learning rates" in whole["formula"]
+    assert len(whole["numbers"]["top1_by_epoch"]) == 4
+    save, saves = Checkpoints.save, []
+
+    def save_and_stop(self, state, *rest):
+        saved = save(self, state, *rest)
+        saves.append(int(state.step))
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        return saved
+
+    stopped = config_of("linear", **short_probe | {"save_every_epochs": 1})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        evaluate(stopped, tmp_path / "stopped")
+    capsys.readouterr()
+    resumed = evaluate(stopped, tmp_path / "stopped")
+    assert "Resumed at step 4." in capsys.readouterr().out
+    assert resumed["numbers"] == whole["numbers"]
+
+
+def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp_path):
+    numbers = [
+        evaluate(
+            config_of("linear", **short_probe | {"devices": n, "protocol": "mae"}),
+            tmp_path / str(n),
+        )["numbers"]
+        for n in (1, 8)
+    ]
+    assert numbers[0]["top1_by_epoch"] == pytest.approx(
+        numbers[1]["top1_by_epoch"], abs=0.1
+    )  # one image of 11
+
+
+def test_linear_probe_in_training_mode(config_of, short_probe, tmp_path):
+    results = evaluate(config_of("linear", **short_probe | {"protocol": "moby"}), tmp_path)
+    assert "drop path 0.2" in results["formula"] and 0 <= results["value"] <= 1
+
+
+def test_linear_probe_mistakes(config_of):
+    def told(**changes):
+        with pytest.raises(UserError) as error:
+            evaluate(config_of("linear", **changes), None)
+        return str(error.value)
+
+    assert "batches of 1024 and there are 32 images" in told()
+    assert "cannot be split over 8 devices" in told(train_batch_size=12)
+    assert "protocol='dinov2' must be one of dino, moco_v3" in told(protocol="dinov2")
+    assert "seeds must be at least 1" in told(train_batch_size=16, seeds=0)
 
 
 def test_the_command(run, capsys, monkeypatch, tmp_path):

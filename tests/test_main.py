@@ -105,7 +105,10 @@ def test_what_is_no_flag(mistake):
 
 
 def test_unknown_task(mistake):
-    assert mistake(SMOKE, "--config.task=fly") == "task='fly' must be one of pretrain, knn."
+    assert (
+        mistake(SMOKE, "--config.task=fly")
+        == "task='fly' must be one of pretrain, knn, few_label, linear."
+    )
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

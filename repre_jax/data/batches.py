@@ -72,9 +72,10 @@ class TrainingChunks:
     @property
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
-        recipe = self.recipe
-        pixels = recipe.global_crops * self.image_size**2
-        pixels += recipe.local_crops * recipe.local_size**2
+        pixels = (
+            self.recipe.global_crops * self.image_size**2
+            + self.recipe.local_crops * self.recipe.local_size**2
+        )
         return 3 * pixels * min(self.rows.count, _ROWS_PER_CHUNK)
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:

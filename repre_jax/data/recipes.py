@@ -21,7 +21,7 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True)
 class ViewRecipe:
-    """Global views and ``local_crops`` small ones, all cut from one decode of the image.
+    """Global views (two, as a rule) and ``local_crops`` small ones, cut from one decoded image.
 
     Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
     photometric on the device by ``data/augmentations.py``, in the order of the fields below.
@@ -29,10 +29,12 @@ class ViewRecipe:
     solarisation. View 1 is the one that RePre reconstructs.
 
     Attributes:
-      global_crops: 2 in pre-training; where it is 1, the pairs have one number.
       crop_scale: area of a global crop as a share of the image, (lowest, highest).
       crop_ratio: aspect ratio width / height of a crop, drawn log-uniformly, (lowest, highest).
       interpolation: "bilinear" or "bicubic", antialiased when shrinking.
+      global_crops: number of global views; the pairs below have so many entries.
+      clamp_crop: a crop that would be larger than the image is cut down to it, as MAE does
+        (facebookresearch/mae, util/crop.py), and not drawn again, as torchvision does.
       local_crops: number of local crops; 0 for methods without multi-crop.
       local_size: side of a local crop in pixels.
       local_crop_scale: as ``crop_scale``, for local crops.
@@ -51,6 +53,8 @@ class ViewRecipe:
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bicubic"
+    global_crops: int = 2
+    clamp_crop: bool = False
     local_crops: int = 0
     local_size: int = 96
     local_crop_scale: tuple[float, float] = (0.05, 0.4)
@@ -58,9 +62,8 @@ class ViewRecipe:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_probability: float = 0.8
     grey_probability: float = 0.2
-    blur_probability: tuple[float, float] = (1.0, 0.1)
+    blur_probability: tuple[float, ...] = (1.0, 0.1)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarise_probability: tuple[float, float] = (0.0, 0.2)
+    solarise_probability: tuple[float, ...] = (0.0, 0.2)
     local_blur_probability: float = 0.5
-    global_crops: int = 2
     rand_augment: RandAugment | None = None

@@ -61,7 +61,9 @@ def crop_views(
     draws = rng.random((len(plan), _CROP_TRIES * 4)).tolist()
     height, width = image.shape[:2]
     for (view, scale), block in zip(plan, draws, strict=True):
-        top, left, rows, columns = _crop_box(height, width, scale, recipe.crop_ratio, block)
+        top, left, rows, columns = _crop_box(
+            height, width, scale, recipe.crop_ratio, block, clamp=recipe.clamp_crop
+        )
         crop = image[top : top + rows, left : left + columns]
         resize(crop, *view.shape[:2], recipe.interpolation, out=view)
         if recipe.rand_augment:
@@ -94,6 +96,8 @@ def _crop_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     draws: list[float],
+    *,
+    clamp: bool = False,
 ) -> tuple[int, int, int, int]:
     area = height * width
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -103,6 +107,8 @@ def _crop_box(
         aspect = math.exp(log_low + (log_high - log_low) * for_ratio)
         columns = round(math.sqrt(target_area * aspect))
         rows = round(math.sqrt(target_area / aspect))
+        if clamp:
+            columns, rows = (min(max(x, 1), y) for x, y in ((columns, width), (rows, height)))
         if 0 < columns <= width and 0 < rows <= height:
             top = int(for_top * (height - rows + 1))
             left = int(for_left * (width - columns + 1))

@@ -167,14 +167,12 @@ def finetune_recipe(protocol: str, overrides: dict[str, Any]) -> FinetuneRecipe:
     """The protocol's recipe with those fields replaced that ``overrides`` sets.
 
     Args:
-      protocol: of ``RECIPES``.
+      protocol: a key of ``RECIPES``.
       overrides: field -> value, None for the protocol's.
 
     Raises:
-      UserError: no such protocol, or a value that cannot be trained with.
+      UserError: a value that cannot be trained with.
     """
-    if protocol not in RECIPES:
-        raise UserError(f"protocol={protocol!r} must be one of {', '.join(RECIPES)}.")
     given = {name: value for name, value in overrides.items() if value is not None}
     recipe = dataclasses.replace(RECIPES[protocol], **given)
     choices = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from repre_jax.data import views
 from repre_jax.data.recipes import RandAugment, ViewRecipe
 from repre_jax.data.views import centre_view, crop_views, random_crop_box, resize
 
@@ -192,7 +193,7 @@ def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
     plain = ViewRecipe(crop_scale=(0.3, 1.0), global_crops=1)
     changed = 0
     for seed in range(8):
-        views = [
+        cut = [
             crop_views(image, recipe, 24, np.random.default_rng(seed))["global"]
             for recipe in (
                 plain,
@@ -201,8 +202,29 @@ def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
                 dataclasses.replace(plain, rand_augment=RandAugment()),
             )
         ]
-        assert views[0].shape == (1, 24, 24, 3)
-        np.testing.assert_array_equal(views[0], views[1])
-        np.testing.assert_array_equal(views[2], views[3])
-        changed += int((views[0] != views[2]).any())
+        assert cut[0].shape == (1, 24, 24, 3)
+        np.testing.assert_array_equal(cut[0], cut[1])
+        np.testing.assert_array_equal(cut[2], cut[3])
+        changed += int((cut[0] != cut[2]).any())
     assert changed >= 3  # three images in four, on average
+
+
+def test_one_global_view():
+    recipe = ViewRecipe(crop_scale=(0.08, 1.0), global_crops=1)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    one = crop_views(image, recipe, 16, np.random.default_rng(3))["global"]
+    two = crop_views(image, ViewRecipe(crop_scale=(0.08, 1.0)), 16, np.random.default_rng(3))[
+        "global"
+    ]
+    assert one.shape == (1, 16, 16, 3)
+    assert two.shape == (2, 16, 16, 3)
+
+
+def test_clamped_crops_are_cut_down_and_not_drawn_again():
+    """MAE's crop (util/crop.py): one draw, its sides at most those of the image."""
+    area, aspect = 20 * 100 * 0.9, 4 / 3
+    draws = [0.9 / 0.99 - 0.01 / 0.99, 1.0, 0.5, 0.5] + [0.0] * 36
+    box = views._crop_box(20, 100, (0.01, 1.0), (3 / 4, 4 / 3), draws, clamp=True)
+    columns = round((area * aspect) ** 0.5)
+    assert box == (0, int(0.5 * (100 - columns + 1)), 20, columns)
+    assert views._crop_box(20, 100, (0.01, 1.0), (3 / 4, 4 / 3), draws)[2] < 20  # drawn again

@@ -1,14 +1,19 @@
 """Weighted k-NN against a plain numpy reading of the protocol."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from golden.cases_probe import KNN, NEIGHBOURS, TEMPERATURE, knn_features
 from jax.sharding import Mesh
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from repre_jax.evaluation import knn
-from repre_jax.evaluation.knn import knn_accuracy
+from repre_jax.evaluation.knn import knn_accuracies, knn_accuracy, knn_rankings
+
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "eval_knn.npz"))
 
 
 def reference(train, train_labels, val, val_labels, *, k, num_classes, temperature=0.07):
@@ -72,6 +77,53 @@ def test_equals_sklearn_on_digits():
     got = knn_accuracy(images[train], labels[train], images[val], labels[val], num_classes=10)
     assert got["top1"] == pytest.approx(expected, abs=1e-9)
     assert got["top1"] > 0.9
+
+
+def test_predictions_are_those_of_dinos_eval_knn():
+    data = knn_features()
+    rankings = knn_rankings(
+        data["train_features"],
+        data["train_labels"],
+        data["test_features"],
+        num_classes=KNN["classes"],
+        neighbours=NEIGHBOURS,
+        temperature=TEMPERATURE,
+        bank_chunk=256,
+        query_chunk=100,
+    )
+    accuracies = knn_accuracies(
+        *data.values(), num_classes=KNN["classes"], neighbours=NEIGHBOURS, temperature=TEMPERATURE
+    )
+    for k in NEIGHBOURS:
+        official = GOLDEN[f"{k}/predictions"]
+        np.testing.assert_array_equal(rankings[k][:, 0], official[:, 0])
+        for name in ("top1", "top5"):
+            assert 100 * accuracies[k][name] == pytest.approx(GOLDEN[f"{k}/{name}"])
+    assert len({accuracies[k]["top1"] for k in NEIGHBOURS}) > 2, "k must matter"
+
+
+@pytest.mark.parametrize("k", [10, 20, 100, 200])
+def test_equal_votes_are_those_of_sklearn(k):
+    train, train_labels, val, _ = clusters(501, 103)
+    classifier = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
+    expected = classifier.fit(train, train_labels).predict(val)
+    ranking = knn_rankings(
+        train, train_labels, val, num_classes=10, neighbours=(k,), temperature=None, bank_chunk=64
+    )[k]
+    np.testing.assert_array_equal(ranking[:, 0], expected)
+
+
+def test_equal_votes_when_there_are_fewer_neighbours_than_k():
+    train, val = np.eye(4, dtype=np.float32)[:3], np.ones((1, 4), np.float32)
+    ranking = knn_rankings(
+        train, [2, 2, 1], val, num_classes=3, neighbours=(10,), temperature=None, bank_chunk=2
+    )[10]
+    assert ranking.tolist() == [[2, 1, 0]]
+
+
+def test_k_below_one_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        knn_accuracies(*clusters(20, 5), num_classes=10, neighbours=(0,))
 
 
 def test_ties_go_to_the_earlier_neighbour_and_the_lower_class():

@@ -13,12 +13,11 @@ from whole_runs import checkpoint_steps, image_folder, rows
 
 from configs.eval import finetune as finetune_config
 from repre_jax import evaluate as story
+from repre_jax import finetune_evaluation as finetune
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.evaluation import finetune
-from repre_jax.evaluation.finetune import classification_numbers
 from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol, finetune_recipe
-from repre_jax.evaluation.finetune_step import build_finetuner, initial_state
+from repre_jax.evaluation.finetune_step import initial_state
 
 # 32 images, so 4 steps an epoch, 8 in all.
 SMALL = {
@@ -67,9 +66,12 @@ def final_state(folder) -> str:
 def test_results_say_what_was_trained_and_how_well(finished):
     folder, results = finished
     assert json.loads((folder / "results.json").read_text()) == results
-    assert {"task": "finetune", "metric": "top1", "protocol": "moco_v3", "step": 3}.items() <= (
-        results.items()
-    )
+    assert {
+        "task": "finetune",
+        "metric": "top1",
+        "protocol": "finetune_moco_v3",
+        "step": 3,
+    }.items() <= (results.items())
     last, best = results["numbers"]["last"], results["numbers"]["best"]
     assert results["value"] == last["val/top1"]
     scored = [row for row in rows(folder) if "val/top1" in row]
@@ -126,21 +128,13 @@ def test_validation_is_exact_for_any_batch_and_devices(root, monkeypatch):
     """Of a network that is not trained: 11 images, the last batch padded."""
     measured = []
 
-    def validate_only(task):
-        classifier = build_finetuner(
-            task.encoder,
-            task.recipe,
-            task.encoder_params,
-            classes=task.classes,
-            clock=task.clock,
-            normalised=task.normalised,
-            seed=0,
-        )
-        params = initial_state(classifier, task.encoder_params).params
+    def validate_only(evaluation):
+        finetuner, _, params = finetune.build(evaluation)
+        params = initial_state(finetuner, params).params
         params["head"]["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), (128, 2))
-        measured.append(finetune.validation(task, classifier)(params))
+        measured.append(finetune.validation(evaluation, finetuner)(params))
 
-    monkeypatch.setattr(story, "finetune", validate_only)
+    monkeypatch.setitem(story.MEASURES, "finetune", validate_only)
     for devices, batch_size in ((1, 8), (8, 8), (1, 5)):
         config = config_of(root, devices=devices, batch_size=batch_size)
         assert evaluate(config, root / "validated") is None
@@ -155,7 +149,7 @@ def test_swin(root):
     saved_run(root / "swin", "moby", name="swin_nano", patch_size=4, image_size=32, window=4)
     config = config_of(root, checkpoint=str(root / "swin"), **{"recipe.epochs": 0.5})
     results = evaluate(config, root / "swin_finetuned")
-    assert results["protocol"] == "simmim"
+    assert results["protocol"] == "finetune_simmim"
     assert np.isfinite(results["numbers"]["last"]["val/loss"])
 
 
@@ -193,7 +187,7 @@ def test_classification_numbers():
     logits = np.array(
         [[2, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0.0]]
     )
-    numbers = classification_numbers(logits, np.array([0, 1, 0, -1]))
+    numbers = finetune.classification_numbers(logits, np.array([0, 1, 0, -1]))
     # The second has its class behind one, level with four; a tie for the first place is no success.
     assert numbers["top1"] == pytest.approx(1 / 3)
     assert numbers["top5"] == pytest.approx(2 / 3)

@@ -1,31 +1,27 @@
-"""One fine-tuning run from top to bottom: encoder, state, loop, validation, numbers.
+"""A fine-tuning from top to bottom: encoder, state, loop, validation, numbers; resumes exactly.
 
-The checkpoint's encoder is trained with a classifier on it; it goes on where it was stopped, bit
-for bit, as pre-training does. The validation set never chooses anything: the number of a run is
-that of its last step, and the best epoch, which the official codes print, stands beside it.
+The checkpoint's encoder is trained with a classifier on it; a stopped run goes on bit for bit. The
+validation set chooses nothing: the number of a run is that of its last step, and the best epoch,
+which the official codes print, stands beside it.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from repre_jax.checkpoints import Checkpoints
 from repre_jax.data.device_prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
-from repre_jax.data.source import Source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import extract_features
-from repre_jax.evaluation.finetune_recipes import FinetuneRecipe, views_of
+from repre_jax.evaluation.finetune_recipes import described, finetune_recipe, views_of
 from repre_jax.evaluation.finetune_step import (
     Finetuner,
     FinetuneState,
@@ -35,155 +31,137 @@ from repre_jax.evaluation.finetune_step import (
     initial_state,
 )
 from repre_jax.interruption import on_sigterm
-from repre_jax.run_folder import RunFolder
+from repre_jax.measures import Evaluation
 from repre_jax.run_logs import RunLogs, read_rows
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
 
-_MEASURED = ("val/", "average/")
 _MAX_NONFINITE_STEPS = 10  # in a row, then the run stops
+_MEASURED = ("val/", "average/")
 _SCORES = ("val/top1", "average/top1")
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What is fine-tuned, on what, where.
+class Run:
+    """A fine-tuning under way, apart from its state.
 
     Attributes:
-      config: of ``configs/eval/finetune.py``, complete.
-      recipe: the numbers.
-      encoder: pre-trained, or not.
-      encoder_params: its parameters, arrays on the host.
-      normalised: whether it takes pixels less ImageNet's mean, over its deviation.
-      train: labelled images.
-      classes: their number.
-      val_batches: makes the batches of all validation images, in order, padding masked.
-      mesh: the devices.
-      folder: of this run.
+      evaluation: config, images, devices, folder.
+      finetuner: static parts of the step.
+      clock: of the run.
+      validate: parameters -> {"top1", "loss", "top5"?} on the validation images.
+      checkpoints: of this run.
+      logs: of this run.
     """
 
-    config: ConfigDict
-    recipe: FinetuneRecipe
-    encoder: nn.Module
-    encoder_params: Any
-    normalised: bool
-    train: Source
-    classes: int
-    val_batches: Callable[[], Iterable[Mapping[str, np.ndarray]]]
-    mesh: Mesh
-    folder: RunFolder
-
-    @property
-    def clock(self) -> Clock:
-        """Steps of an epoch (the last, partial batch is dropped) and of the run."""
-        steps_per_epoch = len(self.train) // self.recipe.batch_size
-        return Clock(steps_per_epoch, max(1, round(self.recipe.epochs * steps_per_epoch)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A task under way, apart from its state."""
-
-    task: Task
+    evaluation: Evaluation
     finetuner: Finetuner
-    validate: Callable[[Any], dict[str, float]]  # parameters -> top1, top5, loss
+    clock: Clock
+    validate: Callable[[Any], dict[str, float]]
     checkpoints: Checkpoints
     logs: RunLogs
 
 
-def finetune(task: Task) -> dict[str, Any] | None:
-    """Fine-tunes, or goes on with it.
+def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Accuracy of the whole network, fine-tuned by a recipe of ``evaluation.finetune_recipes``.
 
     Returns:
-      {"last": numbers at the end, "best": {score: (value, epoch)}, "epochs", "steps",
-      "wall_seconds", "images_per_second"}; None when it was told to stop, which saves.
+      This task's part of results.json; None when it was told to stop, which saves.
 
     Raises:
       UserError: whatever the user can mend.
     """
-    recipe, clock = task.recipe, task.clock
-    check_batch(task)
-    encoder, params = finetuned_encoder(
-        task.encoder,
-        task.encoder_params,
-        image_size=task.config.image_size,
-        drop_path=recipe.drop_path,
-    )
-    finetuner = build_finetuner(
-        encoder,
-        recipe,
-        params,
-        classes=task.classes,
-        clock=clock,
-        normalised=task.normalised,
-        seed=task.config.seed,
-    )
+    finetuner, clock, params = build(evaluation)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(
-            task.folder.checkpoints, keep=task.config.keep_checkpoints, best_metric=_SCORES[0]
+            evaluation.folder.checkpoints,
+            keep=evaluation.config.keep_checkpoints,
+            best_metric=_SCORES[0],
         )
         stack.callback(checkpoints.close)
         state, messages = checkpoints.restore_or_init(
-            functools.partial(initial_state, finetuner), replicated(task.mesh), params
+            functools.partial(initial_state, finetuner), replicated(evaluation.mesh), params
         )
         logs = RunLogs(
-            task.folder,
+            evaluation.folder,
             start_step=int(state.step),
             total_steps=clock.total_steps,
-            batch_size=recipe.batch_size,
+            batch_size=finetuner.recipe.batch_size,
             primary=jax.process_index() == 0,
         )
         stack.callback(logs.close)
         for message in messages:
             logs.say(message)
-        run = Run(task, finetuner, validation(task, finetuner), checkpoints, logs)
+        validate = validation(evaluation, finetuner)
+        run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
         stop_requested = stack.enter_context(on_sigterm())
-        batches = stack.enter_context(open_batches(task, int(state.step)))
+        batches = stack.enter_context(open_batches(run, int(state.step)))
         state, numbers = train(run, state, batches, stop_requested)
         if int(state.step) < clock.total_steps:
             logs.say(f"Stopped and saved at step {int(state.step):,}; the same command goes on.")
             return None
         if _SCORES[0] not in numbers:  # told to stop in the last step
             numbers |= measure(run, state)
-        return {
-            "last": {key: numbers[key] for key in sorted(numbers) if key.startswith(_MEASURED)},
-            "best": best_epochs(task.folder.metrics_path, numbers, clock),
-            "epochs": clock.total_steps / clock.steps_per_epoch,
-            "steps": clock.total_steps,
-            "wall_seconds": round(logs.wall_seconds, 2),
-            "images_per_second": logs.images_per_second,
-        }
+        return results(run, numbers)
 
 
-def check_batch(task: Task) -> None:
-    """Raises UserError for a batch that the devices cannot share or the images not fill."""
-    size, devices = task.recipe.batch_size, task.mesh.size
-    if size % devices:
-        raise UserError(
-            f"recipe.batch_size={size} cannot be split over {devices} devices; choose a multiple."
-        )
-    if len(task.train) < size:
-        raise UserError(
-            f"{task.train.description} has {len(task.train)} images, fewer than "
-            f"recipe.batch_size={size}; lower it."
-        )
-    if (task.train.labels < 0).any():
-        raise UserError(f"{task.train.description} has images without a label.")
+def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
+    """(static parts, clock, the encoder's parameters at step 0) that the config describes.
 
-
-def open_batches(task: Task, start_step: int) -> DevicePrefetcher:
-    """The training batches from ``start_step`` on, on the devices."""
-    batches = training_batches(
-        task.train,
-        views_of(task.recipe),
-        image_size=task.config.image_size,
-        batch_size=task.recipe.batch_size,
-        seed=task.config.seed,
-        start_step=start_step,
-        total_steps=task.clock.total_steps,
-        workers=task.config.data.workers,
+    Raises:
+      UserError: a recipe, or a batch that neither images nor devices can share.
+    """
+    config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
+    recipe, devices = (
+        finetune_recipe(config.protocol, config.recipe.to_dict()),
+        evaluation.mesh.size,
     )
-    return prefetch_to_device(batches, by_row(task.mesh))
+    if recipe.batch_size % devices:
+        raise UserError(
+            f"recipe.batch_size={recipe.batch_size} cannot be split over {devices} devices; choose "
+            "a multiple."
+        )
+    if len(train) < recipe.batch_size:
+        raise UserError(
+            f"{train.description} has {len(train)} images, fewer than "
+            f"recipe.batch_size={recipe.batch_size}; lower it."
+        )
+    if (train.labels < 0).any():
+        raise UserError(f"{train.description} has images without a label.")
+    steps_per_epoch = len(train) // recipe.batch_size
+    clock = Clock(steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch)))
+    encoder, params = finetuned_encoder(
+        pretrained.encoder,
+        evaluation.params,
+        image_size=config.image_size,
+        drop_path=recipe.drop_path,
+    )
+    finetuner = build_finetuner(
+        encoder,
+        recipe,
+        params,
+        classes=evaluation.classes,
+        clock=clock,
+        normalised=pretrained.config.model.normalise,
+        seed=config.seed,
+    )
+    return finetuner, clock, params
+
+
+def open_batches(run: Run, start_step: int) -> DevicePrefetcher:
+    """The training batches from ``start_step`` on, on the devices."""
+    config, recipe = run.evaluation.config, run.finetuner.recipe
+    batches = training_batches(
+        run.evaluation.train,
+        views_of(recipe),
+        image_size=config.image_size,
+        batch_size=recipe.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        total_steps=run.clock.total_steps,
+        workers=config.data.workers,
+    )
+    return prefetch_to_device(batches, by_row(run.evaluation.mesh))
 
 
 def train(
@@ -194,7 +172,7 @@ def train(
     Returns:
       (state, numbers of the last step).
     """
-    config, clock, logs = run.task.config, run.task.clock, run.logs
+    config, clock, logs = run.evaluation.config, run.clock, run.logs
     step_function = jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0)
     validate_every = max(1, round(config.validate_every_epochs * clock.steps_per_epoch))
     previous, numbers = None, logs.numbers_before
@@ -202,7 +180,7 @@ def train(
         batch = next(batches)
         replaced = batch.pop("replaced")
         for index in replaced[replaced >= 0]:
-            logs.bad_file(run.task.train.name_of(int(index)))
+            logs.bad_file(run.evaluation.train.name_of(int(index)))
         state, metrics = step_function(state, batch)
         if previous is not None:
             # Waiting for the step before keeps the device one step ahead of the host, no more.
@@ -248,7 +226,7 @@ def measure(run: Run, state: FinetuneState) -> dict[str, float]:
     return numbers
 
 
-def validation(task: Task, finetuner: Finetuner) -> Callable[[Any], dict[str, float]]:
+def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], dict[str, float]]:
     """Function parameters -> numbers over all validation images, exact for any batch and devices.
 
     Logits are gathered on the host, so padding and the number of devices leave no trace.
@@ -260,8 +238,9 @@ def validation(task: Task, finetuner: Finetuner) -> Callable[[Any], dict[str, fl
         return finetuner.logits(params, finetuner.encoder_input(pixels))
 
     def validate(params):
+        batches = evaluation.batches(evaluation.val, finetuner.recipe.interpolation)
         found, labels = extract_features(
-            lambda images: logits(params, images), task.val_batches(), by_row(task.mesh)
+            lambda images: logits(params, images), batches, by_row(evaluation.mesh)
         )
         return classification_numbers(found, labels)
 
@@ -288,6 +267,31 @@ def classification_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     if logits.shape[1] > 5:
         numbers["top5"] = float(np.mean(rank <= 5))
     return numbers
+
+
+def results(run: Run, numbers: Mapping[str, float]) -> dict[str, Any]:
+    """This task's part of results.json, from the numbers of the last step."""
+    evaluation, recipe, clock = run.evaluation, run.finetuner.recipe, run.clock
+    best = best_epochs(evaluation.folder.metrics_path, numbers, clock)
+    value, best_value = numbers["val/top1"], best["val/top1"]["value"]
+    return {
+        "metric": "top1",
+        "value": value,
+        "protocol": f"finetune_{evaluation.config.protocol}",
+        "formula": f"{described(recipe)}; last epoch",
+        "numbers": {
+            "last": {key: numbers[key] for key in sorted(numbers) if key.startswith(_MEASURED)},
+            "best": best,
+            "epochs": clock.total_steps / clock.steps_per_epoch,
+            "steps": clock.total_steps,
+            "images_per_second": run.logs.images_per_second,
+        },
+        "wall_seconds": round(run.logs.wall_seconds, 2),
+        "line": evaluation.line(
+            f"fine-tuned top-1 {value:.2%} (recipe {evaluation.config.protocol}, last epoch; best "
+            f"epoch {best_value:.2%})"
+        ),
+    }
 
 
 def best_epochs(

@@ -1,0 +1,22 @@
+"""What a few labels are enough for: k-NN and logistic regression on frozen features.
+
+    python main.py --config=configs/eval/few_label.py --config.checkpoint=runs/a
+    python main.py --config=configs/eval/few_label.py --config.checkpoint=runs/a \\
+        --config.budgets="('5','20')"
+
+Every draw takes labelled examples class by class; "nearest" (one neighbour), "knn" (weighted) and
+"logistic" are judged on the same draws, and so is every other checkpoint on the same data.
+"""
+
+from configs.eval import default
+
+
+def get_config():
+    config = default.get_config("few_label")
+    config.budgets = ("1%", "10%")  # share of each class, or a number of labels a class ("5")
+    config.draws = 3
+    config.neighbours = 20
+    config.temperature = 0.07
+    # lambd of facebookresearch/msn, logistic_eval.py: L2 strength beside the sum of the losses.
+    config.strength = 0.0025
+    return config

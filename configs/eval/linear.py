@@ -1,0 +1,32 @@
+"""Linear probe by a paper's own protocol; the default is that of the method that trained the run.
+
+    python main.py --config=configs/eval/linear.py --config.checkpoint=runs/a
+    python main.py --config=configs/eval/linear.py:sweep --config.checkpoint=runs/a --config.seeds=3
+    python main.py --config=configs/eval/linear.py --config.checkpoint=runs/a \\
+        --config.protocol=mae --config.train_batch_size=1024
+
+Protocols: dino, moco_v3, moby, simsiam, mocov2, byol, simclr, mae
+(repre_jax/evaluation/protocols.py). ``:sweep`` trains thirteen learning rates around the protocol's
+own, all in one training. Stopped, the same command goes on from the newest checkpoint.
+"""
+
+from configs.eval import default
+from repre_jax.errors import UserError
+
+# DINOv2's grid of thirteen (facebookresearch/dinov2, eval/linear.py), a decade up and down.
+SWEEP = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+def get_config(variants: str = ""):
+    config = default.get_config("linear")
+    config.protocol = ""  # empty: that of the run's method
+    config.rate_factors = (1.0,)  # times the protocol's learning rate; one group of heads each
+    config.seeds = 1  # heads a learning rate, which differ in their first kernel
+    config.epochs = 0  # 0: the protocol's
+    config.train_batch_size = 0  # 0: the protocol's; the learning rate scales with it
+    config.save_every_epochs = 5
+    if variants == "sweep":
+        config.rate_factors = SWEEP
+    elif variants:
+        raise UserError(f"No variant {variants!r}; this config has sweep.")
+    return config

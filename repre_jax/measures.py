@@ -1,0 +1,173 @@
+"""What can be measured of a frozen encoder: functions from an ``Evaluation`` to results."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from repre_jax.data.pipeline import evaluation_batches
+from repre_jax.data.source import Source, short_hash
+from repre_jax.errors import UserError
+from repre_jax.evaluation.feature_cache import Features, cached_features
+from repre_jax.evaluation.features import extract_features
+from repre_jax.evaluation.few_label import few_label_scores
+from repre_jax.evaluation.frozen import encode_pixels
+from repre_jax.evaluation.knn import knn_accuracies
+from repre_jax.pretrained import Pretrained
+from repre_jax.run_folder import RunFolder
+from repre_jax.sharding import by_row
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What every evaluation of a frozen encoder works with.
+
+    Attributes:
+      config: with every default filled in from the run.
+      pretrained: the encoder.
+      train, val: the labelled images.
+      mesh: the devices.
+      folder: of this evaluation.
+    """
+
+    config: ConfigDict
+    pretrained: Pretrained
+    train: Source
+    val: Source
+    mesh: Mesh
+    folder: RunFolder
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.train.labels.max()) + 1
+
+    def line(self, number: str) -> str:
+        """A number and what it is of, for the screen."""
+        encoder = self.pretrained
+        return f"{number} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """The encoder's parameters, read when somebody asks: cached features need none."""
+        return self.pretrained.load_params()
+
+    def features(self, feature: str = "pooled", interpolation: str = "bicubic") -> list[Features]:
+        """[(features float32 [n, F], labels int32 [n]) of the training, of the validation set].
+
+        Images are resized, centre-cropped, encoded once, and kept on disk.
+
+        Args:
+          feature: of ``evaluation.frozen.FEATURES``.
+          interpolation: of the resizing.
+        """
+        return [
+            self.features_of(source, feature, interpolation) for source in (self.train, self.val)
+        ]
+
+    def features_of(
+        self, source: Source, feature: str = "pooled", interpolation: str = "bicubic"
+    ) -> Features:
+        """As ``features``, of one set of images."""
+        encoder, config = self.pretrained.encoder, self.config
+        depends_on = [
+            self.pretrained.fingerprint,
+            source.fingerprint,
+            config.data.cache_size,
+            config.image_size,
+            encoder.dtype.name,
+            feature,
+            interpolation,
+        ]
+        key = short_hash(json.dumps(depends_on).encode())
+
+        def compute() -> Features:
+            normalised = self.pretrained.config.model.normalise
+            encode = jax.jit(encode_pixels(encoder, feature, normalised))
+            batches = self.batches(source, interpolation)
+            return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
+
+        return cached_features(Path(config.cache_path) / f"{feature}-{key}", compute)
+
+    def batches(self, source: Source, interpolation: str):
+        """Batches of every image, padded so that every device has its share."""
+        devices = self.mesh.size
+        return evaluation_batches(
+            source,
+            image_size=self.config.image_size,
+            batch_size=-(-self.config.batch_size // devices) * devices,
+            interpolation=interpolation,
+            workers=self.config.data.workers,
+        )
+
+
+def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
+    """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
+    config = evaluation.config
+    train, val = evaluation.features()
+    accuracies = knn_accuracies(
+        *train,
+        *val,
+        num_classes=evaluation.classes,
+        neighbours=tuple(config.neighbours),
+        temperature=config.temperature,
+        mesh=evaluation.mesh,
+    )
+    reported = config.reported_neighbours
+    if reported not in accuracies:
+        raise UserError(f"reported_neighbours={reported} must be one of neighbours.")
+    value = accuracies[reported]["top1"]
+    return {
+        "metric": "top1",
+        "value": value,
+        "protocol": "dino_knn",
+        "formula": (
+            f"argmax over classes of the sum, over the k = {reported} nearest training images by "
+            f"cosine, of exp(cosine / {config.temperature:g})"
+        ),
+        "numbers": {f"k={k}": numbers for k, numbers in accuracies.items()},
+        "line": evaluation.line(f"k-NN top-1 {value:.2%} (k = {reported})"),
+    }
+
+
+def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy from 1 %, 10 % or a few labels a class, by k-NN and by logistic regression."""
+    config = evaluation.config
+    train, val = evaluation.features()
+    numbers = {
+        budget: few_label_scores(
+            *train,
+            *val,
+            budget=budget,
+            draws=config.draws,
+            seed=config.seed,
+            neighbours=config.neighbours,
+            temperature=config.temperature,
+            strength=config.strength,
+            mesh=evaluation.mesh,
+        )
+        for budget in config.budgets
+    }
+    reported = config.budgets[0]
+    logistic = numbers[reported]["logistic"]
+    return {
+        "metric": "top1",
+        "value": logistic["mean"],
+        "spread": logistic["std"],
+        "protocol": f"few_label_{reported}",
+        "formula": (
+            f"multinomial logistic regression on {reported} of the labels of each class, rows "
+            f"centred and of unit length, sum of losses + {config.strength:g} / 2 |W|^2, no "
+            f"intercept; mean and deviation of {config.draws} draws"
+        ),
+        "numbers": numbers,
+        "line": evaluation.line(
+            f"few-label top-1 {logistic['mean']:.2%} +- {logistic['std']:.2%} (logistic "
+            f"regression, {reported} of the labels)"
+        ),
+    }

@@ -1,0 +1,48 @@
+"""Features on disk: reused, whole or absent, made anew when damaged."""
+
+import numpy as np
+import pytest
+
+from repre_jax.evaluation.feature_cache import cached_features
+
+FEATURES = (np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 1, -1], np.int32))
+
+
+def never():
+    raise AssertionError("the features were there")
+
+
+def assert_same(got):
+    for ours, expected in zip(got, FEATURES, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_computed_once(tmp_path):
+    folder = tmp_path / "a" / "features"
+    assert_same(cached_features(folder, lambda: FEATURES))
+    assert_same(cached_features(folder, never))
+    assert [path.name for path in folder.parent.iterdir()] == ["features"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "mixed"])
+def test_damaged_features_are_made_anew(tmp_path, damage):
+    cached_features(tmp_path / "f", lambda: FEATURES)
+    path = tmp_path / "f" / "features.npy"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        np.save(path, FEATURES[0][:2])
+    assert_same(cached_features(tmp_path / "f", lambda: FEATURES))
+    assert_same(cached_features(tmp_path / "f", never))
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(tmp_path / "f", lambda: FEATURES)
+    assert list(tmp_path.iterdir()) == []

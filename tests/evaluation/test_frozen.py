@@ -1,0 +1,98 @@
+"""Features of frozen encoders against DINO's recorded layers: the right blocks and norms."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from golden import from_torch_names
+from golden.cases import FORWARD_VIT
+from golden.weights import images, normalised, vit_shapes, weights
+from tiny import random_state, tiny_learner, tiny_swin_config
+
+from repre_jax.evaluation.frozen import encode_pixels, frozen_features
+from repre_jax.models.taps import read_block
+from repre_jax.models.vit import ViT
+
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "vit.npz"))
+# get_intermediate_layers(n=3) of three blocks: [blocks, B, 1 + N, D], each after the final norm.
+LAYERS = GOLDEN["dino/32/layers"]
+IMAGES = normalised(images("forward/32", 2, 32))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    shape = FORWARD_VIT
+    encoder = ViT(
+        patch_size=shape.patch_size,
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.heads,
+        image_size=shape.image_size,
+    )
+    return encoder, from_torch_names.encoder(weights(vit_shapes(shape, learned_positions=True)))
+
+
+def official_linear_input(blocks, avgpool):
+    """The reading of eval_linear.py (train): class tokens of n blocks, then the mean patch."""
+    output = np.concatenate([x[:, 0] for x in blocks], axis=-1)
+    if avgpool:
+        mean = blocks[-1][:, 1:].mean(axis=1)
+        output = np.concatenate([output[..., None], mean[..., None]], axis=-1)
+        output = output.reshape(len(output), -1)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("feature", "blocks", "avgpool"),
+    [("pooled", 1, False), ("last_4", 3, False), ("class_and_mean", 1, True)],
+)
+def test_vit_features_are_those_of_dinos_linear_probe(vit, feature, blocks, avgpool):
+    ours = frozen_features(*vit, IMAGES, feature)
+    expected = official_linear_input(list(LAYERS[-blocks:]), avgpool)
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_last_4_of_a_deep_vit_are_four():
+    encoder = ViT(patch_size=8, width=16, depth=6, heads=2, image_size=16)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
+    shape = jax.eval_shape(
+        lambda p: frozen_features(encoder, p, np.zeros((3, 16, 16, 3)), "last_4"), params
+    )
+    assert shape.shape == (3, 4 * 16)
+
+
+def test_swin_features_are_means_of_blocks_with_the_norm_on_the_last_stage_only():
+    """EsViT, forward_return_n_last_blocks: here the last block of four stages each."""
+    learner = tiny_learner(tiny_swin_config("dino"))
+    encoder, params = learner.encoder, random_state(learner).params["encoder"]
+    pixels = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(params, pixels):
+        encoded, sown = encoder.apply({"params": params}, pixels, mutable=["intermediates"])
+        maps = [read_block(sown["intermediates"], k).feature_map for k in range(1, 5)]
+        return frozen_features(encoder, params, pixels, "last_4"), encoded.pooled, maps
+
+    ours, pooled, maps = both(params, pixels)  # pooled: the mean after the final norm
+    means = [np.asarray(x).mean(axis=(1, 2)) for x in maps[:-1]]
+    np.testing.assert_allclose(ours, np.concatenate([*means, pooled], axis=-1), atol=1e-4)
+    assert ours.shape == (2, 8 * (1 + 2 + 4 + 8))
+
+
+def test_pixels_are_normalised_only_when_the_encoder_wants_it(vit):
+    encoder, params = vit
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    plain = encode_pixels(encoder, "pooled", normalised=False)(params, pixels)
+    expected = encoder.apply({"params": params}, pixels.astype(np.float32) / 255).pooled
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
+    assert (
+        np.abs(encode_pixels(encoder, "pooled", normalised=True)(params, pixels) - plain).max()
+        > 0.01
+    )
+
+
+def test_an_unknown_feature_is_an_error(vit):
+    with pytest.raises(ValueError, match="must be one of"):
+        frozen_features(*vit, IMAGES, "first_4")
