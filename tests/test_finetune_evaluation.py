@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ SMALL = {
     "recipe.warmup_epochs": 0.5,
     "recipe.average_decay": 0.5,
     "recipe.rand_augment_magnitude": 1.0,
+    "recipe.erasing_probability": 0.0,  # its compilation is paid for elsewhere
     "batch_size": 8,
     "devices": 1,
     "save_every_steps": 3,
@@ -87,24 +87,35 @@ def test_results_say_what_was_trained_and_how_well(finished):
     }
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(root, finished, monkeypatch, capsys):
-    folder = root / "stopped"
-    steps = iter(range(100))
-    real = finetune.check_finite
+class Killed(Exception):
+    """Stands in for a SIGKILL: nothing is saved any more."""
 
-    def check_then_terminate(*arguments):
+
+@pytest.mark.parametrize("fate", ["told to stop", "killed"])
+def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, capsys, fate):
+    """In the fifth step, two behind a checkpoint."""
+    folder, real = root / fate, finetune.check_finite
+    steps = iter(range(100))
+
+    def check_then_end(*arguments):
         if next(steps) == 3:
+            if fate == "killed":
+                raise Killed
             os.kill(os.getpid(), signal.SIGTERM)
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "check_finite", check_then_terminate)
-        assert threading.current_thread() is threading.main_thread()
-        assert evaluate(config_of(root), folder) is None
+        patch.setattr(finetune, "check_finite", check_then_end)
+        if fate == "killed":
+            with pytest.raises(Killed):
+                evaluate(config_of(root), folder)
+        else:
+            assert evaluate(config_of(root), folder) is None
+            assert "the same command goes on" in capsys.readouterr().out
     assert not (folder / "results.json").exists()
-    assert "the same command goes on" in capsys.readouterr().out
     assert checkpoint_steps(folder)[-1] < 8
     results = evaluate(config_of(root), folder)
+    assert "Resumed at step" in capsys.readouterr().out
     assert final_state(folder) == final_state(finished[0])
     assert rows(folder) == rows(finished[0])
     assert results["numbers"]["last"] == finished[1]["numbers"]["last"]
