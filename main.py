@@ -20,8 +20,9 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import MEASURES, evaluate
 from repre_jax.explain import explain, flat_keys
 from repre_jax.pretrain import pretrain
+from repre_jax.table import tabulate
 
-TASKS = {"pretrain": pretrain} | dict.fromkeys(MEASURES, evaluate)
+TASKS = {"pretrain": pretrain} | dict.fromkeys(MEASURES, evaluate) | {"table": tabulate}
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "Config file, with variants after a colon: configs/dino_vits.py:baseline,smoke."

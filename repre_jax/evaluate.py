@@ -21,6 +21,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol
 from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
 from repre_jax.finetune_evaluation import measure_finetune
+from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
 from repre_jax.measures import Evaluation, measure_few_label, measure_knn
 from repre_jax.pretrained import Pretrained, open_pretrained
@@ -33,7 +34,9 @@ MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
     "few_label": measure_few_label,
     "linear": measure_linear,
     "finetune": measure_finetune,
+    "health": measure_health,
 }
+NEED_NO_LABELS = ("health",)
 # Settings that change where and how fast a number is made, but not the number.
 FREE_TO_CHANGE = (
     "workdir",
@@ -68,7 +71,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         pretrained = _open(config)
-        train, val = open_labelled(config.data)
+        opened = open_images if config.task in NEED_NO_LABELS else open_labelled
+        train, val = opened(config.data)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
@@ -92,6 +96,12 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
                 write_json(results_path, results)
     print(f"{results['line']} ({results_path})")
     return results
+
+
+def open_images(data: ConfigDict) -> tuple[Source, Source]:
+    """The training and the validation images; without a validation split the former twice."""
+    train = open_source(data, "train")
+    return train, open_source(data, "val") if has_split(data, "val") else train
 
 
 def open_labelled(data: ConfigDict) -> tuple[Source, Source]:

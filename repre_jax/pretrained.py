@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
@@ -33,6 +34,7 @@ class Pretrained:
       weights: "online", "target" (the moving average) or "random" (before training).
       config: of the run; keys that are newer than the run have their defaults.
       encoder: the module, in the compute type asked for.
+      views: how the run augmented its images.
       fingerprint: 16 hexadecimal digits, the same only for the same parameters.
     """
 
@@ -41,6 +43,7 @@ class Pretrained:
     weights: str
     config: ConfigDict
     encoder: nn.Module
+    views: ViewRecipe
     fingerprint: str
 
     @property
@@ -103,7 +106,7 @@ def open_pretrained(
         weights = method.evaluated
     if weights == "random":
         identity = [config.model.to_dict(), config.seed, "random"]
-        return Pretrained(run, 0, weights, config, encoder, _short_hash(identity))
+        return Pretrained(run, 0, weights, config, encoder, method.views, _short_hash(identity))
     if weights == "target" and method.target_heads is None:
         raise UserError(
             f"{run} was trained by {config.method.name}, which has no target network: set "
@@ -111,7 +114,7 @@ def open_pretrained(
         )
     step = _checkpoint_step(run, named_step if step is None else step)
     identity = [_about(run, step)["sha256"], weights]
-    return Pretrained(run, step, weights, config, encoder, _short_hash(identity))
+    return Pretrained(run, step, weights, config, encoder, method.views, _short_hash(identity))
 
 
 def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:

@@ -100,7 +100,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
       UserError: disk full or no permission.
     """
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      UserError: disk full or no permission.
+    """
     unfinished = path.with_name(path.name + ".tmp")
     with disk_trouble_told(path):
         with open(unfinished, "w") as file:

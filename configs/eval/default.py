@@ -18,15 +18,15 @@ def get_config(task: str) -> ConfigDict:
     config.image_size = placeholder(int)  # pixels
     config.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
 
-    config.data = ConfigDict()
-    config.data.source = placeholder(str)
-    config.data.path = placeholder(str)
-    config.data.name = placeholder(str)
-    config.data.workers = placeholder(int)
-    config.data.cache_size = placeholder(int)
-    config.data.cache_path = placeholder(str)
-
+    config.data = data_of_the_run()
     config.batch_size = 256  # images that are encoded at a time, over all devices
     config.devices = 0  # 0: all
     config.cache_path = ""  # folder for features; empty: features/ beside the workdir
     return config
+
+
+def data_of_the_run() -> ConfigDict:
+    """``config.data``: every key None, that is, the run's."""
+    kinds = {"source": str, "path": str, "name": str, "workers": int}
+    kinds |= {"cache_size": int, "cache_path": str}
+    return ConfigDict({key: placeholder(kind) for key, kind in kinds.items()})

@@ -57,6 +57,20 @@ def frozen_features(
     return features.astype(jnp.float32)
 
 
+def block_features(encoder: nn.Module, params: Any, images: jax.Array) -> list[jax.Array]:
+    """Class token, or mean token without one, after every block and before any norm: [B, D] each.
+
+    Args:
+      encoder, params, images: as in ``frozen_features``.
+    """
+    _, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
+    outputs = [read_block(sown["intermediates"], k) for k in range(len(encoder.block_strides))]
+    features = [
+        x.feature_map.mean(axis=(1, 2)) if x.class_token is None else x.class_token for x in outputs
+    ]
+    return [feature.astype(jnp.float32) for feature in features]
+
+
 def encode_pixels(
     encoder: nn.Module, feature: str, normalised: bool
 ) -> Callable[[Any, jax.Array], jax.Array]:

@@ -53,6 +53,52 @@ def effective_rank(features: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares)))
 
 
+def alignment(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Mean squared distance of two views' L2-normalised features; 0 when views agree, at most 4.
+
+    Source: arXiv 2005.10242 (Wang and Isola), section 4.1, alpha = 2.
+
+    Args:
+      first, second: [n, D], row by row of the same images.
+
+    Returns:
+      float32 scalar.
+    """
+    return jnp.mean(jnp.sum((l2_normalise(first) - l2_normalise(second)) ** 2, axis=1))
+
+
+def uniformity(features: jax.Array) -> jax.Array:
+    """log of the mean of exp(-2 |x - y|^2) over pairs of different L2-normalised features.
+
+    0 when all are the same; the lower, the more evenly they spread over the sphere. Source: arXiv
+    2005.10242, section 4.1, t = 2.
+
+    Args:
+      features: [n, D], n at least 2.
+
+    Returns:
+      float32 scalar.
+    """
+    unit = l2_normalise(features)
+    count = len(unit)
+
+    def row(query_and_place):
+        query, place = query_and_place
+        distances = jnp.sum((unit - query) ** 2, axis=1)
+        others = jnp.arange(count) != place
+        return jnp.sum(jnp.exp(-2 * distances) * others)
+
+    total = jnp.sum(jax.lax.map(row, (unit, jnp.arange(count)), batch_size=64))
+    return jnp.log(total / (count * (count - 1)))
+
+
+def spectrum(features: jax.Array) -> jax.Array:
+    """Singular values of the centred features as shares of their sum, descending, [min(n, D)]."""
+    features = jnp.asarray(features, jnp.float32)
+    values = jnp.linalg.svd(features - features.mean(axis=0), compute_uv=False)
+    return values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
+
+
 def collapse_verdict(
     std: float,
     width: int,

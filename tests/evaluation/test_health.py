@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.evaluation.health import collapse_verdict, effective_rank, feature_std
+from repre_jax.evaluation.health import (
+    alignment,
+    collapse_verdict,
+    effective_rank,
+    feature_std,
+    spectrum,
+    uniformity,
+)
 
 
 @pytest.mark.parametrize("width", [16, 384])
@@ -86,3 +93,25 @@ def test_verdict_on_the_teacher(entropy, divergence, expected):
         0.05, 384, 80.0, teacher_entropy=entropy, teacher_divergence=divergence, prototypes=1024
     )
     assert verdict is None if expected is None else expected in verdict
+
+
+def test_alignment_and_uniformity_are_their_formulas():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 70, 5)).astype(np.float32)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
+    np.testing.assert_allclose(alignment(first, second), np.mean(((a - b) ** 2).sum(1)), rtol=1e-5)
+    pairs = [
+        np.exp(-2 * np.sum((a[i] - a[j]) ** 2)) for i in range(70) for j in range(70) if i != j
+    ]
+    np.testing.assert_allclose(uniformity(first), np.log(np.mean(pairs)), rtol=1e-5)
+    assert float(uniformity(np.ones((3, 5), np.float32))) == pytest.approx(0, abs=1e-6)
+    assert float(alignment(first, first)) == 0
+
+
+def test_spectrum_is_that_of_the_centred_features():
+    rng = np.random.default_rng(0)
+    left, _ = np.linalg.qr(rng.normal(size=(30, 30)) - 0.0)
+    centred = left[:, :3] - left[:, :3].mean(axis=0)
+    basis, _ = np.linalg.qr(centred)
+    features = basis * np.array([3.0, 2.0, 1.0]) + 7.0
+    np.testing.assert_allclose(spectrum(features), [3 / 6, 2 / 6, 1 / 6], rtol=1e-4)

@@ -1,0 +1,16 @@
+"""Health of a checkpoint's features as one JSON; needs no labels, uses them for retrieval.
+
+    python main.py --config=configs/eval/health.py --config.checkpoint=runs/a
+
+Feature std, effective rank (RankMe), alignment and uniformity (Wang and Isola), spectra of every
+block, recall and mean average precision of retrieval.
+"""
+
+from configs.eval import default
+
+
+def get_config():
+    config = default.get_config("health")
+    config.images = 4096  # of the validation set, at most
+    config.spectrum_values = 32  # largest singular values to keep of every block
+    return config

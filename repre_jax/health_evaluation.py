@@ -1,0 +1,141 @@
+"""Health of a checkpoint's features, without training anything: how they spread, block by block."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repre_jax.data.augmentations import augment_views, normalise
+from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.errors import UserError
+from repre_jax.evaluation.frozen import block_features, frozen_features
+from repre_jax.evaluation.health import (
+    alignment,
+    collapse_verdict,
+    effective_rank,
+    feature_std,
+    spectrum,
+    uniformity,
+)
+from repre_jax.evaluation.retrieval import retrieval_scores
+from repre_jax.measures import Evaluation
+from repre_jax.sharding import by_row, replicated
+
+
+def measure_health(evaluation: Evaluation) -> dict[str, Any]:
+    """Spread, rank, alignment, uniformity, spectra of blocks and retrieval of validation images."""
+    config = evaluation.config
+    features, labels = evaluation.features_of(evaluation.val)
+    count = min(config.images, len(features))
+    if count < 2:
+        raise UserError(f"Health needs two images at least; there are {len(features)}.")
+    # Spread over the whole set, whose images are sorted by class.
+    chosen = np.unique(np.linspace(0, len(features) - 1, count).astype(int))
+    sample, sample_labels = np.asarray(features[chosen]), np.asarray(labels[chosen])
+    functions = {
+        "feature_std": feature_std,
+        "effective_rank": effective_rank,
+        "uniformity": uniformity,
+    }
+    health = jax.jit(lambda x: {name: function(x) for name, function in functions.items()})
+    numbers: dict[str, Any] = {name: float(x) for name, x in health(sample).items()}
+    numbers["width"], numbers["images"] = sample.shape[1], len(sample)
+    numbers["verdict"] = collapse_verdict(
+        numbers["feature_std"], sample.shape[1], numbers["effective_rank"]
+    )
+    numbers["alignment"] = _alignment(evaluation)
+    numbers["blocks"] = _blocks(evaluation, chosen)
+    if len(np.unique(sample_labels[sample_labels >= 0])):
+        numbers["retrieval"] = retrieval_scores(sample, sample_labels, mesh=evaluation.mesh)
+    rank = numbers["effective_rank"]
+    return {
+        "metric": "effective_rank",
+        "value": rank,
+        "protocol": "health",
+        "formula": (
+            f"RankMe of the pooled features of {len(sample)} images: exp(entropy of the shares of "
+            "the singular values)"
+        ),
+        "numbers": numbers,
+        "line": evaluation.line(
+            f"effective rank {rank:.1f} of {sample.shape[1]}, feature std "
+            f"{numbers['feature_std']:.3g}, alignment {numbers['alignment']:.3g}, uniformity "
+            f"{numbers['uniformity']:.3g}"
+        ),
+    }
+
+
+def _alignment(evaluation: Evaluation) -> float:
+    """Of the run's own two global views, over the validation images of whole batches."""
+    config, mesh, source = evaluation.config, evaluation.mesh, evaluation.val
+    recipe = dataclasses.replace(evaluation.pretrained.views, local_crops=0)
+    batch_size = min(config.batch_size, config.images, len(source)) // mesh.size * mesh.size
+    if not batch_size:
+        raise UserError(f"{len(source)} images are fewer than the {mesh.size} devices.")
+    encoder = evaluation.pretrained.encoder
+    normalised = evaluation.pretrained.config.model.normalise
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def of_batch(params, batch):
+        views = augment_views(batch, recipe, config.seed)["global"]
+        views = normalise(views) if normalised else views
+        pair = [frozen_features(encoder, params, views[:, v], "pooled") for v in (0, 1)]
+        return alignment(*pair)
+
+    batches = training_batches(
+        source,
+        recipe,
+        image_size=config.image_size,
+        batch_size=batch_size,
+        seed=config.seed,
+        start_step=0,
+        total_steps=min(len(source), config.images) // batch_size,
+        workers=config.data.workers,
+    )
+    with prefetch_to_device(batches, by_row(mesh)) as device_batches:
+        values = []
+        for batch in device_batches:
+            batch = {key: batch[key] for key in ("global", "index", "epoch")}
+            values.append(float(of_batch(evaluation.params, batch)))
+    return float(np.mean(values))
+
+
+def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
+    """Spread of every block's class token (mean token without one) over the images ``chosen``."""
+    config, mesh = evaluation.config, evaluation.mesh
+    encoder = evaluation.pretrained.encoder
+    normalised = evaluation.pretrained.config.model.normalise
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def encode(params, images):
+        pixels = images.astype(jnp.float32) / 255
+        pixels = normalise(pixels) if normalised else pixels
+        return block_features(encoder, params, pixels)
+
+    rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
+    with evaluation.batches(evaluation.val, "bicubic") as batches:
+        for batch in batches:
+            wanted = batch["mask"] & np.isin(batch["index"], chosen)
+            images, wanted = (
+                jax.make_array_from_process_local_data(by_row(mesh), x)
+                for x in (batch["image"], wanted)
+            )
+            wanted = np.asarray(jax.device_put(wanted, replicated(mesh)))
+            for block, feature in zip(rows, encode(evaluation.params, images), strict=True):
+                block.append(np.asarray(feature)[wanted])
+    describe = jax.jit(lambda x: (feature_std(x), effective_rank(x), spectrum(x)))
+    blocks = []
+    for k, parts in enumerate(rows):
+        std, rank, shares = describe(np.concatenate(parts))
+        blocks.append(
+            {
+                "block": k,
+                "feature_std": float(std),
+                "effective_rank": float(rank),
+                "spectrum": [float(share) for share in shares[: config.spectrum_values]],
+            }
+        )
+    return blocks
