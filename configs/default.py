@@ -92,11 +92,12 @@ def get_config(method: str) -> ConfigDict:
     config.optimizer.start_learning_rate = 0.0  # of the warm-up
     config.optimizer.end_learning_rate = 1e-6  # at the last step
     config.optimizer.scale_ends = False  # start and end, too, are at a batch of 256, and scaled
-    config.optimizer.schedule = "dino"  # whose warm-up and cosine: or "moby", "moco_v2", "moco_v3"
+    # Whose warm-up and cosine: or "deit", "moby", "moco_v2", "moco_v3".
+    config.optimizer.schedule = "dino"
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.weight_decay = 0.04  # at step 0
     config.optimizer.end_weight_decay = 0.4  # at the last step, by a cosine
-    config.optimizer.decay = "matrices"  # parameters of rank two and more, or "all"
+    config.optimizer.decay = "matrices"  # of rank two and more, or "all", or "kernels"
     config.optimizer.momentum = 0.9  # of SGD and LARS
     config.optimizer.clip_per_tensor = 0.0  # largest norm of each gradient tensor; 0: none
     config.optimizer.clip_global = 0.0  # largest norm of the whole gradient; 0: none

@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,25 @@ class Checkpoints:
                 force=True,
             )
         return True
+
+    def restore_or_init(
+        self, init: Callable[..., Any], sharding: jax.sharding.Sharding, *inputs: Any
+    ) -> tuple[Any, list[str]]:
+        """The newest sound checkpoint, or the state at step 0; and what the user should know.
+
+        Args:
+          init: makes the state at step 0 from ``inputs``; jitted here.
+          sharding: of all arrays of the state.
+          *inputs: pytrees of arrays.
+        """
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(init, *inputs),
+        )
+        state, messages = self.restore_newest(abstract)
+        if state is None:
+            return jax.jit(init, out_shardings=sharding)(*inputs), messages
+        return state, [*messages, f"Resumed at step {int(state.step):,}."]
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any | None, list[str]]:
         """Restores the newest sound checkpoint.

@@ -18,7 +18,9 @@ from repre_jax.config_resolution import COMPUTE_DTYPES, compute_dtype
 from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.errors import UserError
+from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol
 from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
+from repre_jax.finetune_evaluation import measure_finetune
 from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
 from repre_jax.measures import Evaluation, measure_few_label, measure_knn
@@ -27,10 +29,11 @@ from repre_jax.run_folder import RunFolder, write_json
 from repre_jax.sharding import make_mesh
 
 # name of the task -> function that gives its own part of results.json
-MEASURES: dict[str, Callable[[Evaluation], dict[str, Any]]] = {
+MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
     "knn": measure_knn,
     "few_label": measure_few_label,
     "linear": measure_linear,
+    "finetune": measure_finetune,
     "health": measure_health,
 }
 NEED_NO_LABELS = ("health",)
@@ -44,13 +47,17 @@ FREE_TO_CHANGE = (
     "data.path",
     "data.workers",
     "data.cache_path",
+    "save_every_steps",
+    "keep_checkpoints",
+    "log_every_steps",
 )
 
 
-def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
+def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
     """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
 
-    An evaluation that is finished is not repeated.
+    An evaluation that is finished is not repeated; one that is told to stop saves and returns None,
+    and goes on when it is asked for again.
 
     Args:
       config: of ``configs/eval/``.
@@ -81,8 +88,10 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
             mesh = make_mesh(config.devices, key="devices")
             evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
             measured = MEASURES[config.task](evaluation)
+            if measured is None:
+                return None
             wall_seconds = round(time.monotonic() - started, 2)
-            results = _origin(evaluation) | measured | {"wall_seconds": wall_seconds}
+            results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
             if jax.process_index() == 0:
                 write_json(results_path, results)
     print(f"{results['line']} ({results_path})")
@@ -145,7 +154,7 @@ def _open(config: ConfigDict) -> Pretrained:
     config.compute_dtype = dtype.name
     config.image_size = config.image_size or run.model.image_size
     if "protocol" in config:
-        config.protocol = _protocol(config.protocol, pretrained.method)
+        config.protocol = _protocol(config, pretrained)
     for key in config.data:
         if config.data[key] is None:
             config.data[key] = run.data[key]
@@ -158,11 +167,16 @@ def _open(config: ConfigDict) -> Pretrained:
     return pretrained
 
 
-def _protocol(name: str, method: str) -> str:
-    """The linear protocol asked for, or that of the method."""
-    name = name or OF_METHOD.get(method, method)
-    if name not in LINEAR_PROTOCOLS:
-        raise UserError(f"protocol={name!r} must be one of {', '.join(LINEAR_PROTOCOLS)}.")
+def _protocol(config: ConfigDict, pretrained: Pretrained) -> str:
+    """The protocol asked for, or that of the method (linear probe) or backbone (fine-tuning)."""
+    method, model = pretrained.method, pretrained.config.model.name
+    known, usual = {
+        "linear": (LINEAR_PROTOCOLS, OF_METHOD.get(method, method)),
+        "finetune": (RECIPES, default_protocol(model)),
+    }[config.task]
+    name = config.protocol or usual
+    if name not in known:
+        raise UserError(f"protocol={name!r} must be one of {', '.join(known)}.")
     return name
 
 

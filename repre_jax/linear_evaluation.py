@@ -4,7 +4,6 @@ import contextlib
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 
 from repre_jax.checkpoints import Checkpoints
@@ -95,15 +94,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(evaluation.folder.checkpoints, keep=2, best_metric=None)
         stack.callback(checkpoints.close)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-            jax.eval_shape(init),
-        )
-        state, messages = checkpoints.restore_newest(abstract)
-        if state is None:
-            state = jax.jit(init, out_shardings=replicated(mesh))()
-        else:
-            messages = [*messages, f"Resumed at step {int(state.step):,}."]
+        state, messages = checkpoints.restore_or_init(init, replicated(mesh))
         print(*messages, sep="\n", end="\n" * bool(messages))
         batches = training_batches(
             evaluation.train,

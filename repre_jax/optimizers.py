@@ -15,7 +15,7 @@ import optax
 from repre_jax.methods.method import Frozen
 from repre_jax.schedules import Schedule
 
-DECAY_RULES = ("all", "matrices")
+DECAY_RULES = ("all", "matrices", "kernels")
 LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither decay nor clipping
 
 
@@ -70,8 +70,7 @@ def build_optimizer(
       params: tree whose paths and ranks decide what is decayed, clipped, adapted and frozen.
       learning_rate: function of the step.
       weight_decay: function of the step.
-      decay: "all" parameters (MoCo, SimSiam: ``model.parameters()``) or "matrices" only, those of
-        rank two and more (the others; so class token and positions decay, too).
+      decay: in ``DECAY_RULES``; see ``decayed_parameters``.
       momentum: of SGD and LARS.
       clip_per_tensor: largest norm of each gradient tensor, 0 for none (DINO).
       clip_global: largest norm of the whole gradient, 0 for none (MoBY).
@@ -79,11 +78,7 @@ def build_optimizer(
       constant_rate: prefixes of parameters that follow ``held_learning_rate`` instead.
       held_learning_rate: function of the step, needed with ``constant_rate``.
     """
-    if decay not in DECAY_RULES:
-        raise ValueError(f"decay={decay!r} must be one of {DECAY_RULES}")
-    decayed = map_with_path(
-        lambda path, x: not path.startswith(LOG_VARIANCE) and (decay == "all" or x.ndim > 1), params
-    )
+    decayed = decayed_parameters(decay, params)
     clipped = map_with_path(lambda path, x: not path.startswith(LOG_VARIANCE), params)
     held = map_with_path(lambda path, _: path.startswith(tuple(constant_rate)), params)
     options = {}
@@ -101,6 +96,26 @@ def build_optimizer(
         optax.masked(clip_by_global_norm(clip_global), clipped),
         hold_still(rule, params, frozen),
     )
+
+
+def decayed_parameters(rule: str, params: Any) -> Any:
+    """Tree of booleans: which parameters weight decay acts on.
+
+    Args:
+      rule: "all" parameters (MoCo, SimSiam: ``model.parameters()``); "matrices" only, those of rank
+        two and more (the other methods; so class token and positions decay, too); or "kernels",
+        without tokens, positions and relative position biases (fine-tuning in MAE and SimMIM).
+      params: tree whose paths and ranks decide.
+    """
+    if rule not in DECAY_RULES:
+        raise ValueError(f"decay={rule!r} must be one of {DECAY_RULES}")
+
+    def decays(path, x):
+        if path.startswith(LOG_VARIANCE):
+            return False
+        return rule == "all" or (x.ndim > 1 if rule == "matrices" else path.endswith("kernel"))
+
+    return map_with_path(decays, params)
 
 
 def map_with_path(function, tree: Any) -> Any:

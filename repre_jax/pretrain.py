@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from repre_jax.data.views import centre_view
 from repre_jax.errors import UserError
 from repre_jax.evaluation.health import collapse_verdict, effective_rank
 from repre_jax.evaluation.online import OnlineEvaluation
+from repre_jax.interruption import on_sigterm
 from repre_jax.learner import Learner, build_learner
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.run_folder import RunFolder
@@ -87,7 +87,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             best_metric="knn/top1" if evaluation else None,
         )
         stack.callback(checkpoints.close)
-        state, messages = initial_state(learner, checkpoints, mesh)
+        state, messages = checkpoints.restore_or_init(learner.init, replicated(mesh))
         start_step = int(state.step)
         logs = RunLogs(
             folder,
@@ -100,7 +100,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         for message in messages:
             logs.say(message)
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
-        stop_requested = stack.enter_context(_on_sigterm())
+        stop_requested = stack.enter_context(on_sigterm())
         batches = stack.enter_context(_open_batches(run, start_step))
 
         state, metrics = train(run, state, batches, stop_requested)
@@ -109,21 +109,6 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             return
         summary = finish(run, state, metrics)
     print(closing_words(config, folder, summary))
-
-
-def initial_state(
-    learner: Learner, checkpoints: Checkpoints, mesh: Mesh
-) -> tuple[TrainState, list[str]]:
-    """The newest sound checkpoint, or the state at step 0; and what the user should know."""
-    init = jax.jit(learner.init, out_shardings=replicated(mesh))
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(learner.init),
-    )
-    state, messages = checkpoints.restore_newest(abstract)
-    if state is None:
-        return init(), messages
-    return state, [*messages, f"Resumed at step {int(state.step):,}."]
 
 
 def train(
@@ -261,20 +246,6 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
         workers=run.config.data.workers,
     )
     return prefetch_to_device(batches, by_row(run.mesh))
-
-
-@contextlib.contextmanager
-def _on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only raises a flag, which the function given out reads."""
-    if jax.process_count() > 1:  # jax.distributed listens; see Checkpoints.preempted
-        yield lambda: False
-        return
-    raised = []
-    before = signal.signal(signal.SIGTERM, lambda *_: raised.append(True))
-    try:
-        yield lambda: bool(raised)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _due(step: int, every: int) -> bool:

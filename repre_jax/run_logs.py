@@ -219,18 +219,25 @@ def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a crash cut short is left out."""
+    rows = []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.get("step", step + 1) <= step:
-            kept.append(row)
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
+    if not path.exists():
+        return []
+    kept = [row for row in read_rows(path) if row.get("step", step + 1) <= step]
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
     os.replace(unfinished, path)

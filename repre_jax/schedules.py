@@ -91,6 +91,20 @@ def warmup_cosine_moby(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
     return schedule
 
 
+def warmup_cosine_deit(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
+    """MoBY's form with epochs for steps: constant within an epoch, the first two at ``start``.
+
+    Source: facebookresearch/deit, main.py (``lr_scheduler.step(epoch)`` behind the epoch) on timm's
+    CosineLRScheduler.
+    """
+    per_epoch = clock.steps_per_epoch
+    epochs = Clock(1, clock.total_steps / per_epoch)
+    by_epoch = warmup_cosine_moby(
+        peak, epochs, dataclasses.replace(warm_up, steps=warm_up.steps / per_epoch)
+    )
+    return lambda step: by_epoch(jnp.floor(jnp.asarray(step, jnp.float32) / per_epoch))
+
+
 def warmup_cosine_moco_v2(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
     """A cosine that moves once an epoch, floor(epoch) / epochs; linear warm-up by step before it.
 
@@ -118,6 +132,7 @@ def _fall(peak, progress, warm_up):
 
 
 LEARNING_RATE_SCHEDULES = {
+    "deit": warmup_cosine_deit,
     "dino": warmup_cosine_dino,
     "moby": warmup_cosine_moby,
     "moco_v2": warmup_cosine_moco_v2,

@@ -18,7 +18,7 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates every run of ``config.runs`` and writes ``table.md`` and ``table.csv``.
 
     Cells that are finished are read from their ``results.json``; the files are written anew after
-    every row, so that a table that was stopped shows what there is.
+    every row, so that a table that was stopped (a fine-tuning, by SIGTERM) shows what there is.
 
     Args:
       config: of ``configs/eval/table.py``: ``cells`` names sections, each the config of a task.
@@ -36,7 +36,11 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
     for run in runs:
         for weights in config.weights:
             cells = {name: _cell(config, name, run, weights) for name in config.cells}
-            results = {name: evaluate(cell, None) for name, cell in cells.items()}
+            results = {}
+            for name, cell in cells.items():
+                results[name] = evaluate(cell, None)
+                if results[name] is None:
+                    return  # it was told to stop, has saved, and goes on next time
             rows.append(_row(run, weights, results))
             _write(workdir, rows, list(config.cells))
     print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")

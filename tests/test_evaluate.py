@@ -257,7 +257,7 @@ def test_table_mistakes(run, config_of, tmp_path):
     with pytest.raises(UserError, match="matches no folder with checkpoints"):
         tabulate(config, tmp_path)
     config.runs, config.cells = str(run), ("knn", "colour")
-    with pytest.raises(UserError, match="'colour' must be one of knn, few_label, linear, health"):
+    with pytest.raises(UserError, match="'colour' must be one of knn, few_label, linear, fine"):
         tabulate(config, tmp_path)
 
 

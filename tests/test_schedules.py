@@ -13,6 +13,7 @@ from golden.cases import (
     TABLE_STEPS_PER_EPOCH,
     TABLE_WARMUP_EPOCHS,
 )
+from golden.finetune_cases import DEIT_TABLE
 from golden.from_torch_names import with_prefix
 
 from repre_jax import schedules
@@ -66,6 +67,16 @@ def test_moco_v3_tables(name):
     np.testing.assert_allclose(
         table(moco_v3_schedules()[name]), MOCO_V3[name], rtol=2e-6, atol=1e-9
     )
+
+
+def test_deit_table():
+    case, per_epoch = DEIT_TABLE, DEIT_TABLE.steps_per_epoch
+    clock = schedules.Clock(per_epoch, case.epochs * per_epoch)
+    warm_up = schedules.WarmUp(clock.steps(case.warmup_epochs), case.start, case.end)
+    schedule = schedules.warmup_cosine_deit(case.peak, clock, warm_up)
+    rates = schedule(jnp.arange(clock.total_steps))
+    recorded = np.load(FOLDER / "finetune.npz")["deit/rates"]
+    np.testing.assert_allclose(rates, np.repeat(recorded, per_epoch), rtol=2e-6)
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

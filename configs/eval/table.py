@@ -11,7 +11,7 @@ own encoder before training.
 
 from ml_collections import ConfigDict
 
-from configs.eval import default, few_label, health, knn, linear
+from configs.eval import default, few_label, finetune, health, knn, linear
 
 
 def get_config():
@@ -25,5 +25,6 @@ def get_config():
     config.knn = knn.get_config()
     config.few_label = few_label.get_config()
     config.linear = linear.get_config("sweep")
+    config.finetune = finetune.get_config()
     config.health = health.get_config()
     return config

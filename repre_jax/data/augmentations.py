@@ -58,18 +58,18 @@ def augment_views(
 ) -> dict[str, jax.Array]:
     """Augments all views of a batch; a row depends on its own pixels, index and epoch alone.
 
-    Every draw is a function of (seed, epoch, index, view, purpose), where the global views are
-    views 0 and 1 and the local crops follow. Hence pixels depend neither on the row's place in the
+    Every draw is a function of (seed, epoch, index, view, purpose), where the global views come
+    first and the local crops follow. Hence pixels depend neither on the row's place in the
     batch nor on workers, hosts or devices.
 
     Args:
-      batch: "global" uint8 [B, 2, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
+      batch: "global" uint8 [B, V, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
         local crops; "index" and "epoch" int32 [B].
       recipe: static. What has probability 0 is not compiled at all.
       seed: of every draw.
 
     Returns:
-      {"global": float32 [B, 2, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
+      {"global": float32 [B, V, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
       crops, "local": float32 [B, n, s, s, 3].
 
     Raises:

@@ -4,12 +4,28 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """Numbers of RandAugment.
+
+    Attributes:
+      operators: applied one after the other, each drawn from all, and each left out with a
+        probability of one half; 0 for no RandAugment.
+      magnitude: mean of the strength, which is drawn anew each time and kept within 0 to 10.
+      deviation: its standard deviation.
+    """
+
+    operators: int = 2
+    magnitude: float = 9.0
+    deviation: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class ViewRecipe:
     """Global views (two, as a rule) and ``local_crops`` small ones, cut from one decoded image.
 
     Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
     photometric on the device by ``data/augmentations.py``, in the order of the fields below.
-    Pairs give view 1 and view 2; every local crop uses ``local_blur_probability`` and no
+    Pairs give global view 1 and view 2; every local crop uses ``local_blur_probability`` and no
     solarisation. View 1 is the one that RePre reconstructs.
 
     Attributes:
@@ -31,6 +47,7 @@ class ViewRecipe:
       blur_sigma: standard deviation in pixels ~ U(lowest, highest).
       solarise_probability: x -> 1 - x where x >= 128/255, for (view 1, view 2).
       local_blur_probability: Gaussian blur for local crops.
+      rand_augment: 8-bit operators on every view, on the host, straight after the crop.
     """
 
     crop_scale: tuple[float, float]
@@ -49,3 +66,4 @@ class ViewRecipe:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: tuple[float, ...] = (0.0, 0.2)
     local_blur_probability: float = 0.5
+    rand_augment: RandAugment | None = None

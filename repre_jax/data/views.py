@@ -6,6 +6,7 @@ import math
 import cv2
 import numpy as np
 
+from repre_jax.data.rand_augment import rand_augment
 from repre_jax.data.recipes import ViewRecipe
 
 # torchvision's RandomResizedCrop gives up after ten draws that do not fit.
@@ -37,7 +38,7 @@ def crop_views(
     rng: np.random.Generator,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cuts all views of a recipe out of one image: random-resized-crop, nothing photometric.
+    """Cuts all views of a recipe out of one image: random-resized-crop, and RandAugment if any.
 
     View v uses the v-th block of a fixed number of draws, global views first, so that a view
     does not depend on how many follow it nor on how many tries another one needed.
@@ -65,6 +66,8 @@ def crop_views(
         )
         crop = image[top : top + rows, left : left + columns]
         resize(crop, *view.shape[:2], recipe.interpolation, out=view)
+        if recipe.rand_augment:
+            view[...] = rand_augment(view, recipe.rand_augment, rng)
     return views
 
 

@@ -30,7 +30,28 @@ def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10000.0) -
     return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 
-def bicubic_resize_matrix(source: int, target: int) -> np.ndarray:
+def resize_learned_positions(positions: np.ndarray, side: int) -> np.ndarray:
+    """Learned positions for good on another grid, as MAE fine-tunes at another image size.
+
+    Source: facebookresearch/mae, util/pos_embed.py, interpolate_pos_embed.
+
+    Args:
+      positions: float [1, 1 + s*s, D], the class token's first.
+      side: of the new grid.
+
+    Returns:
+      float [1, 1 + side*side, D].
+    """
+    source = round((positions.shape[1] - 1) ** 0.5)
+    if source == side:
+        return positions
+    matrix = bicubic_resize_matrix(source, side, guard=0.0)
+    grid = positions[:, 1:].reshape(1, source, source, -1)
+    patches = np.einsum("yr,xc,brcd->byxd", matrix, matrix, grid)
+    return np.concatenate([positions[:, :1], patches.reshape(1, side * side, -1)], axis=1)
+
+
+def bicubic_resize_matrix(source: int, target: int, *, guard: float = 0.1) -> np.ndarray:
     """Matrix that resizes a line of ``source`` embeddings to ``target`` as the official DINO does.
 
     Source: facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding. That code calls
@@ -38,10 +59,15 @@ def bicubic_resize_matrix(source: int, target: int) -> np.ndarray:
     antialiasing) with scale (target + 0.1) / source, the 0.1 guarding the rounding of the size;
     the sampling positions inherit it. ``jax.image.resize`` differs in all of that.
 
+    Args:
+      source: length of the line.
+      target: length wanted.
+      guard: what is added to the target in the scale.
+
     Returns:
       float32 [target, source], rows sum to 1.
     """
-    scale = (target + 0.1) / source
+    scale = (target + guard) / source
     matrix = np.zeros((target, source))
     for row in range(target):
         centre = (row + 0.5) / scale - 0.5

@@ -1,5 +1,6 @@
 """Crops as torchvision draws them, resizing near to Pillow's, and the centre view."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from repre_jax.data import views
-from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.recipes import RandAugment, ViewRecipe
 from repre_jax.data.views import centre_view, crop_views, random_crop_box, resize
 
 RATIO = (3 / 4, 4 / 3)
@@ -185,6 +186,27 @@ def test_centre_view_keeps_its_ratio_at_small_sizes():
 
 def test_centre_view_of_an_endless_strip_stays_small():
     assert centre_view(np.zeros((1, 100_000, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
+    image = picture(40, 50)
+    plain = ViewRecipe(crop_scale=(0.3, 1.0), global_crops=1)
+    changed = 0
+    for seed in range(8):
+        cut = [
+            crop_views(image, recipe, 24, np.random.default_rng(seed))["global"]
+            for recipe in (
+                plain,
+                dataclasses.replace(plain, rand_augment=RandAugment(operators=0)),
+                dataclasses.replace(plain, rand_augment=RandAugment()),
+                dataclasses.replace(plain, rand_augment=RandAugment()),
+            )
+        ]
+        assert cut[0].shape == (1, 24, 24, 3)
+        np.testing.assert_array_equal(cut[0], cut[1])
+        np.testing.assert_array_equal(cut[2], cut[3])
+        changed += int((cut[0] != cut[2]).any())
+    assert changed >= 3  # three images in four, on average
 
 
 def test_one_global_view():

@@ -108,6 +108,12 @@ def head_statistics(state: Arrays, layers: Layers, *, examples: int, updates: in
     }
 
 
+def classifier(state: Arrays) -> dict:
+    """{"head"} and, with global pooling, {"norm"}: what stands on a fine-tuned encoder."""
+    norm = {"norm": _norm(state, "fc_norm")} if "fc_norm.weight" in state else {}
+    return norm | {"head": _dense(state, "head")}
+
+
 def linear_encoder(state: Arrays) -> dict:
     """Parameters of ``linear_encoder.LinearEncoder`` from ``encoder.*``."""
     return {"dense": _dense(state, "encoder")}

@@ -1,0 +1,189 @@
+"""The fine-tuning step against three of MAE's, on one device and on eight, and what it skips."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import from_torch_names
+from golden.compare import assert_close
+from golden.finetune_cases import MAE_RUN, MAE_VIT, POSITION_SIDES, mae_batch, mae_shapes
+from golden.from_torch_names import with_prefix
+from golden.weights import vit_shapes, weight, weights
+
+from repre_jax.data.mixing import cutmix_weights, mix_images, soft_targets
+from repre_jax.evaluation.finetune_recipes import RECIPES, finetune_recipe
+from repre_jax.evaluation.finetune_step import (
+    build_finetuner,
+    finetune_step,
+    finetuned_encoder,
+    initial_state,
+    update,
+)
+from repre_jax.models import Swin, ViT
+from repre_jax.models.position_embeddings import resize_learned_positions, sincos_2d
+from repre_jax.schedules import Clock
+from repre_jax.sharding import by_row, make_mesh, replicated
+
+GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "finetune.npz"))
+VIT = ViT(
+    patch_size=MAE_VIT.patch_size,
+    width=MAE_VIT.width,
+    depth=MAE_VIT.depth,
+    heads=MAE_VIT.heads,
+    image_size=MAE_VIT.image_size,
+)
+# The gradient of the keys' biases is zero but for rounding: softmax does not see them.
+UNDETERMINED = ("qkv/bias/key",)
+MAE = finetune_recipe(
+    "mae",
+    {
+        "batch_size": MAE_RUN.batch,
+        "learning_rate": MAE_RUN.learning_rate * 256 / MAE_RUN.batch,
+        "warmup_epochs": MAE_RUN.warmup_epochs,
+        "layer_decay": MAE_RUN.layer_decay,
+        "drop_path": 0.0,
+    },
+)
+CLOCK = Clock(MAE_RUN.steps_per_epoch, MAE_RUN.epochs * MAE_RUN.steps_per_epoch)
+
+
+def compiled(function):
+    """Jitted with few optimisations: these tests pay for the compilation, not for the steps."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def mae_params(state) -> dict:
+    """Our tree of MAE's names; the encoder's own norm, which nothing reads, is the identity."""
+    width = MAE_VIT.width
+    norm = {"norm.weight": np.ones(width, np.float32), "norm.bias": np.zeros(width, np.float32)}
+    return {"encoder": from_torch_names.encoder({**state, **norm})} | from_torch_names.classifier(
+        state
+    )
+
+
+def finetuner_of(recipe, encoder=VIT, *, classes=MAE_RUN.classes):
+    """Static parts, and the state of a fresh head on random weights."""
+    images = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
+    finetuner = build_finetuner(
+        encoder, recipe, params, classes=classes, clock=CLOCK, normalised=True, seed=0
+    )
+    return finetuner, compiled(functools.partial(initial_state, finetuner))(params)
+
+
+def random_batch(size, rows=8, seed=0) -> dict:
+    """As of the pipeline."""
+    rng = np.random.default_rng(seed)
+    return {
+        "global": rng.integers(0, 256, (rows, 1, size, size, 3), np.uint8),
+        "label": rng.integers(0, MAE_RUN.classes, rows).astype(np.int32),
+        "index": np.arange(rows, dtype=np.int32),
+        "epoch": np.zeros(rows, np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def mae_run():
+    """(logits before, losses, rates, parameters after) of the three recorded steps."""
+    finetuner, state = finetuner_of(MAE)
+    state = state.replace(params=jax.tree.map(jnp.asarray, mae_params(weights(mae_shapes()))))
+    step = compiled(functools.partial(update, finetuner))
+    logits, losses, rates = None, [], []
+    for number in range(3):
+        images, labels = (jnp.asarray(x) for x in mae_batch(number))
+        if logits is None:
+            logits = compiled(finetuner.logits)(state.params, images)
+        drawn = {key: GOLDEN[f"mae/{number}/{key}"] for key in ("cut", "share", "centre")}
+        pixels, share = jnp.full(images.shape[1:3], drawn["share"]), drawn["share"]
+        if drawn["cut"]:
+            pixels = cutmix_weights(images.shape[1:3], share, drawn["centre"])
+            share = pixels.mean()
+        targets = soft_targets(labels, share, classes=MAE_RUN.classes, smoothing=0.1)
+        state, metrics = step(state, mix_images(images, pixels), targets)
+        losses.append(float(metrics["loss"]))
+        rates.append(float(metrics["learning_rate"]))
+    return logits, losses, rates, state.params
+
+
+def test_maes_logits_losses_and_rates(mae_run):
+    logits, losses, rates, _ = mae_run
+    np.testing.assert_allclose(logits, GOLDEN["mae/logits"], atol=1e-4)
+    np.testing.assert_allclose(losses, GOLDEN["mae/losses"], atol=1e-5)
+    np.testing.assert_allclose(rates, GOLDEN["mae/rates"], rtol=1e-5)
+
+
+def test_maes_parameters_after_three_steps(mae_run):
+    theirs = mae_params(with_prefix(GOLDEN, "mae/params/"))
+    reach = 2 * GOLDEN["mae/rates"].sum()
+    assert_close(mae_run[3], theirs, tolerance=1e-4, undetermined=UNDETERMINED, reach=reach)
+
+
+@pytest.mark.parametrize("side", POSITION_SIDES)
+def test_positions_are_resized_as_maes(side):
+    shape = vit_shapes(MAE_VIT, learned_positions=True)["pos_embed"]
+    ours = resize_learned_positions(weight("pos_embed", shape), side)
+    np.testing.assert_allclose(ours, GOLDEN[f"positions/{side}"], atol=1e-5)
+
+
+def test_fixed_positions_become_parameters_of_the_new_grid():
+    encoder, params = finetuned_encoder(
+        VIT.clone(position="sincos"), {"norm": {}}, image_size=48, drop_path=0.2
+    )
+    assert (encoder.position, encoder.image_size, encoder.drop_path) == ("learned", 48, 0.2)
+    np.testing.assert_array_equal(params["position_embedding"], sincos_2d((6, 6), VIT.width))
+
+
+def test_swin_keeps_its_windows():
+    swin = Swin(8, (1, 1, 1, 1), (1, 1, 1, 1), window=2, image_size=32)
+    encoder, _ = finetuned_encoder(swin, {}, image_size=64, drop_path=0.2)
+    assert (encoder.image_size, encoder.drop_path) == (32, 0.2)
+
+
+def test_one_device_is_eight_and_the_average_follows():
+    recipe = dataclasses.replace(MAE, average_decay=0.9, warmup_epochs=0, drop_path=0.1)
+    # One block: the compilation is what this test pays for.
+    finetuner, state = finetuner_of(recipe, VIT.clone(depth=1, drop_path=0.1))
+    batch = random_batch(MAE_VIT.image_size)
+    results = []
+    for devices in (1, 8):
+        mesh = make_mesh(devices)
+        step = compiled(functools.partial(finetune_step, finetuner))
+        results.append(
+            step(jax.device_put(state, replicated(mesh)), jax.device_put(batch, by_row(mesh)))
+        )
+    (one, metrics), (eight, others) = jax.device_get(results)
+    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], others["grad_norm"], rtol=1e-4)
+    reach = 2 * metrics["learning_rate"]
+    assert_close(one.params, eight.params, tolerance=1e-5, undetermined=UNDETERMINED, reach=reach)
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, one.params)
+    assert_close(one.average, expected, tolerance=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    finetuner, state = finetuner_of(MAE)
+    images = jnp.full((MAE_RUN.batch, MAE_VIT.image_size, MAE_VIT.image_size, 3), jnp.nan)
+    targets = jnp.full((MAE_RUN.batch, MAE_RUN.classes), 1 / MAE_RUN.classes)
+    after, _ = compiled(functools.partial(update, finetuner))(state, images, targets)
+    assert (int(after.step), int(after.nonfinite_in_a_row)) == (1, 1)
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_on_both_backbones(name):
+    """Shapes only: the head reads the pooled feature or has a norm of its own."""
+    swin = Swin(8, (2, 1, 1, 1), (1, 2, 2, 2), window=2, image_size=32)
+    for encoder in (VIT, swin):
+        finetuner, state = finetuner_of(RECIPES[name], encoder)
+        assert ("norm" in state.params) == (RECIPES[name].pooling == "tokens")
+        assert bool(state.average) == (RECIPES[name].average_decay > 0)
+        logits = jax.eval_shape(finetuner.logits, state.params, jnp.zeros((2, 32, 32, 3)))
+        assert logits.shape == (2, MAE_RUN.classes)
+        assert logits.dtype == jnp.float32
