@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,15 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
         )
     lines.append(f"Run folder       {folder.path}")
     if config.repre.enabled:
-        lines.append(f"Reconstructions  {folder.figures / 'reconstructions.png'}")
+        picture = folder.figures / "reconstructions.png"
+        lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
+    if "knn/top1" in summary:
+        python = sys.orig_argv[0]  # as the user typed it
+        lines.append("Next")
+        lines += [
+            f"  {python} main.py --config=configs/eval/{task}.py --config.checkpoint={folder.path}"
+            for task in ("linear", "finetune", "health")
+        ]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -531,3 +532,25 @@ def test_pictures_are_of_images_that_can_be_read():
     images = pretrain.sample_images(Broken(), 16)
     assert images.shape == (6, 16, 16, 3)
     np.testing.assert_allclose(images, 17 / 255)
+
+
+def test_closing_words_tell_results_places_and_next_commands(tmp_path):
+    folder = SimpleNamespace(path=tmp_path, figures=tmp_path / "figures")
+    summary = {"steps": 4000, "wall_seconds": 61.2}
+    config = default.get_config("dino")
+    bare = pretrain.closing_words(config, folder, summary)
+    assert "Done: 4,000 steps in 61 s." in bare
+    assert f"Run folder       {tmp_path}" in bare
+    assert "reconstructions.png (input | reconstruction | error)" in bare
+    assert "k-NN" not in bare and "configs/eval" not in bare, "there are no labels"
+    for name in ("pixels", "random", "trained"):
+        summary |= {f"few_label/{name}": 0.5, f"few_label/{name}_std": 0.01}
+    summary |= {"few_label/protocol": "5 labels a class", "knn/top1": 0.873}
+    told = pretrain.closing_words(config, folder, summary)
+    assert "Few-label accuracy (5 labels a class):" in told
+    assert "random encoder    50.0%  +- 1.0%" in told
+    assert "k-NN top-1 (20 neighbours): 87.3%" in told
+    for line in told.splitlines():
+        if "configs/eval" in line:
+            name = line.split("--config=")[1].split()[0]
+            assert (ROOT / name).is_file() and line.endswith(f"--config.checkpoint={tmp_path}")
