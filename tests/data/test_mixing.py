@@ -15,13 +15,18 @@ GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "finetune.npz")
 DRAWS = 1000
 
 
+def draws_of(recipe, count):
+    """Weights [n, H, W] and shares [n] of so many batches."""
+    draw = jax.vmap(lambda key: draw_weights(key, (6, 8), recipe))
+    # Compiling takes longer than drawing.
+    draw = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.device_get(draw(jax.random.split(jax.random.key(0), count)))
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Weights [n, H, W] and shares [n] of many batches, MAE's numbers."""
-    keys = jax.random.split(jax.random.key(0), DRAWS)
-    return jax.device_get(
-        jax.jit(jax.vmap(lambda key: draw_weights(key, (6, 8), MixRecipe())))(keys)
-    )
+    return draws_of(MixRecipe(), DRAWS)
 
 
 @pytest.mark.parametrize("case", MIX_SEEDS)
@@ -62,8 +67,7 @@ def test_half_of_the_batches_are_cut_and_half_mixed(drawn):
     ],
 )
 def test_what_is_off_is_never_drawn(recipe, kinds):
-    keys = jax.random.split(jax.random.key(1), 64)
-    weights, _ = jax.jit(jax.vmap(lambda key: draw_weights(key, (6, 8), recipe)))(keys)
+    weights, _ = draws_of(recipe, 64)
 
     def kind(w):
         values = set(np.unique(w).tolist())

@@ -89,11 +89,17 @@ def random_batch(size, rows=8, seed=0) -> dict:
 
 
 @pytest.fixture(scope="module")
-def mae_run():
-    """(logits before, losses, rates, parameters after) of the three recorded steps."""
+def mae():
+    """(static parts, a state at step 0, the compiled step)."""
     finetuner, state = finetuner_of(MAE)
+    return finetuner, state, compiled(functools.partial(update, finetuner))
+
+
+@pytest.fixture(scope="module")
+def mae_run(mae):
+    """(logits before, losses, rates, parameters after) of the three recorded steps."""
+    finetuner, state, step = mae
     state = state.replace(params=jax.tree.map(jnp.asarray, mae_params(weights(mae_shapes()))))
-    step = compiled(functools.partial(update, finetuner))
     logits, losses, rates = None, [], []
     for number in range(3):
         images, labels = (jnp.asarray(x) for x in mae_batch(number))
@@ -166,11 +172,11 @@ def test_one_device_is_eight_and_the_average_follows():
     assert_close(one.average, expected, tolerance=1e-6)
 
 
-def test_a_step_that_is_not_finite_changes_nothing():
-    finetuner, state = finetuner_of(MAE)
+def test_a_step_that_is_not_finite_changes_nothing(mae):
+    _, state, step = mae
     images = jnp.full((MAE_RUN.batch, MAE_VIT.image_size, MAE_VIT.image_size, 3), jnp.nan)
     targets = jnp.full((MAE_RUN.batch, MAE_RUN.classes), 1 / MAE_RUN.classes)
-    after, _ = compiled(functools.partial(update, finetuner))(state, images, targets)
+    after, _ = step(state, images, targets)
     assert (int(after.step), int(after.nonfinite_in_a_row)) == (1, 1)
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
