@@ -30,6 +30,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _EPOCHS = flags.DEFINE_integer("epochs", 2, "epochs of each probe", flag_values=OPTIONS)
 _BATCH = flags.DEFINE_integer("batch_size", 512, "training batch", flag_values=OPTIONS)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "measurements of each", flag_values=OPTIONS)
+_PARTS = flags.DEFINE_list("parts", ["cache", "sweep"], "what to measure", flag_values=OPTIONS)
 _OUT = flags.DEFINE_string(
     "out", str(RESULTS / "linear_sweep.json"), "where the numbers go", flag_values=OPTIONS
 )
@@ -87,14 +88,18 @@ def measure_sweep(folder: Path, extra: list[str]) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    extra = argv[1:]
-    result = provenance(in_child=True)
+    out, extra = Path(_OUT.value), argv[1:]
+    measures = {"cache": measure_cache, "sweep": measure_sweep}
+    if not set(_PARTS.value) <= set(measures):
+        raise UserError(f"--parts takes {', '.join(measures)}.")
+    result = json.loads(out.read_text()) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, measure in (("cache", measure_cache), ("sweep", measure_sweep)):
-            result[name] = measure(Path(folder) / name, extra)
-            print(json.dumps(result[name], indent=2), flush=True)
-            write_result(Path(_OUT.value), result)
-    print(f"Written to {_OUT.value}")
+        for name in _PARTS.value:
+            measured = measures[name](Path(folder) / name, extra)
+            print(json.dumps(measured, indent=2), flush=True)
+            result[name] = provenance(in_child=True) | measured
+            write_result(out, result)
+    print(f"Written to {out}")
 
 
 if __name__ == "__main__":

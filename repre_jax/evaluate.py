@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.code_commit import code_commit
@@ -23,7 +22,7 @@ from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, OF_METHOD
 from repre_jax.finetune_evaluation import measure_finetune
 from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
-from repre_jax.measures import Evaluation, measure_few_label, measure_knn
+from repre_jax.measures import Evaluation, check_same_classes, measure_few_label, measure_knn
 from repre_jax.pretrained import Pretrained, open_pretrained
 from repre_jax.run_folder import RunFolder, write_json
 from repre_jax.sharding import make_mesh
@@ -42,6 +41,7 @@ FREE_TO_CHANGE = (
     "workdir",
     "checkpoint",
     "cache_path",
+    "save_every_epochs",
     "batch_size",
     "devices",
     "data.path",
@@ -94,7 +94,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
             results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
             if jax.process_index() == 0:
                 write_json(results_path, results)
-    print(f"{results['line']} ({results_path})")
+    if jax.process_index() == 0:
+        print(f"{results['line']} ({results_path})")
     return results
 
 
@@ -115,17 +116,10 @@ def open_labelled(data: ConfigDict) -> tuple[Source, Source]:
         raise UserError(f"{train.description} has no validation split to evaluate on.")
     val = open_source(data, "val")
     for source in (train, val):
-        if source.labels is None:
+        if source.class_names is None and source.labels is None:
             raise UserError(f"{source.description} has no labels; put images into class folders.")
-    in_train, in_val = (set(np.unique(x.labels).tolist()) - {-1} for x in (train, val))
-    for lacking, source in ((in_train - in_val, val), (in_val - in_train, train)):
-        if lacking:
-            names = train.class_names or {}
-            told = ", ".join(str(names[c] if names else c) for c in sorted(lacking)[:3])
-            raise UserError(
-                f"{source.description} has no image of {len(lacking)} class(es) that the other "
-                f"split has ({told}): an accuracy over them would mean nothing."
-            )
+    if train.labels_at_hand and val.labels_at_hand:  # else once the images have been read
+        check_same_classes(train, train.labels, val, val.labels)
     return train, val
 
 

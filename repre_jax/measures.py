@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from repre_jax.data.pipeline import evaluation_batches
-from repre_jax.data.source import Source, short_hash
+from repre_jax.data.source import NO_LABEL, Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.feature_cache import Features, cached_features
 from repre_jax.evaluation.features import extract_features
@@ -45,7 +46,8 @@ class Evaluation:
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return int(self.train.labels.max()) + 1
+        names = self.train.class_names
+        return len(names) if names else int(self.train.labels.max()) + 1
 
     def line(self, number: str) -> str:
         """A number and what it is of, for the screen."""
@@ -66,9 +68,11 @@ class Evaluation:
           feature: of ``evaluation.frozen.FEATURES``.
           interpolation: of the resizing.
         """
-        return [
+        train, val = (
             self.features_of(source, feature, interpolation) for source in (self.train, self.val)
-        ]
+        )
+        check_same_classes(self.train, train[1], self.val, val[1])
+        return [train, val]
 
     def features_of(
         self, source: Source, feature: str = "pooled", interpolation: str = "bicubic"
@@ -104,6 +108,21 @@ class Evaluation:
             interpolation=interpolation,
             workers=self.config.data.workers,
         )
+
+
+def check_same_classes(
+    train: Source, train_labels: np.ndarray, val: Source, val_labels: np.ndarray
+) -> None:
+    """Raises UserError when one of the splits has no image of a class of the other."""
+    in_train, in_val = (set(np.unique(x).tolist()) - {NO_LABEL} for x in (train_labels, val_labels))
+    for lacking, source in ((in_train - in_val, val), (in_val - in_train, train)):
+        if lacking:
+            names = train.class_names or {}
+            told = ", ".join(str(names[c] if names else c) for c in sorted(lacking)[:3])
+            raise UserError(
+                f"{source.description} has no image of {len(lacking)} class(es) that the other "
+                f"split has ({told}): an accuracy over them would mean nothing."
+            )
 
 
 def measure_knn(evaluation: Evaluation) -> dict[str, Any]:

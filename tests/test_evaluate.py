@@ -171,6 +171,7 @@ def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp
     assert numbers[0]["top1_by_epoch"] == pytest.approx(numbers[1]["top1_by_epoch"], abs=one_image)
 
 
+@pytest.mark.slow
 def test_linear_probe_in_training_mode(config_of, short_probe, tmp_path):
     results = evaluate(config_of("linear", **short_probe | {"protocol": "moby"}), tmp_path)
     assert "drop path 0.2" in results["formula"] and 0 <= results["value"] <= 1

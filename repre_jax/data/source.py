@@ -14,12 +14,14 @@ class Source(abc.ABC):
 
     Attributes:
       labels: int32 [n] class of each image, or None when there are none.
+      labels_at_hand: whether ``labels`` costs nothing; False where every record is read for them.
       class_names: name of each class, or None when there are none.
       description: what and where the source is, for messages.
       fingerprint: short hash that changes when names, sizes or labels of the images change.
     """
 
     labels: np.ndarray | None = None
+    labels_at_hand: bool = True
     class_names: tuple[str, ...] | None = None
     description: str
     fingerprint: str

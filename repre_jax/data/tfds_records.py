@@ -20,6 +20,8 @@ class TfdsSource(Source):
     the image and its class are never decoded.
     """
 
+    labels_at_hand = False
+
     def __init__(self, builder, split: str):
         """Opens a split of a prepared builder.
 

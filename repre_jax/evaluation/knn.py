@@ -7,7 +7,6 @@ The training features stream through the devices a chunk at a time while each qu
 best k so far, so the memory on the device does not grow with the training set.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,18 +121,19 @@ def knn_rankings(
         jax.device_put(np.full(shape, -np.inf, np.float32), by_query),
         jax.device_put(np.zeros(shape, np.int32), by_query),
     )
-    bank_chunk = min(bank_chunk, len(train_labels))
+    # As many chunks as needed, of equal size: hardly any padding.
+    bank_chunk = -(-len(train_labels) // -(-len(train_labels) // bank_chunk))
     for start in range(0, len(train_labels), bank_chunk):
         features = _padded(_normalised(train_features[start : start + bank_chunk]), bank_chunk, 0)
         labels = _padded(train_labels[start : start + bank_chunk], bank_chunk, -1)
         previous = best
         best = _merge_chunk(best, queries, *jax.device_put((features, labels), replicated))
         jax.block_until_ready(previous)  # else all chunks would wait on the device at once
-    rankings = {}
-    for k in neighbours:
-        ranking = np.asarray(_rank_classes(best, k, num_classes, temperature))
-        rankings[k] = ranking.reshape(-1, ranking.shape[-1])[:count]
-    return rankings
+    similarities, voters = _on_host(best, replicated)
+    return {
+        k: _ranked_classes(similarities[:count, :k], voters[:count, :k], num_classes, temperature)
+        for k in neighbours
+    }
 
 
 @jax.jit
@@ -165,31 +165,39 @@ def _merge_chunk(best, queries, bank, bank_labels):
     return jax.lax.map(merge, (*best, queries))
 
 
-@functools.partial(jax.jit, static_argnames=("k", "num_classes", "temperature"))
-def _rank_classes(best, k, num_classes, temperature):
-    """Classes by their votes, int32 [c, q, min(5, num_classes)].
+def _on_host(best, replicated: NamedSharding) -> tuple[np.ndarray, np.ndarray]:
+    """(similarities [rows, K], labels [rows, K]) of all queries, whole in every process."""
+    if jax.process_count() > 1:
+        best = jax.jit(lambda x: x, out_shardings=replicated)(best)
+    similarities, labels = (np.asarray(x) for x in best)
+    return similarities.reshape(-1, similarities.shape[-1]), labels.reshape(-1, labels.shape[-1])
+
+
+def _ranked_classes(
+    similarities: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float | None
+) -> np.ndarray:
+    """Classes by their votes, int32 [m, min(5, num_classes)].
+
+    On the host, for a vote is a sum of at most a few hundred numbers: compiling it would take
+    longer than counting.
 
     Args:
-      best: (similarities [c, q, K], labels [c, q, K]), descending, K at least k.
+      similarities: [m, k], -inf where there was no neighbour.
+      labels: int [m, k].
     """
-
-    def rank(chunk):
-        similarities, labels = chunk
-        if temperature is None:
-            weights = jnp.isfinite(similarities).astype(jnp.float32)
-        else:
-            weights = jnp.exp(similarities / temperature)  # 0 where there was no neighbour
-
-        def vote(votes, one):  # neighbour by neighbour: always the same order of summation
-            weight, label = one
-            return votes + weight[:, None] * jax.nn.one_hot(label, num_classes), None
-
-        votes = jnp.zeros((len(labels), num_classes))
-        votes, _ = jax.lax.scan(vote, votes, (weights.T, labels.T))
-        return jax.lax.top_k(votes, min(_RANKED, num_classes))[1]
-
-    similarities, labels = (x[..., :k] for x in best)
-    return jax.lax.map(rank, (similarities, labels))
+    ranking = np.empty((len(labels), min(_RANKED, num_classes)), np.int32)
+    for start in range(0, len(labels), QUERY_CHUNK):
+        near = similarities[start : start + QUERY_CHUNK].astype(np.float64)
+        weights = np.isfinite(near) if temperature is None else np.exp(near / temperature)
+        rows = np.arange(len(near))
+        places = rows[:, None] * num_classes + labels[start : start + QUERY_CHUNK]
+        votes = np.bincount(places.ravel(), weights.ravel(), minlength=len(near) * num_classes)
+        votes = votes.reshape(len(near), num_classes)
+        for rank in range(ranking.shape[1]):
+            best = np.argmax(votes, axis=1)  # the lower one among equals
+            ranking[start + rows, rank] = best
+            votes[rows, best] = -np.inf
+    return ranking
 
 
 def _labelled(

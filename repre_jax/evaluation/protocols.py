@@ -1,8 +1,8 @@
 """Linear probes as the papers train them: feature, optimizer, schedule, augmentation.
 
 A protocol is what a paper's own script does to a frozen encoder. Learning rates are at a batch of
-256 and scale linearly, as all of these scripts but MoCo's do. Every script reports the best epoch
-on the validation set; here the last epoch is reported as well.
+256 and scale linearly, as in all of these scripts but MoCo v2's, which takes 30 as it is. Most
+scripts report the best epoch on the validation set; here the last epoch is reported as well.
 """
 
 import dataclasses
