@@ -106,10 +106,8 @@ def test_what_is_no_flag(mistake):
 
 
 def test_unknown_task(mistake):
-    assert (
-        mistake(SMOKE, "--config.task=fly")
-        == "task='fly' must be one of pretrain, knn, few_label, linear."
-    )
+    told = mistake(SMOKE, "--config.task=fly")
+    assert told.startswith("task='fly' must be one of pretrain, knn, few_label, linear, ")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
