@@ -105,10 +105,8 @@ def test_what_is_no_flag(mistake):
 
 
 def test_unknown_task(mistake):
-    assert (
-        mistake(SMOKE, "--config.task=fly")
-        == "task='fly' must be one of pretrain, knn, few_label, linear."
-    )
+    said = mistake(SMOKE, "--config.task=fly")
+    assert said.startswith("task='fly' must be one of pretrain, knn, few_label, linear, ")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
