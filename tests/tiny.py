@@ -103,6 +103,9 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
     config = tiny_config(method)
     config.model.update({"name": "vit_nano", "heads": None} | model)
     config.workdir = str(folder)
+    # Without colour: what never happens is not compiled.
+    config.views.update({"jitter_probability": 0.0, "grey_probability": 0.0})
+    config.views.update({"blur_probability": (0.0, 0.0), "solarise_probability": (0.0, 0.0)})
     learner = build_learner(config, resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1))
     states = {}
     with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
