@@ -16,7 +16,7 @@ def get_config(variants: str = ""):
     config.method.update({"prototypes": 64, "hidden": 256, "bottleneck": 64})
     # With a teacher at 0.04 from the start all digits drifted to even prototypes.
     config.method.update({"momentum": 0.99, "teacher_temperature_start": 0.02})
-    config.method.update({"teacher_temperature": 0.04, "teacher_temperature_warmup_epochs": 60})
+    config.method.update({"teacher_temperature": 0.04, "teacher_temperature_warmup_epochs": 45})
     config.model.update({"name": "vit_nano", "patch_size": 16, "image_size": 32})
     config.model.initialisation = "moco_v3"
     config.repre.decoder.update({"layers": 1, "width": 32})
@@ -32,7 +32,7 @@ def get_config(variants: str = ""):
         }
     )
     config.data.source = "digits"
-    config.train.update({"batch_size": 64, "epochs": 80})
+    config.train.update({"batch_size": 64, "epochs": 60})
     config.optimizer.learning_rate = 4e-3
     config.optimizer.end_learning_rate = 1e-5
     config.optimizer.warmup_epochs = 4.0
