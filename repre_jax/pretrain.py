@@ -227,8 +227,8 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
         python = sys.orig_argv[0]  # as the user typed it
         lines.append("Next")
         lines += [
-            f"  {python} main.py --config=configs/eval/{task}.py --config.checkpoint={folder.path}"
-            for task in ("linear", "finetune", "health")
+            f"  {python} main.py --config=configs/eval/{name} --config.checkpoint={folder.path}"
+            for name in ("linear.py:sweep", "finetune.py", "health.py")
         ]
     return "\n".join(lines)
 
