@@ -551,4 +551,6 @@ def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     for line in told.splitlines():
         if "configs/eval" in line:
             name = line.split("--config=")[1].split()[0]
-            assert (ROOT / name.partition(":")[0]).is_file() and line.endswith(f"--config.checkpoint={tmp_path}")
+            assert (ROOT / name.partition(":")[0]).is_file() and line.endswith(
+                f"--config.checkpoint={tmp_path}"
+            )
