@@ -118,7 +118,8 @@ def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str
         runs.mkdir(parents=True, exist_ok=True)
         here = provenance(device=False)
         with open(starts, "a") as file:
-            start = {key: here[key] for key in ("commit", "date")} | {"cores": usable_cores()}
+            start = {key: here[key] for key in ("commit", "date")}
+            start |= {"cpu": here["hardware"]["cpu"], "cores": usable_cores()}
             file.write(json.dumps(start) + "\n")
     # A finished run says so and ends; one of another config is refused.
     if subprocess.run([sys.executable, "main.py", *arguments]).returncode:
