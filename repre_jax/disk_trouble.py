@@ -5,6 +5,7 @@ import errno
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def silence_echoes() -> None:
     """Keeps off the screen what Orbax and TensorStore print about errors that are raised as well.
 
     A full disk fails hundreds of writes at once. One is raised; the others are reported by asyncio
-    as never retrieved, or find Orbax's event loop closed and print a traceback each.
+    as never retrieved, never begin, or find Orbax's event loop closed and print a traceback each.
     """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("absl").addFilter(_not_from_orbax)
     logging.getLogger("asyncio").addFilter(_not_left_behind)
     if getattr(sys.excepthook, "knows_echoes", False):
