@@ -5,13 +5,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.data.augmentations import augment_views, normalise
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.errors import UserError
-from repre_jax.evaluation.frozen import block_features, frozen_features
+from repre_jax.evaluation.frozen import block_features, encoder_input, frozen_features
 from repre_jax.evaluation.health import (
     alignment,
     collapse_verdict,
@@ -111,9 +110,7 @@ def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
-        pixels = images.astype(jnp.float32) / 255
-        pixels = normalise(pixels) if normalised else pixels
-        return block_features(encoder, params, pixels)
+        return block_features(encoder, params, encoder_input(images, normalised))
 
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:

@@ -71,6 +71,12 @@ def block_features(encoder: nn.Module, params: Any, images: jax.Array) -> list[j
     return [feature.astype(jnp.float32) for feature in features]
 
 
+def encoder_input(images: jax.Array, normalised: bool) -> jax.Array:
+    """uint8 [B, S, S, 3] as an encoder takes them, float32; see ``encode_pixels``."""
+    pixels = images.astype(jnp.float32) / 255
+    return normalise(pixels) if normalised else pixels
+
+
 def encode_pixels(
     encoder: nn.Module, feature: str, normalised: bool
 ) -> Callable[[Any, jax.Array], jax.Array]:
@@ -83,9 +89,7 @@ def encode_pixels(
     """
 
     def encode(params, images):
-        pixels = images.astype(jnp.float32) / 255
-        pixels = normalise(pixels) if normalised else pixels
-        return frozen_features(encoder, params, pixels, feature)
+        return frozen_features(encoder, params, encoder_input(images, normalised), feature)
 
     return encode
 
