@@ -69,6 +69,10 @@ class Checkpoints:
         """Steps that have a checkpoint, ascending, the one being written included."""
         return sorted(self._manager.all_steps())
 
+    def has_score(self, step: int) -> bool:
+        """Whether the checkpoint of ``step`` was saved with its ``best_metric``."""
+        return step in self._scores
+
     def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> bool:
         """Starts saving ``state`` under ``state.step``; returns when the arrays may be donated.
 

@@ -30,13 +30,12 @@ from repre_jax.evaluation.finetune_step import (
     finetuned_encoder,
     initial_state,
 )
-from repre_jax.interruption import on_sigterm
 from repre_jax.measures import Evaluation
 from repre_jax.run_logs import RunLogs, read_rows
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import by_row
+from repre_jax.training_loop import TrainingLoop, open_training
 
-_MAX_NONFINITE_STEPS = 10  # in a row, then the run stops
 _MEASURED = ("val/", "average/")
 _SCORES = ("val/top1", "average/top1")
 
@@ -73,35 +72,23 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
     """
     finetuner, clock, params = build(evaluation)
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(
-            evaluation.folder.checkpoints,
+        opened = open_training(
+            evaluation.folder,
+            functools.partial(initial_state, finetuner),
+            params,
+            mesh=evaluation.mesh,
+            total_steps=clock.total_steps,
+            batch_size=finetuner.recipe.batch_size,
             keep=evaluation.config.keep_checkpoints,
             best_metric=_SCORES[0],
         )
-        stack.callback(checkpoints.close)
-        state, messages = checkpoints.restore_or_init(
-            functools.partial(initial_state, finetuner), replicated(evaluation.mesh), params
-        )
-        logs = RunLogs(
-            evaluation.folder,
-            start_step=int(state.step),
-            total_steps=clock.total_steps,
-            batch_size=finetuner.recipe.batch_size,
-            primary=jax.process_index() == 0,
-        )
-        stack.callback(logs.close)
-        for message in messages:
-            logs.say(message)
+        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
         validate = validation(evaluation, finetuner)
         run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
-        stop_requested = stack.enter_context(on_sigterm())
         batches = stack.enter_context(open_batches(run, int(state.step)))
         state, numbers = train(run, state, batches, stop_requested)
         if int(state.step) < clock.total_steps:
-            logs.say(f"Stopped and saved at step {int(state.step):,}; the same command goes on.")
             return None
-        if _SCORES[0] not in numbers:  # told to stop in the last step
-            numbers |= measure(run, state)
         return results(run, numbers)
 
 
@@ -112,10 +99,8 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
       UserError: a recipe, or a batch that neither images nor devices can share.
     """
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
-    recipe, devices = (
-        finetune_recipe(config.protocol, config.recipe.to_dict()),
-        evaluation.mesh.size,
-    )
+    recipe = finetune_recipe(config.protocol, config.recipe.to_dict())
+    devices = evaluation.mesh.size
     if recipe.batch_size % devices:
         raise UserError(
             f"recipe.batch_size={recipe.batch_size} cannot be split over {devices} devices; choose "
@@ -172,49 +157,20 @@ def train(
     Returns:
       (state, numbers of the last step).
     """
-    config, clock, logs = run.evaluation.config, run.clock, run.logs
-    step_function = jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0)
-    validate_every = max(1, round(config.validate_every_epochs * clock.steps_per_epoch))
-    previous, numbers = None, logs.numbers_before
-    for step in range(int(state.step) + 1, clock.total_steps + 1):
-        batch = next(batches)
-        replaced = batch.pop("replaced")
-        for index in replaced[replaced >= 0]:
-            logs.bad_file(run.evaluation.train.name_of(int(index)))
-        state, metrics = step_function(state, batch)
-        if previous is not None:
-            # Waiting for the step before keeps the device one step ahead of the host, no more.
-            check_finite(step - 1, previous)
-        previous = metrics["nonfinite_in_a_row"]
-
-        last = step == clock.total_steps
-        stop = stop_requested() or run.checkpoints.preempted(step)
-        validate_now = (last or step % validate_every == 0) and not stop
-        if last or stop or validate_now or step % config.log_every_steps == 0:
-            numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if validate_now:
-                with logs.paused():
-                    numbers |= measure(run, state)
-            logs.log(step, numbers, waited_seconds=batches.waited_seconds)
-        if last or stop or validate_now or step % config.save_every_steps == 0:
-            run.checkpoints.save(state, numbers if validate_now else None)
-        if stop:
-            break
-    if previous is not None:
-        check_finite(int(state.step), previous)
-    run.checkpoints.wait()
-    return state, numbers
-
-
-def check_finite(step: int, nonfinite_in_a_row: jax.Array) -> None:
-    """Raises UserError when too many steps in a row had to be skipped."""
-    count = int(nonfinite_in_a_row)
-    if count >= _MAX_NONFINITE_STEPS:
-        raise UserError(
-            f"Loss or gradient was not finite {count} steps in a row, up to step {step:,}; those "
-            "steps were skipped. Lower recipe.learning_rate, or set compute_dtype=float32, in a "
-            "new --workdir."
-        )
+    config, clock = run.evaluation.config, run.clock
+    loop = TrainingLoop(
+        step=jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0),
+        total_steps=clock.total_steps,
+        log_every=config.log_every_steps,
+        save_every=config.save_every_steps,
+        checkpoints=run.checkpoints,
+        logs=run.logs,
+        source=run.evaluation.train,
+        measure=functools.partial(measure, run),
+        measure_every=max(1, round(config.validate_every_epochs * clock.steps_per_epoch)),
+        advice="Lower recipe.learning_rate, or set compute_dtype=float32, in a new --workdir.",
+    )
+    return loop.run(state, batches, stop_requested)
 
 
 def measure(run: Run, state: FinetuneState) -> dict[str, float]:

@@ -2,36 +2,49 @@
 
 import contextlib
 import functools
+import time
 from typing import Any
 
+import jax
 import numpy as np
 
-from repre_jax.checkpoints import Checkpoints
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.errors import UserError
 from repre_jax.evaluation.linear_probe import (
     LinearProbe,
     ProbeState,
+    compiled_step,
     in_chunks,
     linear_numbers,
-    train_heads,
 )
 from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, LinearProtocol
 from repre_jax.measures import Evaluation
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
+from repre_jax.training_loop import TrainingLoop, open_training, scalars
 
 
-def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
-    """Linear probe by a paper's protocol; learning rates and seeds are heads of one training."""
+def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Linear probe by a paper's protocol; learning rates and seeds are heads of one training.
+
+    Returns:
+      This task's part of results.json; None when it was told to stop, which saves.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
     config = evaluation.config
     protocol = LINEAR_PROTOCOLS[config.protocol]
     batch_size = config.train_batch_size or protocol.batch_size
     probe = build_probe(evaluation, protocol, batch_size)
     feature = protocol.feature_of(probe.encoder)
+    started = time.monotonic()
     features, labels = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
-    state = _train(evaluation, probe, batch_size, features, labels)
-    numbers = linear_numbers(probe, np.asarray(state.hits) / np.sum(np.asarray(labels) >= 0))
+    seconds = time.monotonic() - started
+    state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
+    if int(state.step) < probe.clock.total_steps:
+        return None
+    numbers = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
     last, best, rates = numbers["last"], numbers["best"], len(probe.learning_rates)
     formula = protocol.in_words(feature, batch_size, probe.epochs)
     formula += f"; last epoch, mean of {probe.seeds} head(s)"
@@ -44,6 +57,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": f"linear_{config.protocol}",
         "formula": formula,
         "numbers": numbers,
+        "wall_seconds": round(seconds + training_seconds, 2),
         "line": evaluation.line(
             f"linear top-1 {last['top1']:.2%} (protocol {config.protocol}, last epoch; best epoch "
             f"{best['top1']:.2%}; learning rate {numbers['learning_rate']:g})"
@@ -87,15 +101,28 @@ def _train(
     batch_size: int,
     features: np.ndarray,
     labels: np.ndarray,
-) -> ProbeState:
-    """The state after the last epoch, from the newest checkpoint or from the start."""
-    config, mesh = evaluation.config, evaluation.mesh
-    init = functools.partial(probe.init, features.shape[1])
+) -> tuple[ProbeState, float]:
+    """(state after the last epoch or the step of a SIGTERM, seconds that training has taken).
+
+    Args:
+      evaluation: config, images, devices, folder.
+      probe: what is trained.
+      batch_size: images of a step.
+      features: float32 [n, F] of the validation images.
+      labels: theirs, int [n], -1 for unknown.
+    """
+    config, mesh, clock = evaluation.config, evaluation.mesh, probe.clock
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(evaluation.folder.checkpoints, keep=2, best_metric=None)
-        stack.callback(checkpoints.close)
-        state, messages = checkpoints.restore_or_init(init, replicated(mesh))
-        print(*messages, sep="\n", end="\n" * bool(messages))
+        opened = open_training(
+            evaluation.folder,
+            functools.partial(probe.init, features.shape[1]),
+            mesh=mesh,
+            total_steps=clock.total_steps,
+            batch_size=batch_size,
+            keep=2,
+            best_metric=None,
+        )
+        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
         batches = training_batches(
             evaluation.train,
             probe.protocol.views,
@@ -103,14 +130,35 @@ def _train(
             batch_size=batch_size,
             seed=config.seed,
             start_step=int(state.step),
-            total_steps=probe.clock.total_steps,
+            total_steps=clock.total_steps,
             workers=config.data.workers,
         )
         batches = stack.enter_context(prefetch_to_device(batches, by_row(mesh)))
-
-        def save(state: ProbeState) -> None:
-            if int(state.step) // probe.clock.steps_per_epoch % config.save_every_epochs == 0:
-                checkpoints.save(state)
-
+        step, params = (
+            compiled_step(probe, mesh),
+            jax.device_put(evaluation.params, replicated(mesh)),
+        )
         validation = in_chunks(features, labels, mesh)
-        return train_heads(probe, evaluation.params, state, batches, validation, mesh, save)
+        loop = TrainingLoop(
+            step=lambda state, batch: step(params, state, batch, validation),
+            total_steps=clock.total_steps,
+            log_every=config.log_every_steps,
+            save_every=config.save_every_epochs * clock.steps_per_epoch,
+            checkpoints=checkpoints,
+            logs=logs,
+            source=evaluation.train,
+            to_host=functools.partial(_to_host, _known(labels)),
+        )
+        state, _ = loop.run(state, batches, stop_requested)
+        return state, logs.wall_seconds
+
+
+def _to_host(images: int, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """Scalars of a step, hits among ``images`` as an accuracy."""
+    numbers = scalars(step, metrics)
+    return numbers | {"val/top1": numbers.pop("val/hits") / images}
+
+
+def _known(labels: np.ndarray) -> int:
+    """How many labels are not -1."""
+    return int(np.sum(np.asarray(labels) >= 0))

@@ -21,17 +21,16 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.views import centre_view
-from repre_jax.errors import UserError
 from repre_jax.evaluation.health import collapse_verdict, effective_rank
 from repre_jax.evaluation.online import OnlineEvaluation
-from repre_jax.interruption import on_sigterm
 from repre_jax.learner import Learner, build_learner
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.run_folder import RunFolder
 from repre_jax.run_logs import RunLogs
-from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.sharding import by_row, make_mesh
 from repre_jax.train_state import TrainState
 from repre_jax.train_step import loss_gradient_norms, train_step
+from repre_jax.training_loop import TrainingLoop, open_training, scalars
 from repre_jax.visualize.reconstructions import save_reconstructions
 
 # Settings that may differ when a run is resumed: none of them changes what is trained.
@@ -82,31 +81,21 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if folder.summary:
             print(f"{workdir} is finished: its numbers are in {folder.summary_path}.")
             return
-        checkpoints = Checkpoints(
-            folder.checkpoints,
+        opened = open_training(
+            folder,
+            learner.init,
+            mesh=mesh,
+            total_steps=resolution.clock.total_steps,
+            batch_size=resolution.batch_size,
             keep=config.checkpoint.keep,
             best_metric="knn/top1" if evaluation else None,
         )
-        stack.callback(checkpoints.close)
-        state, messages = checkpoints.restore_or_init(learner.init, replicated(mesh))
-        start_step = int(state.step)
-        logs = RunLogs(
-            folder,
-            start_step=start_step,
-            total_steps=resolution.clock.total_steps,
-            batch_size=resolution.batch_size,
-            primary=primary,
-        )
-        stack.callback(logs.close)
-        for message in messages:
-            logs.say(message)
+        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
-        stop_requested = stack.enter_context(on_sigterm())
-        batches = stack.enter_context(_open_batches(run, start_step))
+        batches = stack.enter_context(_open_batches(run, int(state.step)))
 
         state, metrics = train(run, state, batches, stop_requested)
         if int(state.step) < resolution.clock.total_steps:
-            logs.say(f"Stopped and saved at step {int(state.step):,}; the same command goes on.")
             return
         summary = finish(run, state, metrics)
     print(closing_words(config, folder, summary))
@@ -120,53 +109,35 @@ def train(
     Returns:
       (state, numbers of the last step).
     """
-    config, logs, total_steps = run.config, run.logs, run.resolution.clock.total_steps
-    step_function = jax.jit(functools.partial(train_step, run.learner), donate_argnums=0)
-    diagnose = jax.jit(functools.partial(loss_gradient_norms, run.learner))
-    evaluate_every = config.evaluation.knn_every_epochs * run.resolution.clock.steps_per_epoch
-    previous, numbers = None, logs.numbers_before
-    for step in range(int(state.step) + 1, total_steps + 1):
-        batch = next(batches)
-        _note_bad_files(run, batch.pop("replaced"))
-        last = step == total_steps
-        log_now = last or _due(step, config.logging.every_steps)
-        norms = {}
-        if log_now and config.logging.loss_gradients and run.learner.repre:
-            norms = diagnose(state, batch)
-        state, metrics = step_function(state, batch)
-        if previous is not None:
-            # Waiting for the step before keeps the device one step ahead of the host, no more.
-            _check_finite(run, step - 1, previous)
-        previous = metrics["nonfinite_in_a_row"]
-
-        stop = stop_requested() or run.checkpoints.preempted(step)
-        evaluate_now = run.evaluation and (last or _due(step, evaluate_every)) and not stop
-        if log_now or evaluate_now or stop:
-            numbers = _to_host(run, step, metrics | norms)
-            if evaluate_now:
-                with logs.paused():
-                    numbers |= run.evaluation.measure(evaluated_encoder(run.learner, state))
-            logs.log(step, numbers, waited_seconds=batches.waited_seconds)
-        if last or stop or evaluate_now or _due(step, config.checkpoint.every_steps):
-            run.checkpoints.save(state, numbers if evaluate_now else None)
-        if stop:
-            break
-    if previous is not None:
-        _check_finite(run, int(state.step), previous)
-    run.checkpoints.wait()
-    return state, numbers
+    config, learner, clock = run.config, run.learner, run.resolution.clock
+    diagnose = config.logging.loss_gradients and learner.repre
+    loop = TrainingLoop(
+        step=jax.jit(functools.partial(train_step, learner), donate_argnums=0),
+        total_steps=clock.total_steps,
+        log_every=config.logging.every_steps,
+        save_every=config.checkpoint.every_steps,
+        checkpoints=run.checkpoints,
+        logs=run.logs,
+        source=run.source,
+        measure=run.evaluation
+        and (lambda state: run.evaluation.measure(evaluated_encoder(learner, state))),
+        measure_every=config.evaluation.knn_every_epochs * clock.steps_per_epoch,
+        diagnose=diagnose and jax.jit(functools.partial(loss_gradient_norms, learner)),
+        to_host=functools.partial(_to_host, run),
+        max_nonfinite_steps=config.train.max_nonfinite_steps,
+        advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
+        "--workdir.",
+    )
+    return loop.run(state, batches, stop_requested)
 
 
 def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, Any]:
     """Final numbers and the picture of a run whose steps are all taken; returns the summary."""
     summary = dict(numbers)
     encoder = evaluated_encoder(run.learner, state)
-    if run.evaluation:
-        if "knn/top1" not in numbers:  # told to stop in the last step
-            summary |= run.evaluation.measure(encoder)
-        if run.config.evaluation.few_label:
-            random = jax.jit(run.learner.init)().params["encoder"]
-            summary |= run.evaluation.few_label(encoder, random)
+    if run.evaluation and run.config.evaluation.few_label:
+        random = jax.jit(run.learner.init)().params["encoder"]
+        summary |= run.evaluation.few_label(encoder, random)
     if run.learner.repre:
         images = sample_images(run.source, run.learner.image_size)
         pictures = reconstruct(run.learner, state, images)
@@ -257,20 +228,10 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
     return prefetch_to_device(batches, by_row(run.mesh))
 
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _note_bad_files(run: Run, replaced: np.ndarray) -> None:
-    for index in replaced[replaced >= 0]:
-        run.logs.bad_file(run.source.name_of(int(index)))
-
-
 def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Scalars of a step, with the effective rank of its features; says so when they collapse."""
     features = metrics.pop("features")
-    metrics["effective_rank"] = _effective_rank(features)
-    numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    numbers = scalars(step, metrics | {"effective_rank": _effective_rank(features)})
     entropy = numbers.get("teacher_entropy")
     verdict = collapse_verdict(
         numbers["feature_std"],
@@ -286,13 +247,3 @@ def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, fl
 
 
 _effective_rank = jax.jit(effective_rank)
-
-
-def _check_finite(run: Run, step: int, nonfinite_in_a_row: jax.Array) -> None:
-    count = int(nonfinite_in_a_row)
-    if count >= run.config.train.max_nonfinite_steps:
-        raise UserError(
-            f"Loss or gradient was not finite {count} steps in a row, up to step {step:,}; those "
-            f"steps were skipped and the checkpoints in {run.folder.checkpoints} are sound. Lower "
-            "optimizer.learning_rate, or set train.compute_dtype=float32, in a new --workdir."
-        )

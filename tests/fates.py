@@ -18,6 +18,7 @@ from repre_jax.checkpoints import Checkpoints
 from repre_jax.data import batches
 from repre_jax.evaluation import online
 from repre_jax.run_logs import RunLogs
+from repre_jax.training_loop import TrainingLoop
 
 
 def before(owner: object, name: str, call: int, act: Callable[..., None]) -> None:
@@ -58,7 +59,7 @@ def fill_disk(*_, **__) -> None:
 
 FATES = {
     # The host waits for a step while the device computes it.
-    "killed in the first step": (pretrain, "_check_finite", 1, kill),
+    "killed in the first step": (TrainingLoop, "_check_finite", 1, kill),
     # All is written, under a temporary name still.
     "killed in a save": (atomicity.AtomicRenameTemporaryPath, "finalize", 1, kill),
     "killed in an evaluation": (online, "knn_accuracy", 1, kill),

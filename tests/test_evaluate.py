@@ -3,14 +3,17 @@
 import csv
 import json
 import shutil
+import signal
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny import saved_run
-from whole_runs import ROOT, command, image_folder
+from whole_runs import ROOT, command, image_folder, rows
 
 from repre_jax import evaluate as story
-from repre_jax.checkpoints import Checkpoints
+from repre_jax import linear_evaluation
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.pretrained import Pretrained
@@ -135,40 +138,50 @@ def short_probe():
     return {"epochs": 4, "train_batch_size": 16, "rate_factors": (1.0, 100.0), "seeds": 2}
 
 
-def test_linear_probe_resumes_exactly(run, config_of, short_probe, tmp_path, monkeypatch, capsys):
+def test_linear_probe_resumes_exactly(config_of, short_probe, tmp_path, monkeypatch, capsys):
+    """SIGTERM in the fifth step of eight, the first of the third epoch."""
     whole = evaluate(config_of("linear", **short_probe), tmp_path / "whole")
     assert whole["protocol"] == "linear_dino" and "last_4" in whole["formula"]
     assert "best of 2 learning rates" in whole["formula"]
     assert len(whole["numbers"]["top1_by_epoch"]) == 4
-    save, saves = Checkpoints.save, []
+    to_host = linear_evaluation._to_host
 
-    def save_and_stop(self, state, *rest):
-        saved = save(self, state, *rest)
-        saves.append(int(state.step))
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-        return saved
+    def to_host_and_stop(images, step, metrics):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return to_host(images, step, metrics)
 
-    stopped = config_of("linear", **short_probe | {"save_every_epochs": 1})
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        evaluate(stopped, tmp_path / "stopped")
-    capsys.readouterr()
-    resumed = evaluate(stopped, tmp_path / "stopped")
-    assert "Resumed at step 4." in capsys.readouterr().out
+    every_step = config_of("linear", **short_probe | {"log_every_steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_evaluation, "_to_host", to_host_and_stop)
+        assert evaluate(every_step, tmp_path / "stopped") is None
+    assert "Stopped and saved at step 5" in capsys.readouterr().out
+    resumed = evaluate(every_step, tmp_path / "stopped")
+    assert "Resumed at step 5." in capsys.readouterr().out
     assert resumed["numbers"] == whole["numbers"]
+    shown = [row["val/top1"] for row in rows(tmp_path / "stopped")]
+    assert shown[0] == 0 and shown[-1] >= whole["numbers"]["last"]["top1"]  # that of the best head
 
 
 def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp_path):
-    numbers = [
-        evaluate(
-            config_of("linear", **short_probe | {"devices": n, "protocol": "mae"}),
-            tmp_path / str(n),
-        )["numbers"]
-        for n in (1, 8)
-    ]
+    """Kernels and biases of the heads, and what they get right."""
+    numbers, heads = [], []
+    for devices in (1, 8):
+        changes = short_probe | {"devices": devices, "protocol": "mae"}
+        folder = tmp_path / str(devices)
+        numbers.append(evaluate(config_of("linear", **changes), folder)["numbers"])
+        heads.append(saved_heads(folder))
+    for one, eight in zip(*map(jax.tree.leaves, heads), strict=True):
+        np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5 * np.abs(one).max())
     one_image = 1.01 / 11
     assert numbers[0]["top1_by_epoch"] == pytest.approx(numbers[1]["top1_by_epoch"], abs=one_image)
+
+
+def saved_heads(folder):
+    """{"kernel", "bias"} of the newest checkpoint of a probe."""
+    (newest,) = folder.glob("checkpoints/8")
+    restored = ocp.PyTreeCheckpointer().restore(newest / "state")
+    return restored["heads"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol, finetune_recipe
 from repre_jax.evaluation.finetune_step import initial_state
+from repre_jax.training_loop import TrainingLoop
 
 # 32 images, so 4 steps an epoch, 8 in all.
 SMALL = {
@@ -94,7 +95,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("fate", ["told to stop", "killed"])
 def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, capsys, fate):
     """In the fifth step, two behind a checkpoint."""
-    folder, real = root / fate, finetune.check_finite
+    folder, real = root / fate, TrainingLoop._check_finite
     steps = iter(range(100))
 
     def check_then_end(*arguments):
@@ -105,7 +106,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, cap
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "check_finite", check_then_end)
+        patch.setattr(TrainingLoop, "_check_finite", check_then_end)
         if fate == "killed":
             with pytest.raises(Killed):
                 evaluate(config_of(root), folder)
@@ -186,12 +187,6 @@ def test_wrong_numbers_of_a_recipe():
             finetune_recipe("mae", {name: value})
     assert finetune_recipe("mae", {"drop_path": 0.3, "mixup": None}).drop_path == 0.3
     assert {default_protocol(name) for name in ("vit_base", "swin_tiny")} <= set(RECIPES)
-
-
-def test_too_many_steps_that_are_not_finite():
-    finetune.check_finite(5, jax.numpy.int32(9))
-    with pytest.raises(UserError, match="10 steps in a row, up to step 1,005"):
-        finetune.check_finite(1005, jax.numpy.int32(10))
 
 
 def test_classification_numbers():

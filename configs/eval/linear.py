@@ -7,7 +7,7 @@
 
 Protocols: dino, moco_v3, moby, simsiam, mocov2, byol, simclr, mae
 (repre_jax/evaluation/protocols.py). ``:sweep`` trains thirteen learning rates around the protocol's
-own, all in one training. Stopped, the same command goes on from the newest checkpoint.
+own, all in one training. SIGTERM saves within one step; the same command goes on.
 """
 
 from configs.eval import default
@@ -25,6 +25,7 @@ def get_config(variants: str = ""):
     config.epochs = 0  # 0: the protocol's
     config.train_batch_size = 0  # 0: the protocol's; the learning rate scales with it
     config.save_every_epochs = 5
+    config.log_every_steps = 20
     if variants == "sweep":
         config.rate_factors = SWEEP
     elif variants:

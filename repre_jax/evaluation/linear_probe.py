@@ -121,11 +121,34 @@ class LinearProbe:
         return frozen_features(encoder, params, pixels, feature, **options)
 
     def train_step(
-        self, params: Any, state: ProbeState, batch: dict[str, jax.Array]
-    ) -> tuple[ProbeState, jax.Array]:
-        """One step of every head; ``batch`` as of ``data.pipeline.training_batches``."""
+        self,
+        params: Any,
+        state: ProbeState,
+        batch: dict[str, jax.Array],
+        validation: tuple[jax.Array, jax.Array],
+    ) -> tuple[ProbeState, dict[str, jax.Array]]:
+        """One step of every head, and after the last step of an epoch what the heads get right.
+
+        Args:
+          params: of the encoder.
+          state: of the heads.
+          batch: of ``data.pipeline.training_batches``.
+          validation: of ``in_chunks``.
+
+        Returns:
+          (next state, metrics of the best head: "loss" of the batch and the validation images
+          "val/hits" that it got right after the last epoch that is complete).
+        """
         features = jax.lax.stop_gradient(self.features(params, batch, state.step))
-        return self.update(state, features, batch["label"])
+        state, losses = self.update(state, features, batch["label"])
+        state = jax.lax.cond(
+            state.step % self.clock.steps_per_epoch == 0,
+            lambda: self.note_hits(state, *validation),
+            lambda: state,
+        )
+        complete = state.step // self.clock.steps_per_epoch
+        hits = jnp.where(complete > 0, state.hits[complete - 1, :, 0].max(), 0)
+        return state, {"loss": jnp.nanmin(losses), "val/hits": hits}
 
     def update(
         self, state: ProbeState, features: jax.Array, labels: jax.Array
@@ -227,51 +250,22 @@ def in_chunks(features: np.ndarray, labels: np.ndarray, mesh: Mesh) -> tuple[jax
     padding = count * rows - len(labels)
     features = np.pad(features, ((0, padding), (0, 0))).reshape(count, rows, -1)
     labels = np.pad(labels, (0, padding), constant_values=-1).reshape(count, rows)
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
-    return jax.device_put((features, labels), spread)
+    return jax.device_put((features, labels), _chunks_spread(mesh))
 
 
-def train_heads(
-    probe: LinearProbe,
-    params: Any,
-    state: ProbeState,
-    batches: Any,
-    validation: tuple[jax.Array, jax.Array],
-    mesh: Mesh,
-    on_epoch: Any,
-) -> ProbeState:
-    """Trains from ``state`` to the end of the run.
+def _chunks_spread(mesh: Mesh) -> jax.sharding.Sharding:
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
 
-    Args:
-      probe: what is trained.
-      params: of the encoder.
-      state: donated.
-      batches: iterator of device batches from ``state.step`` on.
-      validation: of ``in_chunks``.
-      mesh: the devices.
-      on_epoch: called with the state after every epoch.
-    """
-    same = replicated(mesh)
-    step = jax.jit(
+
+def compiled_step(probe: LinearProbe, mesh: Mesh) -> Any:
+    """``LinearProbe.train_step``, (params, state donated, batch, validation), on the devices."""
+    same, spread = replicated(mesh), by_row(mesh)
+    return jax.jit(
         probe.train_step,
         donate_argnums=1,
-        in_shardings=(same, same, by_row(mesh)),
+        in_shardings=(same, same, spread, _chunks_spread(mesh)),
         out_shardings=same,
     )
-    note = jax.jit(probe.note_hits, donate_argnums=0, out_shardings=same)
-    params = jax.device_put(params, same)
-    previous = None
-    for number in range(int(state.step) + 1, probe.clock.total_steps + 1):
-        batch = next(batches)
-        batch = {key: batch[key] for key in ("global", "label", "index", "epoch")}
-        state, losses = step(params, state, batch)
-        # Waiting for the step before keeps the device one step ahead of the host, no more.
-        jax.block_until_ready(previous)
-        previous = losses
-        if number % probe.clock.steps_per_epoch == 0:
-            state = note(state, *validation)
-            on_epoch(state)
-    return state
 
 
 def linear_numbers(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]:
