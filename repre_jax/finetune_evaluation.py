@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.checkpoints import Checkpoints
@@ -30,6 +29,7 @@ from repre_jax.evaluation.finetune_step import (
     finetuned_encoder,
     initial_state,
 )
+from repre_jax.evaluation.frozen import from_bytes
 from repre_jax.measures import Evaluation
 from repre_jax.run_logs import RunLogs, read_rows
 from repre_jax.schedules import Clock
@@ -190,8 +190,7 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
 
     @jax.jit
     def logits(params, images):
-        pixels = images.astype(jnp.float32) / 255
-        return finetuner.logits(params, finetuner.encoder_input(pixels))
+        return finetuner.logits(params, from_bytes(images, finetuner.normalise))
 
     def validate(params):
         batches = evaluation.batches(evaluation.val, finetuner.recipe.interpolation)

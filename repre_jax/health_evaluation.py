@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from repre_jax.data.augmentations import augment_views, normalise
+from repre_jax.data.augmentations import augment_views, encoder_input
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.errors import UserError
-from repre_jax.evaluation.frozen import block_features, encoder_input, frozen_features
+from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
 from repre_jax.evaluation.health import (
     alignment,
     collapse_verdict,
@@ -80,8 +80,8 @@ def _alignment(evaluation: Evaluation) -> float:
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def of_batch(params, batch):
         views = augment_views(batch, recipe, config.seed)["global"]
-        views = normalise(views) if normalised else views
-        pair = [frozen_features(encoder, params, views[:, v], "pooled") for v in (0, 1)]
+        images = encoder_input(views, normalised)
+        pair = [frozen_features(encoder, params, images[:, v], "pooled") for v in (0, 1)]
         return alignment(*pair)
 
     batches = training_batches(
@@ -110,7 +110,7 @@ def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
-        return block_features(encoder, params, encoder_input(images, normalised))
+        return block_features(encoder, params, from_bytes(images, normalised))
 
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from repre_jax import optimizers
 from repre_jax.config_resolution import Resolution
-from repre_jax.data.augmentations import normalise
+from repre_jax.data.augmentations import encoder_input
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, repre
 from repre_jax.methods.method import Method
@@ -49,7 +49,7 @@ class Learner:
 
     def encoder_input(self, pixels: jax.Array) -> jax.Array:
         """Pixels [..., 3] in [0, 1] as the encoder takes them."""
-        return normalise(pixels) if self.normalise else pixels
+        return encoder_input(pixels, self.normalise)
 
     def init(self) -> TrainState:
         """The state at step 0, a function of the seed alone; meant to be jitted."""

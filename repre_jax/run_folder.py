@@ -20,6 +20,7 @@ from repre_jax.disk_trouble import disk_trouble_told
 from repre_jax.errors import UserError
 
 _SHOWN_DIFFERENCES = 8
+_LOCK = ".lock"
 _LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
 
 
@@ -42,6 +43,8 @@ class RunFolder:
         primary: bool = True,
     ):
         """Makes the folder, or checks that it belongs to the same run, and locks it.
+
+        One in which nothing has been made yet belongs to nobody.
 
         Args:
           path: of the folder.
@@ -155,13 +158,18 @@ def _check_same_run(
             "bring it back from a copy or choose another --workdir."
         ) from error
     differences = config_differences(old, config, ignore)
-    if differences:
+    if differences and not _unused(folder):
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))
         raise UserError(
             f"{folder} holds a run of another config ({shown}): choose another --workdir, or "
             "repeat the old settings to resume that run."
         )
+
+
+def _unused(folder: Path) -> bool:
+    """Whether nothing was made there: what opened the folder was refused before it began."""
+    return {path.name for path in folder.iterdir()} <= {"config.json", _LOCK}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -180,7 +188,7 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
 
 def _lock(folder: Path) -> int | None:
     """An exclusive lock that the system drops when the process ends, however it ends."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
         try:

@@ -23,6 +23,13 @@ def changed(**optimizer):
     return CONFIG | {"optimizer": CONFIG["optimizer"] | optimizer}
 
 
+def begin(path):
+    """A run that has logged something."""
+    folder = RunFolder(path, CONFIG)
+    folder.metrics_path.touch()
+    folder.close()
+
+
 def test_new_folder_holds_the_config(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "a", CONFIG)
     written = json.loads(folder.config_path.read_text())
@@ -39,7 +46,7 @@ def test_same_config_resumes(tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
-    RunFolder(tmp_path, CONFIG).close()
+    begin(tmp_path)
     other = changed(learning_rate=0.1) | {"method": {"name": "dino"}}
     with pytest.raises(UserError) as caught:
         RunFolder(tmp_path, other)
@@ -54,8 +61,16 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     RunFolder(tmp_path, CONFIG).close()
 
 
-def test_ignored_keys_may_differ(tmp_path):
+def test_a_folder_in_which_nothing_began_is_free(tmp_path):
+    """What was refused for a setting shall run, mended, in the same folder."""
     RunFolder(tmp_path, CONFIG).close()
+    RunFolder(tmp_path, changed(learning_rate=0.1)).close()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["optimizer"]["learning_rate"] == 0.1
+
+
+def test_ignored_keys_may_differ(tmp_path):
+    begin(tmp_path)
     other = changed(warmup=20) | {"workdir": "elsewhere"}
     folder = RunFolder(tmp_path, other, ignore=("workdir", "optimizer"))
     assert json.loads(folder.config_path.read_text())["workdir"] == "elsewhere"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from repre_jax.data.augmentations import augment_views, normalise
+from repre_jax.data.augmentations import augment_views, encoder_input
 from repre_jax.data.mixing import mix
 from repre_jax.data.random_erasing import erase
 from repre_jax.evaluation.finetune_recipes import FinetuneRecipe, mixing_of, views_of
@@ -96,7 +96,7 @@ class Finetuner:
 
     def encoder_input(self, pixels: jax.Array) -> jax.Array:
         """Pixels [..., 3] in [0, 1] as the encoder takes them."""
-        return normalise(pixels) if self.normalise else pixels
+        return encoder_input(pixels, self.normalise)
 
 
 def finetuned_encoder(

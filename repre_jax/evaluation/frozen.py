@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.data.augmentations import normalise
+from repre_jax.data.augmentations import encoder_input
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 
@@ -71,10 +71,9 @@ def block_features(encoder: nn.Module, params: Any, images: jax.Array) -> list[j
     return [feature.astype(jnp.float32) for feature in features]
 
 
-def encoder_input(images: jax.Array, normalised: bool) -> jax.Array:
+def from_bytes(images: jax.Array, normalised: bool) -> jax.Array:
     """uint8 [B, S, S, 3] as an encoder takes them, float32; see ``encode_pixels``."""
-    pixels = images.astype(jnp.float32) / 255
-    return normalise(pixels) if normalised else pixels
+    return encoder_input(images.astype(jnp.float32) / 255, normalised)
 
 
 def encode_pixels(
@@ -89,7 +88,7 @@ def encode_pixels(
     """
 
     def encode(params, images):
-        return frozen_features(encoder, params, encoder_input(images, normalised), feature)
+        return frozen_features(encoder, params, from_bytes(images, normalised), feature)
 
     return encode
 

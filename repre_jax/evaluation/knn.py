@@ -116,11 +116,7 @@ def knn_rankings(
 
     rows = mesh.size * min(query_chunk, -(-count // mesh.size))
     queries = jax.device_put(_in_chunks(queries, rows), by_query)
-    shape = (*queries.shape[:2], max(neighbours))
-    best = (
-        jax.device_put(np.full(shape, -np.inf, np.float32), by_query),
-        jax.device_put(np.zeros(shape, np.int32), by_query),
-    )
+    best = jax.device_put(_nobody_yet((*queries.shape[:2], max(neighbours))), by_query)
     # As many chunks as needed, of equal size: hardly any padding.
     bank_chunk = -(-len(train_labels) // -(-len(train_labels) // bank_chunk))
     for start in range(0, len(train_labels), bank_chunk):
@@ -134,6 +130,11 @@ def knn_rankings(
         k: _ranked_classes(similarities[:count, :k], voters[:count, :k], num_classes, temperature)
         for k in neighbours
     }
+
+
+def _nobody_yet(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(similarities, labels) before the first chunk."""
+    return np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from repre_jax.data.augmentations import augment_views, normalise
+from repre_jax.data.augmentations import augment_views, encoder_input
 from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.protocols import LinearProtocol
 from repre_jax.optimizers import clip_by_global_norm, scale_by_trust_ratio
@@ -116,9 +116,9 @@ class LinearProbe:
             encoder = encoder.clone(drop_path=protocol.drop_path)
             root = jax.random.fold_in(jax.random.key(self.seed), _DROP_PATH_STREAM)
             options = {"train": True, "rngs": {"drop_path": jax.random.fold_in(root, step)}}
-        pixels = normalise(pixels) if self.normalised else pixels
+        images = encoder_input(pixels, self.normalised)
         feature = protocol.feature_of(encoder)
-        return frozen_features(encoder, params, pixels, feature, **options)
+        return frozen_features(encoder, params, images, feature, **options)
 
     def train_step(
         self,
