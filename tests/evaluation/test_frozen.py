@@ -1,5 +1,6 @@
 """Features of frozen encoders against DINO's recorded layers: the right blocks and norms."""
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -52,6 +53,29 @@ def test_vit_features_are_those_of_dinos_linear_probe(vit, feature, blocks, avgp
     expected = official_linear_input(list(LAYERS[-blocks:]), avgpool)
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_vit_features_are_bit_for_bit_those_of_shorter_encoders():
+    """Cut after a block, an encoder ends with its final norm on that block's class token.
+
+    Not jitted, so that both ways compute the same operations in the same order.
+    """
+    encoder = ViT(patch_size=8, width=16, depth=6, heads=2, image_size=16)
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    cut = [encoder.clone(depth=depth).apply({"params": params}, images) for depth in (3, 4, 5, 6)]
+    last_4 = frozen_features(encoder, params, images, "last_4")
+    np.testing.assert_array_equal(last_4, np.concatenate([x.pooled for x in cut], axis=1))
+    pooled = frozen_features(
+        encoder, params, images, "pooled"
+    )  # MAE: main_linprobe.py, --cls_token
+    np.testing.assert_array_equal(pooled, last_4[:, -16:])
+    pair = frozen_features(encoder, params, images, "class_and_mean")
+    np.testing.assert_array_equal(pair[:, ::2], pooled)
+    np.testing.assert_array_equal(pair[:, 1::2], cut[-1].tokens.mean(axis=1))
+    assert all(np.abs(a.pooled - b.pooled).max() > 0.1 for a, b in itertools.pairwise(cut))
 
 
 def test_last_4_of_a_deep_vit_are_four():
