@@ -12,7 +12,7 @@ TEMPERATURE = 0.07
 STEPS_PER_EPOCH, EPOCHS = 2, 12
 BATCH, WIDTH, CLASSES = 16, 12, 6
 BATCH_SIZE_OF_RATE = 1024  # the batch that learning rates are scaled to
-PROTOCOLS = ("dino", "moco_v3", "mocov2", "moby", "byol", "simclr", "mae")
+PROTOCOLS = ("dino", "moco_v3", "mocov2", "simsiam", "moby", "byol", "simclr", "mae")
 
 
 def knn_features() -> dict[str, np.ndarray]:

@@ -1,13 +1,15 @@
 """Records linear.npz: heads of the papers' linear probes after every step on given features.
 
-Command (from the repository's root, with the official repository checked out):
-    PYTHONPATH=tests python -m golden.record_linear MAE_CHECKOUT
+Command (from the repository's root, with the official repositories checked out):
+    PYTHONPATH=tests python -m golden.record_linear MAE_CHECKOUT APEX_CHECKOUT
 
 Sources: facebookresearch/mae efb2a8062c206524e35e47d04501ed4f544c0ae8 (util/lars.py,
-util/lr_sched.py, the head of main_linprobe.py); torch's SGD, CosineAnnealingLR, CrossEntropyLoss
-and clip_grad_norm_ as facebookresearch/dino (eval_linear.py), facebookresearch/moco-v3 and
-facebookresearch/moco (main_lincls.py) and SwinTransformer/Transformer-SSL (moby_linear.py) call
-them; timm 1.0.29 for the last one's scheduler. BYOL and SimCLR, which are JAX and TensorFlow, are
+util/lr_sched.py, the head of main_linprobe.py); NVIDIA/apex
+e13873debc4699d39c6861074b9a3b2a02327f92 (apex/parallel/LARC.py, later removed), which
+facebookresearch/simsiam (main_lincls.py --lars) wraps around torch's SGD; torch's SGD,
+CosineAnnealingLR, CrossEntropyLoss and clip_grad_norm_ as facebookresearch/dino (eval_linear.py),
+facebookresearch/moco-v3 and facebookresearch/moco (main_lincls.py) and
+SwinTransformer/Transformer-SSL (moby_linear.py) call them; timm 1.0.29 for the last one's scheduler. BYOL and SimCLR, which are JAX and TensorFlow, are
 torch's Nesterov SGD with their schedule.
 Versions: Python 3.11, torch 2.13.0 (CPU), numpy 2.4.6; float32.
 
@@ -15,8 +17,10 @@ Keys: ``<protocol>/kernel`` [steps, F, C], ``<protocol>/bias`` [steps, C], ``<pr
 [steps]; of mae ``mean``, ``variance`` [F], the running statistics after the last step.
 """
 
+import importlib.util
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +44,7 @@ PEAK = {
     "dino": 0.001 * SCALE,
     "moco_v3": 3 * SCALE,
     "mocov2": 30 * SCALE,
+    "simsiam": 0.1 * SCALE,
     "moby": 1.0 * BATCH_SIZE_OF_RATE / 512,
     "byol": 0.2 * SCALE,
     "simclr": 0.1 * SCALE,
@@ -49,8 +54,16 @@ MAE_WARMUP = 10
 MOBY_WARMUP = 5
 
 
+def load_larc(apex: str) -> type:
+    """The class of one file: the package would want a GPU."""
+    spec = importlib.util.spec_from_file_location("larc", Path(apex) / "apex/parallel/LARC.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LARC
+
+
 def build_optimizer(name: str, head: torch.nn.Module, lars) -> torch.optim.Optimizer:
-    """The optimizer that the script builds."""
+    """The optimizer that the script builds, of SimSiam the one inside LARC."""
     if name == "mae":
         return lars.LARS(head.parameters(), lr=PEAK[name], weight_decay=0)
     return torch.optim.SGD(
@@ -109,7 +122,7 @@ def rates(name: str, optimizer: torch.optim.Optimizer, lr_sched) -> list[float]:
     return [rate for rate in by_epoch for _ in range(STEPS_PER_EPOCH)]
 
 
-def record(name: str, lars, lr_sched) -> dict[str, np.ndarray]:
+def record(name: str, lars, lr_sched, larc: type) -> dict[str, np.ndarray]:
     """Every step of one protocol."""
     linear = torch.nn.Linear(WIDTH, CLASSES)
     linear.weight.data = torch.tensor(probe_kernel().T.copy())
@@ -119,7 +132,10 @@ def record(name: str, lars, lr_sched) -> dict[str, np.ndarray]:
     optimizer = build_optimizer(name, head, lars)
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1 if name == "moby" else 0.0)
     steps = {"kernel": [], "bias": [], "losses": []}
-    for step, rate in enumerate(rates(name, optimizer, lr_sched)):
+    every_rate = rates(name, optimizer, lr_sched)
+    if name == "simsiam":
+        optimizer = larc(optimizer=optimizer, trust_coefficient=0.001, clip=False)
+    for step, rate in enumerate(every_rate):
         features, labels = map(torch.tensor, probe_features(step))
         loss = criterion(head(features), labels)
         optimizer.zero_grad()
@@ -143,9 +159,10 @@ def main() -> None:
     official.use_checkout(sys.argv[1])
     from util import lars, lr_sched
 
+    larc = load_larc(sys.argv[2])
     arrays = {}
     for name in PROTOCOLS:
-        arrays |= record(name, lars, lr_sched)
+        arrays |= record(name, lars, lr_sched, larc)
     official.save("linear.npz", arrays)
 
 
