@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks import overhead
+from benchmarks.provenance import write_result
 from configs import moco_v2_vits, moco_v3_vits
 
 
@@ -28,3 +29,16 @@ def test_table_has_a_cell_for_each_width():
     shown = overhead.table({"moby_swint": row}, ["literal", "128"])
     assert shown.count("FLOPs x 1.250") == 2
     assert "moby_swint" in shown
+
+
+def test_rows_of_the_same_command_commit_and_machine_are_kept(tmp_path):
+    result = {"command": "a", "commit": "c0ffee", "date": "today", "batch_size": 2}
+    path = tmp_path / "overhead.json"
+    assert overhead.finished_rows(path, result) == {}
+    write_result(path, result | {"rows": {"dino_vits": {}}})
+    assert overhead.finished_rows(path, result | {"date": "tomorrow"}) == {"dino_vits": {}}
+    for key in ("command", "commit", "batch_size"):
+        assert overhead.finished_rows(path, result | {key: "other"}) == {}
+    changed = result | {"commit": "c0ffee+changes"}
+    write_result(path, changed | {"rows": {"dino_vits": {}}})
+    assert overhead.finished_rows(path, changed) == {}

@@ -9,8 +9,9 @@ e13873debc4699d39c6861074b9a3b2a02327f92 (apex/parallel/LARC.py, later removed),
 facebookresearch/simsiam (main_lincls.py --lars) wraps around torch's SGD; torch's SGD,
 CosineAnnealingLR, CrossEntropyLoss and clip_grad_norm_ as facebookresearch/dino (eval_linear.py),
 facebookresearch/moco-v3 and facebookresearch/moco (main_lincls.py) and
-SwinTransformer/Transformer-SSL (moby_linear.py) call them; timm 1.0.29 for the last one's scheduler. BYOL and SimCLR, which are JAX and TensorFlow, are
-torch's Nesterov SGD with their schedule.
+SwinTransformer/Transformer-SSL (moby_linear.py) call them; timm 1.0.29 for the last one's
+scheduler. BYOL and SimCLR, which are JAX and TensorFlow, are torch's Nesterov SGD with their
+schedule.
 Versions: Python 3.11, torch 2.13.0 (CPU), numpy 2.4.6; float32.
 
 Keys: ``<protocol>/kernel`` [steps, F, C], ``<protocol>/bias`` [steps, C], ``<protocol>/losses``
