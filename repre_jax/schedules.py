@@ -24,6 +24,10 @@ class Clock:
         """Steps in so many epochs."""
         return round(epochs * self.steps_per_epoch)
 
+    def epoch(self, step: jax.Array) -> jax.Array:
+        """int32, whole epochs before ``step``."""
+        return _whole_epochs(step, self.steps_per_epoch)
+
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
@@ -102,7 +106,7 @@ def warmup_cosine_deit(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
     by_epoch = warmup_cosine_moby(
         peak, epochs, dataclasses.replace(warm_up, steps=warm_up.steps / per_epoch)
     )
-    return lambda step: by_epoch(jnp.floor(jnp.asarray(step, jnp.float32) / per_epoch))
+    return lambda step: by_epoch(clock.epoch(step))
 
 
 def warmup_cosine_moco_v2(peak: float, clock: Clock, warm_up: WarmUp) -> Schedule:
@@ -114,12 +118,18 @@ def warmup_cosine_moco_v2(peak: float, clock: Clock, warm_up: WarmUp) -> Schedul
     epochs = clock.total_steps / clock.steps_per_epoch
 
     def schedule(step):
+        epoch = clock.epoch(step)
         step = jnp.asarray(step, jnp.float32)
-        epoch = jnp.floor(step / clock.steps_per_epoch)
         rising = _rise(peak, step / max(warm_up.steps, 1), warm_up)
         return jnp.where(step < warm_up.steps, rising, _fall(peak, epoch / epochs, warm_up))
 
     return schedule
+
+
+def _whole_epochs(step: jax.Array, steps_per_epoch: int) -> jax.Array:
+    """In integers: XLA turns a division by a constant into a product with its reciprocal, so the
+    floor of step / 41 would be an epoch short at every other epoch's first step."""
+    return jnp.asarray(step).astype(jnp.int32) // steps_per_epoch
 
 
 def _rise(peak, share, warm_up):
@@ -161,7 +171,7 @@ def epoch_linear(start: float, end: float, *, epochs: int, steps_per_epoch: int)
     """
 
     def schedule(step):
-        epoch = jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_epoch)
+        epoch = _whole_epochs(step, steps_per_epoch)
         share = jnp.clip(epoch / max(epochs - 1, 1), 0, 1)
         return jnp.where(epoch < epochs, start + (end - start) * share, end)
 

@@ -17,6 +17,7 @@ from golden.finetune_cases import DEIT_TABLE
 from golden.from_torch_names import with_prefix
 
 from repre_jax import schedules
+from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS
 
 FOLDER = Path(__file__).parent / "golden"
 DINO = with_prefix(np.load(FOLDER / "dino.npz"), "table/")
@@ -92,3 +93,23 @@ def test_a_dino_warmup_of_one_step_has_rate_zero():
     """linspace(0, peak, 1) is [0]; the cosine then starts at the peak."""
     schedule = schedules.warmup_cosine_dino(1.0, schedules.Clock(1, 4), schedules.WarmUp(steps=1))
     np.testing.assert_allclose(table(schedule)[:2], [0, 1])
+
+
+@pytest.mark.parametrize("steps_per_epoch", [36, 41, 47, 55, 61, 312])
+def test_compiled_schedules_move_on_the_first_step_of_an_epoch(steps_per_epoch):
+    """Float quotients fall short of whole numbers at some of these."""
+    clock = schedules.Clock(steps_per_epoch, 100 * steps_per_epoch)
+    steps = jnp.arange(clock.total_steps)
+    by_epoch = schedules.warmup_cosine_moco_v2(1.0, clock, schedules.WarmUp())
+    temperature = schedules.epoch_linear(0.0, 1.0, epochs=100, steps_per_epoch=steps_per_epoch)
+    drops = LINEAR_PROTOCOLS["mocov2"].schedule_of(clock)
+    deit = schedules.warmup_cosine_deit(1.0, clock, schedules.WarmUp())
+    for schedule, epochs in (
+        (by_epoch, np.arange(1, 100)),
+        (temperature, np.arange(1, 100)),
+        (drops, np.array([60, 80])),
+        (deit, np.arange(2, 100)),  # its first two are alike
+    ):
+        values = np.asarray(jax.jit(jax.vmap(schedule))(steps))
+        moved = np.flatnonzero(np.diff(values)) + 1
+        np.testing.assert_array_equal(moved, epochs * steps_per_epoch)
