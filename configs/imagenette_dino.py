@@ -39,9 +39,15 @@ def get_config(variants: str = ""):
 
 
 def swin(config):
-    """MoCo v3's nano Swin and its few epochs; the teacher softens within them."""
+    """MoCo v3's nano Swin for a few epochs, with the teacher as sharp as the ViT's in its first.
+
+    At 0.04 from the fourth epoch on the teacher came near an even distribution over the prototypes,
+    and k-NN stayed at 32 %.
+    """
     imagenette_moco_v3.swin(config)
-    config.method.teacher_temperature_warmup_epochs = 4
+    config.train.epochs = 8
+    config.method.teacher_temperature = 0.025
+    config.method.teacher_temperature_warmup_epochs = 5
 
 
 def gpu(config):
