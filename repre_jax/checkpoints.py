@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from repre_jax.disk_trouble import disk_trouble, silence_echoes
 from repre_jax.errors import UserError
+from repre_jax.run_folder import write_text
 
 
 class Checkpoints:
@@ -69,9 +70,24 @@ class Checkpoints:
         """Steps that have a checkpoint, ascending, the one being written included."""
         return sorted(self._manager.all_steps())
 
-    def has_score(self, step: int) -> bool:
-        """Whether the checkpoint of ``step`` was saved with its ``best_metric``."""
-        return step in self._scores
+    def metrics_of(self, step: int) -> dict[str, float]:
+        """The numbers that the checkpoint of ``step`` was saved with; empty when with none."""
+        return json.loads(_about_path(self.folder, step).read_text())["metrics"]
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Stores numbers beside a checkpoint that is on disk, and ranks it by them.
+
+        Raises:
+          UserError: disk full or no permission.
+        """
+        metrics = {key: float(value) for key, value in metrics.items()}
+        score = _score(metrics, self._best_metric)
+        if score is not None:
+            self._scores[step] = score
+        if jax.process_index() == 0:
+            path = _about_path(self.folder, step)
+            about = json.loads(path.read_text()) | {"metrics": metrics}
+            write_text(path, json.dumps(about))
 
     def save(self, state: Any, metrics: Mapping[str, float] | None = None) -> bool:
         """Starts saving ``state`` under ``state.step``; returns when the arrays may be donated.

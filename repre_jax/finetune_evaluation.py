@@ -87,7 +87,7 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
         run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
         batches = stack.enter_context(open_batches(run, int(state.step)))
         state, numbers = train(run, state, batches, stop_requested)
-        if int(state.step) < clock.total_steps:
+        if numbers is None:
             return None
         return results(run, numbers)
 
@@ -151,11 +151,11 @@ def open_batches(run: Run, start_step: int) -> DevicePrefetcher:
 
 def train(
     run: Run, state: FinetuneState, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-) -> tuple[FinetuneState, dict[str, float]]:
+) -> tuple[FinetuneState, dict[str, float] | None]:
     """Steps until the end or until asked to stop; either way the state is saved.
 
     Returns:
-      (state, numbers of the last step).
+      (state, numbers of the last step; None when it was asked to stop).
     """
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
@@ -167,7 +167,7 @@ def train(
         logs=run.logs,
         source=run.evaluation.train,
         measure=functools.partial(measure, run),
-        measure_every=max(1, round(config.validate_every_epochs * clock.steps_per_epoch)),
+        measure_every=round(config.validate_every_epochs * clock.steps_per_epoch),
         advice="Lower recipe.learning_rate, or set compute_dtype=float32, in a new --workdir.",
     )
     return loop.run(state, batches, stop_requested)

@@ -42,7 +42,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     features, labels = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
     seconds = time.monotonic() - started
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
-    if int(state.step) < probe.clock.total_steps:
+    if state is None:
         return None
     numbers = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
     last, best, rates = numbers["last"], numbers["best"], len(probe.learning_rates)
@@ -101,8 +101,8 @@ def _train(
     batch_size: int,
     features: np.ndarray,
     labels: np.ndarray,
-) -> tuple[ProbeState, float]:
-    """(state after the last epoch or the step of a SIGTERM, seconds that training has taken).
+) -> tuple[ProbeState | None, float]:
+    """(state after the last epoch, None after a SIGTERM; seconds that training has taken).
 
     Args:
       evaluation: config, images, devices, folder.
@@ -149,8 +149,8 @@ def _train(
             source=evaluation.train,
             to_host=functools.partial(_to_host, _known(labels)),
         )
-        state, _ = loop.run(state, batches, stop_requested)
-        return state, logs.wall_seconds
+        state, numbers = loop.run(state, batches, stop_requested)
+        return None if numbers is None else state, logs.wall_seconds
 
 
 def _to_host(images: int, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from repre_jax.data.source import NO_LABEL, Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.feature_cache import Features, cached_features
 from repre_jax.evaluation.features import extract_features
-from repre_jax.evaluation.few_label import few_label_scores
+from repre_jax.evaluation.few_label import check_budget, few_label_scores
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.knn import knn_accuracies
 from repre_jax.pretrained import Pretrained
@@ -157,6 +157,9 @@ def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
 def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy from 1 %, 10 % or a few labels a class, by k-NN and by logistic regression."""
     config = evaluation.config
+    budgets = [str(budget) for budget in config.budgets]
+    for budget in budgets:
+        check_budget(budget)
     train, val = evaluation.features()
     numbers = {
         budget: few_label_scores(
@@ -170,14 +173,14 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
             strength=config.strength,
             mesh=evaluation.mesh,
         )
-        for budget in config.budgets
+        for budget in budgets
     }
-    reported = config.budgets[0]
+    reported = budgets[0]
     logistic = numbers[reported]["logistic"]
     return {
         "metric": "top1",
         "value": logistic["mean"],
-        "spread": logistic["std"],
+        "spread": logistic["std"] if config.draws > 1 else None,
         "protocol": f"few_label_{reported}",
         "formula": (
             f"multinomial logistic regression on {reported} of the labels of each class, rows "

@@ -63,7 +63,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """Trains what ``config`` describes in the run folder ``workdir``, or goes on with it.
 
     Running it again resumes from the newest checkpoint and ends, bit for bit, where the
-    uninterrupted run would have ended; SIGTERM saves and returns within one step.
+    uninterrupted run would have ended; SIGTERM saves and returns after the step, or the k-NN, under
+    way.
 
     Raises:
       UserError: whatever the user can mend.
@@ -94,20 +95,21 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
-        state, metrics = train(run, state, batches, stop_requested)
-        if int(state.step) < resolution.clock.total_steps:
+        state, numbers = train(run, state, batches, stop_requested)
+        if numbers is None:
             return
-        summary = finish(run, state, metrics)
-    print(closing_words(config, folder, summary))
+        summary = finish(run, state, numbers)
+    if primary:
+        print(closing_words(config, folder, summary))
 
 
 def train(
     run: Run, state: TrainState, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-) -> tuple[TrainState, dict[str, float]]:
+) -> tuple[TrainState, dict[str, float] | None]:
     """Steps until the end of the run or until asked to stop; either way the state is saved.
 
     Returns:
-      (state, numbers of the last step).
+      (state, numbers of the last step; None when it was asked to stop).
     """
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
@@ -141,8 +143,9 @@ def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, 
     if run.learner.repre:
         images = sample_images(run.source, run.learner.image_size)
         pictures = reconstruct(run.learner, state, images)
-        path = run.folder.figures / "reconstructions.png"
-        summary["reconstruction_error"] = save_reconstructions(images, pictures, path)
+        summary["reconstruction_error"] = float(np.abs(pictures - images).mean())
+        if jax.process_index() == 0:
+            save_reconstructions(images, pictures, run.folder.figures / "reconstructions.png")
     summary["params_sha256"] = params_sha256(state.params)
     summary["steps"] = int(state.step)
     run.logs.write_summary(summary)

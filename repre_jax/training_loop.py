@@ -122,8 +122,11 @@ class TrainingLoop:
 
     def run(
         self, state: Any, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-    ) -> tuple[Any, Numbers]:
+    ) -> tuple[Any, Numbers | None]:
         """Steps until the end of the run or until asked to stop; either way the state is saved.
+
+        A measurement that is under way is finished first; one that is due when the run is asked to
+        stop is left to the process that goes on.
 
         Args:
           state: with a scalar integer ``step``.
@@ -131,13 +134,13 @@ class TrainingLoop:
           stop_requested: asked after every step.
 
         Returns:
-          (state, numbers of the last step).
+          (state, numbers of the last step; None when it was asked to stop).
 
         Raises:
           UserError: too many steps in a row that are not finite, or a disk that is full.
         """
         numbers = self._numbers_before(state, batches)
-        previous = None
+        previous, stop = None, False
         for step in range(int(state.step) + 1, self.total_steps + 1):
             batch = next(batches)
             self._note_bad_files(batch.pop("replaced"))
@@ -164,21 +167,23 @@ class TrainingLoop:
         if previous is not None:
             self._check_finite(int(state.step), previous)
         self.checkpoints.wait()
-        if int(state.step) < self.total_steps:
-            self.logs.say(
-                f"Stopped and saved at step {int(state.step):,}; the same command goes on."
-            )
-        return state, numbers
+        if stop:
+            self.logs.say(f"Stopped and saved at step {step:,}; the same command goes on.")
+        return state, None if stop else numbers
 
     def _numbers_before(self, state: Any, batches: DevicePrefetcher) -> Numbers:
         """Those of the step that the run goes on from; the measurement that a stop left out, too.
 
-        The checkpoint says whether there was one, not the row, so that all processes agree.
+        Measured numbers come from the checkpoint, which all processes read, not from the logs.
         """
-        step, numbers = int(state.step), self.logs.numbers_before
-        if step and self._measured_at(step) and not self.checkpoints.has_score(step):
-            numbers = numbers | self._measure(state)
+        step = int(state.step)
+        if not (step and self._measured_at(step)):
+            return self.logs.numbers_before
+        numbers = self.checkpoints.metrics_of(step)
+        if not numbers:
+            numbers = self.logs.numbers_before | self._measure(state)
             self.logs.log(step, numbers, waited_seconds=batches.waited_seconds)
+            self.checkpoints.add_metrics(step, numbers)
         return numbers
 
     def _measured_at(self, step: int) -> bool:

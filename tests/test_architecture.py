@@ -115,7 +115,7 @@ ALLOWED = {
         "run_logs",
         "sharding",
     },
-    "checkpoints": {"jax", "orbax", "disk_trouble", "errors"},
+    "checkpoints": {"jax", "orbax", "disk_trouble", "errors", "run_folder"},
     "progress": {"rich"},
     "run_folder": {"disk_trouble", "errors"},
     "run_logs": {"tensorboardX", "disk_trouble", "progress", "run_folder"},

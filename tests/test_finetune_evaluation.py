@@ -92,14 +92,14 @@ class Killed(Exception):
     """Stands in for a SIGKILL: nothing is saved any more."""
 
 
-@pytest.mark.parametrize("fate", ["told to stop", "killed"])
+@pytest.mark.parametrize("fate", ["told to stop", "told to stop at the end", "killed"])
 def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, capsys, fate):
-    """In the fifth step, two behind a checkpoint."""
+    """In the fifth step, two behind a checkpoint, or in the last one."""
     folder, real = root / fate, TrainingLoop._check_finite
     steps = iter(range(100))
 
     def check_then_end(*arguments):
-        if next(steps) == 3:
+        if next(steps) == (6 if fate == "told to stop at the end" else 3):
             if fate == "killed":
                 raise Killed
             os.kill(os.getpid(), signal.SIGTERM)
@@ -114,11 +114,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, cap
             assert evaluate(config_of(root), folder) is None
             assert "the same command goes on" in capsys.readouterr().out
     assert not (folder / "results.json").exists()
-    assert checkpoint_steps(folder)[-1] < 8
+    assert (checkpoint_steps(folder)[-1] == 8) == (fate == "told to stop at the end")
     results = evaluate(config_of(root), folder)
     assert "Resumed at step" in capsys.readouterr().out
     assert final_state(folder) == final_state(finished[0])
-    assert rows(folder) == rows(finished[0])
+    if fate == "told to stop at the end":
+        assert rows(folder)[-1] == rows(finished[0])[-1]  # the row before it has no measurement
+    else:
+        assert rows(folder) == rows(finished[0])
     assert results["numbers"]["last"] == finished[1]["numbers"]["last"]
     assert results["numbers"]["best"] == finished[1]["numbers"]["best"]
 

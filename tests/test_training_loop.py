@@ -114,8 +114,8 @@ def test_logs_measures_and_saves_when_due(whole):
 
 
 def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
-    state, _ = train(tmp_path / "run", stop_after=5)
-    assert int(state.step) == 5
+    state, numbers = train(tmp_path / "run", stop_after=5)
+    assert int(state.step) == 5 and numbers is None
     assert "Stopped and saved at step 5; the same command goes on." in capsys.readouterr().out
     state, numbers = train(tmp_path / "run")
     assert "Resumed at step 5." in capsys.readouterr().out
@@ -126,10 +126,11 @@ def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
 def test_a_measurement_that_a_stop_left_out_is_made_up_for(whole, tmp_path, stop_after):
     """A scheduler that stops a run leaves no time for it."""
     measured = []
-    train(tmp_path / "run", stop_after=stop_after, measured=measured)
-    assert stop_after not in measured
+    _, numbers = train(tmp_path / "run", stop_after=stop_after, measured=measured)
+    assert stop_after not in measured and numbers is None, "a run without its end is not finished"
+    train(tmp_path / "run", stop_after=TOTAL, measured=measured)
     _, numbers = train(tmp_path / "run", measured=measured)
-    assert measured == [3, TOTAL]
+    assert measured == [3, TOTAL], "made up for once, whatever happens then"
     assert numbers["score"] == whole[1]["score"]
     scored = [row for row in without_time(tmp_path / "run") if "score" in row]
     assert scored == [row for row in without_time(whole[0]) if "score" in row]

@@ -29,7 +29,7 @@ def get_config():
     config.recipe = ConfigDict(
         {name: placeholder(type(value)) for name, value in numbers.items()},
     )
-    config.validate_every_epochs = 1.0
+    config.validate_every_epochs = 1.0  # 0: after the last only
     config.save_every_steps = 500
     config.keep_checkpoints = 1  # newest ones; the best is kept besides
     config.log_every_steps = 20

@@ -7,7 +7,7 @@
 
 Protocols: dino, moco_v3, moby, simsiam, mocov2, byol, simclr, mae
 (repre_jax/evaluation/protocols.py). ``:sweep`` trains thirteen learning rates around the protocol's
-own, all in one training. SIGTERM saves within one step; the same command goes on.
+own, all in one training. SIGTERM saves after the step under way; the same command goes on.
 """
 
 from configs.eval import default

@@ -5,13 +5,13 @@ meet on equal terms whatever their width, scale and offset. Weighted k-NN and lo
 say what the field reports.
 """
 
-import warnings
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from repre_jax.errors import UserError
-from repre_jax.evaluation.knn import knn_accuracy
+from repre_jax.evaluation.knn import knn_accuracies
 
 
 def few_label_accuracy(
@@ -90,7 +90,7 @@ def few_label_scores(
       number of labelled examples.
 
     Raises:
-      UserError: a budget that is neither.
+      UserError: a budget that is neither; see ``check_budget``.
       ValueError: one of the sets has no labelled example.
     """
     queries, targets = _known(val_features, val_labels)
@@ -102,11 +102,15 @@ def few_label_scores(
         bank, labels = np.asarray(train_features)[chosen], np.asarray(train_labels)[chosen]
         labelled += len(chosen) / draws
         sets = (bank, labels, queries, targets)
-        accuracies["nearest"].append(_nearest(*sets))
-        knn = knn_accuracy(
-            *sets, k=neighbours, num_classes=classes, temperature=temperature, mesh=mesh
+        knn = knn_accuracies(
+            *sets,
+            neighbours=(1, neighbours),
+            num_classes=classes,
+            temperature=temperature,
+            mesh=mesh,
         )
-        accuracies["knn"].append(knn["top1"])
+        accuracies["nearest"].append(knn[1]["top1"])
+        accuracies["knn"].append(knn[neighbours]["top1"])
         accuracies["logistic"].append(_logistic(*sets, strength))
     return {name: _spread(values) for name, values in accuracies.items()} | {"labels": labelled}
 
@@ -130,6 +134,11 @@ def draw_labelled(labels: np.ndarray, budget: str, seed: int, draw: int) -> np.n
     return np.concatenate(chosen)
 
 
+def check_budget(budget: str) -> None:
+    """Raises UserError unless it is a share such as "1%" or a number of labels."""
+    _examples(budget, 1)
+
+
 def _examples(budget: str, members: int) -> int:
     number, percent = budget.removesuffix("%"), budget.endswith("%")
     try:
@@ -149,23 +158,33 @@ def _known(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _nearest(bank, labels, queries, targets) -> float:
+    bank, queries = (np.asarray(x, np.float32) for x in (bank, queries))
     nearest = np.argmax(_normalise(queries) @ _normalise(bank).T, axis=1)
     return float(np.mean(labels[nearest] == targets))
 
 
 def _logistic(bank, labels, queries, targets, strength: float) -> float:
-    """As facebookresearch/msn, logistic_eval.py: rows centred and of unit length, no intercept."""
-    from sklearn.exceptions import ConvergenceWarning
+    classifier = fit_logistic(bank, labels, strength)
+    return float(np.mean(classifier.predict(_centred(queries)) == targets))
+
+
+def fit_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    """scikit-learn's logistic regression on features [n, D], at its optimum.
+
+    As facebookresearch/msn, logistic_eval.py: rows centred and of unit length, no intercept.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    def prepared(rows):
-        return _normalise(rows - rows.mean(axis=1, keepdims=True))
+    # scikit-learn compares the tolerance with the gradient of the mean loss, which with a thousand
+    # classes begins below 1e-3.
+    classifier = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-8, max_iter=2000)
+    return classifier.fit(_centred(features), labels)
 
-    classifier = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-3, max_iter=300)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations are the protocol
-        classifier.fit(prepared(bank), labels)
-    return float(np.mean(classifier.predict(prepared(queries)) == targets))
+
+def _centred(rows: np.ndarray) -> np.ndarray:
+    """float64: float32 gradients do not become as small as the tolerance."""
+    rows = np.asarray(rows, np.float64)
+    return _normalise(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -173,5 +192,4 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _normalise(features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, np.float32)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -7,16 +7,13 @@ import numpy as np
 from matplotlib import pyplot
 
 
-def save_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: Path) -> float:
+def save_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: Path) -> None:
     """Draws a row an image: input | reconstruction | mean absolute error, and saves a PNG.
 
     Args:
       images: float32 [n, H, W, 3] in [0, 1].
       reconstructions: float32 of the same shape; clipped to [0, 1] for display only.
       path: where to write it.
-
-    Returns:
-      The mean absolute error over all images, in units of the [0, 1] pixel range.
     """
     matplotlib.use("agg")
     errors = np.abs(reconstructions - images).mean(axis=-1)  # [n, H, W]
@@ -43,4 +40,3 @@ def save_reconstructions(images: np.ndarray, reconstructions: np.ndarray, path: 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-    return float(errors.mean())

@@ -4,7 +4,12 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from repre_jax.errors import UserError
-from repre_jax.evaluation.few_label import draw_labelled, few_label_accuracy, few_label_scores
+from repre_jax.evaluation.few_label import (
+    draw_labelled,
+    few_label_accuracy,
+    few_label_scores,
+    fit_logistic,
+)
 
 
 def digits():
@@ -77,6 +82,23 @@ def test_three_classifiers_on_the_same_draws():
     assert few["labels"] == 12
     for name in ("nearest", "knn", "logistic"):
         assert few[name]["mean"] < many[name]["mean"] - 0.02 < 0.95, name
+
+
+def test_logistic_regression_converges_with_many_classes():
+    """At the optimum the gradient of the sum of the losses is minus that of the penalty."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(300), 2)
+    centres = rng.normal(size=(300, 24))
+    features = (centres[labels] + rng.normal(size=(600, 24))).astype(np.float32)
+    weights = fit_logistic(features, labels, strength=0.0025).coef_.T
+    rows = features - features.mean(axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    logits = rows @ weights
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    gradient = rows.T @ (shares - np.eye(300)[labels])
+    np.testing.assert_allclose(gradient, -0.0025 * weights, atol=1e-4)
+    assert np.abs(0.0025 * weights).max() > 0.01
 
 
 def test_logistic_regression_is_at_the_optimum_of_its_formula():
