@@ -92,6 +92,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
                 return None
             wall_seconds = round(time.monotonic() - started, 2)
             results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
+            if evaluation.unreadable:
+                results["unreadable"] = evaluation.unreadable
             if jax.process_index() == 0:
                 write_json(results_path, results)
     if jax.process_index() == 0:

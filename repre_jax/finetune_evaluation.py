@@ -188,16 +188,20 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
     Logits are gathered on the host, so padding and the number of devices leave no trace.
     """
 
+    recipe = finetuner.recipe
+    crop_ratio = recipe.crop_ratio_above_224 if evaluation.config.image_size > 224 else 224 / 256
+
     @jax.jit
     def logits(params, images):
         return finetuner.logits(params, from_bytes(images, finetuner.normalise))
 
     def validate(params):
-        batches = evaluation.batches(evaluation.val, finetuner.recipe.interpolation)
-        found, labels = extract_features(
+        batches = evaluation.batches(evaluation.val, recipe.interpolation, crop_ratio)
+        found = extract_features(
             lambda images: logits(params, images), batches, by_row(evaluation.mesh)
         )
-        return classification_numbers(found, labels)
+        evaluation.note_unreadable(evaluation.val, found.index)
+        return classification_numbers(found.features, found.labels)
 
     return validate
 

@@ -27,7 +27,7 @@ from repre_jax.sharding import by_row, replicated
 def measure_health(evaluation: Evaluation) -> dict[str, Any]:
     """Spread, rank, alignment, uniformity, spectra of blocks and retrieval of validation images."""
     config = evaluation.config
-    features, labels = evaluation.features_of(evaluation.val)
+    features, labels, index = evaluation.features_of(evaluation.val)
     count = min(config.images, len(features))
     if count < 2:
         raise UserError(f"Health needs two images at least; there are {len(features)}.")
@@ -42,12 +42,12 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
     health = jax.jit(lambda x: {name: function(x) for name, function in functions.items()})
     numbers: dict[str, Any] = {name: float(x) for name, x in health(sample).items()}
     numbers["width"], numbers["images"] = sample.shape[1], len(sample)
-    numbers["verdict"] = collapse_verdict(
+    verdict = numbers["verdict"] = collapse_verdict(
         numbers["feature_std"], sample.shape[1], numbers["effective_rank"]
     )
     numbers["alignment"] = _alignment(evaluation)
-    numbers["blocks"] = _blocks(evaluation, chosen)
-    if len(np.unique(sample_labels[sample_labels >= 0])):
+    numbers["blocks"] = _blocks(evaluation, index[chosen])
+    if np.bincount(sample_labels[sample_labels >= 0], minlength=1).max() > 1:
         numbers["retrieval"] = retrieval_scores(sample, sample_labels, mesh=evaluation.mesh)
     rank = numbers["effective_rank"]
     return {
@@ -62,18 +62,27 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
         "line": evaluation.line(
             f"effective rank {rank:.1f} of {sample.shape[1]}, feature std "
             f"{numbers['feature_std']:.3g}, alignment {numbers['alignment']:.3g}, uniformity "
-            f"{numbers['uniformity']:.3g}"
+            f"{numbers['uniformity']:.3g}{f'; {verdict}' if verdict else ''}"
         ),
     }
 
 
 def _alignment(evaluation: Evaluation) -> float:
-    """Of the run's own two global views, over the validation images of whole batches."""
+    """Of the run's own two global views, over validation images.
+
+    Batches must be whole: the number of images is rounded down to a multiple of 64 (8 where there
+    are fewer), so that neither batch nor devices decide which images count.
+    """
     config, mesh, source = evaluation.config, evaluation.mesh, evaluation.val
     recipe = dataclasses.replace(evaluation.pretrained.views, local_crops=0)
-    batch_size = min(config.batch_size, config.images, len(source)) // mesh.size * mesh.size
+    count = min(config.images, len(source))
+    count -= count % next(whole for whole in (64, 8, 1) if whole <= count)
+    shared = range(mesh.size, max(config.batch_size, mesh.size) + 1, mesh.size)
+    batch_size = max((size for size in shared if count % size == 0), default=0)
     if not batch_size:
-        raise UserError(f"{len(source)} images are fewer than the {mesh.size} devices.")
+        raise UserError(
+            f"{mesh.size} devices cannot share {count} images evenly: set --config.devices."
+        )
     encoder = evaluation.pretrained.encoder
     normalised = evaluation.pretrained.config.model.normalise
 
@@ -91,7 +100,7 @@ def _alignment(evaluation: Evaluation) -> float:
         batch_size=batch_size,
         seed=config.seed,
         start_step=0,
-        total_steps=min(len(source), config.images) // batch_size,
+        total_steps=count // batch_size,
         workers=config.data.workers,
     )
     with prefetch_to_device(batches, by_row(mesh)) as device_batches:
@@ -103,7 +112,7 @@ def _alignment(evaluation: Evaluation) -> float:
 
 
 def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
-    """Spread of every block's class token (mean token without one) over the images ``chosen``."""
+    """Spread of every block's class token (mean token without one) over images of those indices."""
     config, mesh = evaluation.config, evaluation.mesh
     encoder = evaluation.pretrained.encoder
     normalised = evaluation.pretrained.config.model.normalise

@@ -39,7 +39,8 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     probe = build_probe(evaluation, protocol, batch_size)
     feature = protocol.feature_of(probe.encoder)
     started = time.monotonic()
-    features, labels = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
+    found = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
+    features, labels = found.features, found.labels
     seconds = time.monotonic() - started
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
     if state is None:
@@ -53,7 +54,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     return {
         "metric": "top1",
         "value": last["top1"],
-        "spread": last["top1_std"],
+        "spread": last.get("top1_std"),
         "protocol": f"linear_{config.protocol}",
         "formula": formula,
         "numbers": numbers,
@@ -82,12 +83,18 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
     if config.seeds < 1 or not config.rate_factors:
         raise UserError("seeds must be at least 1, and rate_factors must not be empty.")
     steps = images // batch_size
+    epochs = config.epochs or protocol.epochs
+    if protocol.warmup_epochs > epochs:
+        raise UserError(
+            f"Protocol {config.protocol} warms up for {protocol.warmup_epochs:g} epochs and "
+            f"epochs={epochs}: set --config.epochs to more."
+        )
     peak = protocol.learning_rate * batch_size / 256
     return LinearProbe(
         encoder=evaluation.pretrained.encoder,
         normalised=evaluation.pretrained.config.model.normalise,
         protocol=protocol,
-        clock=Clock(steps, steps * (config.epochs or protocol.epochs)),
+        clock=Clock(steps, steps * epochs),
         classes=evaluation.classes,
         learning_rates=tuple(peak * factor for factor in config.rate_factors),
         seeds=config.seeds,

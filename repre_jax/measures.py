@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.source import NO_LABEL, Source, short_hash
 from repre_jax.errors import UserError
-from repre_jax.evaluation.feature_cache import Features, cached_features
-from repre_jax.evaluation.features import extract_features
+from repre_jax.evaluation.feature_cache import cached_features
+from repre_jax.evaluation.features import Features, extract_features
 from repre_jax.evaluation.few_label import check_budget, few_label_scores
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.knn import knn_accuracies
@@ -34,6 +34,7 @@ class Evaluation:
       train, val: the labelled images.
       mesh: the devices.
       folder: of this evaluation.
+      unreadable: description of a source -> names of its images that could not be read so far.
     """
 
     config: ConfigDict
@@ -42,6 +43,7 @@ class Evaluation:
     val: Source
     mesh: Mesh
     folder: RunFolder
+    unreadable: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -60,7 +62,7 @@ class Evaluation:
         return self.pretrained.load_params()
 
     def features(self, feature: str = "pooled", interpolation: str = "bicubic") -> list[Features]:
-        """[(features float32 [n, F], labels int32 [n]) of the training, of the validation set].
+        """[those of the training, of the validation set].
 
         Images are resized, centre-cropped, encoded once, and kept on disk.
 
@@ -71,7 +73,7 @@ class Evaluation:
         train, val = (
             self.features_of(source, feature, interpolation) for source in (self.train, self.val)
         )
-        check_same_classes(self.train, train[1], self.val, val[1])
+        check_same_classes(self.train, train.labels, self.val, val.labels)
         return [train, val]
 
     def features_of(
@@ -96,9 +98,31 @@ class Evaluation:
             batches = self.batches(source, interpolation)
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 
-        return cached_features(Path(config.cache_path) / f"{feature}-{key}", compute)
+        folder = Path(config.cache_path) / f"{feature}-{key}"
+        found = cached_features(folder, len(source), compute)
+        self.note_unreadable(source, found.index)
+        return found
 
-    def batches(self, source: Source, interpolation: str):
+    def note_unreadable(self, source: Source, index: np.ndarray) -> None:
+        """Says which images of ``source`` are missing from those that were read, once.
+
+        Raises:
+          UserError: all of them.
+        """
+        if len(index) == len(source) or source.description in self.unreadable:
+            return
+        missing = np.setdiff1d(np.arange(len(source)), index)
+        names = [source.name_of(int(number)) for number in missing]
+        if not len(index):
+            raise UserError(f"None of the images of {source.description} can be read ({names[0]}).")
+        self.unreadable[source.description] = names
+        if jax.process_index() == 0:
+            print(
+                f"{len(names)} of the {len(source):,} images of {source.description} cannot be "
+                f"read ({names[0]}): they do not count; results.json lists them."
+            )
+
+    def batches(self, source: Source, interpolation: str, crop_ratio: float = 224 / 256):
         """Batches of every image, padded so that every device has its share."""
         devices = self.mesh.size
         return evaluation_batches(
@@ -106,6 +130,7 @@ class Evaluation:
             image_size=self.config.image_size,
             batch_size=-(-self.config.batch_size // devices) * devices,
             interpolation=interpolation,
+            crop_ratio=crop_ratio,
             workers=self.config.data.workers,
         )
 
@@ -127,19 +152,21 @@ def check_same_classes(
 
 def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
-    config = evaluation.config
+    config, reported = evaluation.config, evaluation.config.reported_neighbours
+    if reported not in config.neighbours or min(config.neighbours) < 1:
+        raise UserError(
+            f"reported_neighbours={reported} must be one of "
+            f"neighbours={tuple(config.neighbours)}, which are at least 1."
+        )
     train, val = evaluation.features()
     accuracies = knn_accuracies(
-        *train,
-        *val,
+        *train[:2],
+        *val[:2],
         num_classes=evaluation.classes,
         neighbours=tuple(config.neighbours),
         temperature=config.temperature,
         mesh=evaluation.mesh,
     )
-    reported = config.reported_neighbours
-    if reported not in accuracies:
-        raise UserError(f"reported_neighbours={reported} must be one of neighbours.")
     value = accuracies[reported]["top1"]
     return {
         "metric": "top1",
@@ -163,8 +190,8 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
     train, val = evaluation.features()
     numbers = {
         budget: few_label_scores(
-            *train,
-            *val,
+            *train[:2],
+            *val[:2],
             budget=budget,
             draws=config.draws,
             seed=config.seed,

@@ -121,8 +121,7 @@ def train(
         checkpoints=run.checkpoints,
         logs=run.logs,
         source=run.source,
-        measure=run.evaluation
-        and (lambda state: run.evaluation.measure(evaluated_encoder(learner, state))),
+        measure=run.evaluation and functools.partial(measure, run),
         measure_every=config.evaluation.knn_every_epochs * clock.steps_per_epoch,
         diagnose=diagnose and jax.jit(functools.partial(loss_gradient_norms, learner)),
         to_host=functools.partial(_to_host, run),
@@ -131,6 +130,14 @@ def train(
         "--workdir.",
     )
     return loop.run(state, batches, stop_requested)
+
+
+def measure(run: Run, state: TrainState) -> dict[str, float]:
+    """What the encoder is worth now; images that could not be read are noted."""
+    numbers = run.evaluation.measure(evaluated_encoder(run.learner, state))
+    for name in run.evaluation.unreadable:
+        run.logs.bad_file(name)
+    return numbers
 
 
 def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _RATE = "images_per_second"
 
 
 class RunLogs:
-    """Writes and shows the numbers of one run; in processes other than the primary, does nothing.
+    """Writes and shows the numbers of one run; other processes than the primary list bad files.
 
     A resumed run goes on from its checkpoint's step, so rows of later steps, which will be made
     again, are removed first. Log a step before its checkpoint is saved: a row once missing behind
@@ -74,9 +74,7 @@ class RunLogs:
             rows = _drop_rows_after(folder.metrics_path, start_step)
             self._recall(rows, start_step)
             self._metrics_file = open(folder.metrics_path, "a")  # noqa: SIM115 (until close)
-            if folder.bad_files_path.exists():
-                lines = folder.bad_files_path.read_text().splitlines()
-                self._bad_files = {line.split("\t")[0] for line in lines}
+            self._bad_files = _bad_files(folder.bad_files_path)
             self._tensorboard = SummaryWriter(
                 str(folder.tensorboard), purge_step=start_step + 1 if start_step else None
             )
@@ -100,8 +98,8 @@ class RunLogs:
 
     @property
     def bad_file_count(self) -> int:
-        """Number of different files that could not be read so far."""
-        return len(self._bad_files)
+        """Number of different files that no process could read so far."""
+        return len(_bad_files(self._folder.bad_files_path))
 
     def log(self, step: int, metrics: Mapping[str, float], *, waited_seconds: float) -> None:
         """Writes one row and shows it; adds ``images_per_second``, ``input_bound``, wall time.
@@ -152,12 +150,13 @@ class RunLogs:
           name: path or record id.
           reason: what the decoder said.
         """
-        if not self._primary or name in self._bad_files:
+        if name in self._bad_files:
             return
         if not self._bad_files:
             self.say(
-                f"{name} cannot be read{f' ({reason})' if reason else ''}: another image takes its "
-                f"place; all such files are listed in {self._folder.bad_files_path}."
+                f"{name} cannot be read{f' ({reason})' if reason else ''}: in training another "
+                "image takes its place, in evaluations it does not count; all such files are "
+                f"listed in {self._folder.bad_files_path}."
             )
         self._bad_files.add(name)
         path = self._folder.bad_files_path
@@ -209,6 +208,11 @@ class RunLogs:
         if step == first_step:
             return None
         return (now - first_time) / (step - first_step) * (self._total_steps - step)
+
+
+def _bad_files(path: Path) -> set[str]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line.split("\t")[0] for line in lines}
 
 
 def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from repre_jax.disk_trouble import disk_trouble_told
@@ -18,14 +19,15 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates every run of ``config.runs`` and writes ``table.md`` and ``table.csv``.
 
     Cells that are finished are read from their ``results.json``; the files are written anew after
-    every row, so that a table that was stopped (a fine-tuning, by SIGTERM) shows what there is.
+    every row, so that a table that was stopped (a fine-tuning, by SIGTERM) shows what there is. A
+    cell that cannot be made is left empty, and the others are made all the same.
 
     Args:
       config: of ``configs/eval/table.py``: ``cells`` names sections, each the config of a task.
       workdir: where the two files go.
 
     Raises:
-      UserError: no run, or a cell that is none.
+      UserError: no run, a cell that is none, or cells that could not be made.
     """
     runs = find_runs(config.runs)
     for cell in config.cells:
@@ -33,17 +35,26 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
             known = ", ".join(name for name in MEASURES if name in config)
             raise UserError(f"cells: {cell!r} must be one of {known}.")
     rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    primary = jax.process_index() == 0
     for run in runs:
         for weights in config.weights:
-            cells = {name: _cell(config, name, run, weights) for name in config.cells}
             results = {}
-            for name, cell in cells.items():
-                results[name] = evaluate(cell, None)
+            for name in config.cells:
+                try:
+                    results[name] = evaluate(_cell(config, name, run, weights), None)
+                except UserError as error:
+                    failures.append(f"{run.name} ({weights}), {name}: {error}")
+                    continue
                 if results[name] is None:
                     return  # it was told to stop, has saved, and goes on next time
             rows.append(_row(run, weights, results))
-            _write(workdir, rows, list(config.cells))
-    print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")
+            if primary:
+                _write(workdir, rows, list(config.cells))
+    if primary:
+        print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")
+    if failures:
+        raise UserError(f"{len(failures)} cells could not be made. " + " ".join(failures))
 
 
 def find_runs(patterns: str) -> list[Path]:
@@ -67,10 +78,11 @@ def markdown(rows: list[dict[str, Any]], cells: list[str]) -> str:
     head = ["run", "method", "weights", "step", *cells]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        shown = [row["run"], row["method"], row["weights"], f"{row['step']:,}"]
-        lines.append("| " + " | ".join([*shown, *(_shown(row[cell]) for cell in cells)]) + " |")
+        shown = [str(row[key]) for key in head[:4]]
+        lines.append("| " + " | ".join([*shown, *(_shown(row.get(cell)) for cell in cells)]) + " |")
     for cell in cells:
-        for protocol, formula in {r[cell]["protocol"]: r[cell]["formula"] for r in rows}.items():
+        made = [row[cell] for row in rows if cell in row]
+        for protocol, formula in {x["protocol"]: x["formula"] for x in made}.items():
             lines.append(f"\n{cell}, {protocol}: {formula}.")
     return "\n".join(lines) + "\n"
 
@@ -84,14 +96,15 @@ def comma_separated(rows: list[dict[str, Any]], cells: list[str]) -> str:
         ["run", "method", "weights", "step", *(f"{c}/{part}" for c in cells for part in parts)]
     )
     for row in rows:
-        numbers = [row[cell].get(part, "") for cell in cells for part in parts]
+        numbers = [row.get(cell, {}).get(part, "") for cell in cells for part in parts]
         writer.writerow([row["run"], row["method"], row["weights"], row["step"], *numbers])
     return text.getvalue()
 
 
 def _cell(config: ConfigDict, cell: str, run: Path, weights: str) -> ConfigDict:
     inner = config[cell].copy_and_resolve_references()
-    inner.checkpoint, inner.weights = str(run), weights
+    with inner.unlocked():
+        inner.update({"task": cell, "workdir": "", "checkpoint": str(run), "weights": weights})
     for key, value in config.data.items():
         if value is not None:
             inner.data[key] = value
@@ -99,19 +112,17 @@ def _cell(config: ConfigDict, cell: str, run: Path, weights: str) -> ConfigDict:
 
 
 def _row(run: Path, weights: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    first = next(iter(results.values()))
-    return {
-        "run": run.name,
-        "method": first["method"],
-        "weights": first["weights"],
-        "step": first["step"],
-    } | results
+    first = next(iter(results.values()), {"method": "", "weights": weights, "step": ""})
+    return {"run": run.name} | {key: first[key] for key in ("method", "weights", "step")} | results
 
 
-def _shown(result: dict[str, Any]) -> str:
+def _shown(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
     if result["metric"] != "top1":
         return f"{result['value']:.3g}"
-    spread = f" +- {100 * result['spread']:.2f}" if "spread" in result else ""
+    known = result.get("spread") is not None
+    spread = f" +- {100 * result['spread']:.2f}" if known else ""
     return f"{100 * result['value']:.2f}{spread}"
 
 

@@ -148,7 +148,7 @@ ALLOWED = {
     "linear_evaluation": None,
     "finetune_evaluation": None,
     "health_evaluation": None,
-    "table": {"ml_collections", "disk_trouble", "errors", "evaluate", "run_folder"},
+    "table": {"jax", "ml_collections", "disk_trouble", "errors", "evaluate", "run_folder"},
     "measures": {
         "jax",
         "ml_collections",

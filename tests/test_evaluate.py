@@ -126,7 +126,26 @@ def test_images_without_labels_or_with_classes_missing(config_of, tmp_path):
     assert "has no labels" in told(tmp_path / "b")
 
 
+def test_unreadable_images_are_told_and_do_not_count(config_of, few_neighbours, tmp_path, capsys):
+    image_folder(tmp_path / "images", train=8, val=6)
+    broken = min((tmp_path / "images" / "val").rglob("*.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:40])
+    changes = few_neighbours | {"data.path": str(tmp_path / "images"), "seed": 7}
+    results = evaluate(config_of("knn", **changes), tmp_path / "knn")
+    (names,) = results["unreadable"].values()
+    assert len(names) == 1 and names[0].endswith(broken.name)
+    assert "1 of the 6 images of" in capsys.readouterr().out
+    # Not kept: the file is whole the next time.
+    broken.write_bytes(whole)
+    again = evaluate(config_of("knn", **changes | {"seed": 8}), tmp_path / "again")
+    assert "unreadable" not in again
+
+
 def test_few_labels(config_of):
+    for wrong in ("many", 0):
+        with pytest.raises(UserError, match="must be a share such as 1% or a number"):
+            evaluate(config_of("few_label", budgets=(wrong,)), None)
     results = evaluate(config_of("few_label", budgets=("50%", "3"), draws=2), None)
     assert set(results["numbers"]) == {"50%", "3"}
     assert results["value"] == results["numbers"]["50%"]["logistic"]["mean"] > 0.5
@@ -167,7 +186,7 @@ def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp
     """Kernels and biases of the heads, and what they get right."""
     numbers, heads = [], []
     for devices in (1, 8):
-        changes = short_probe | {"devices": devices, "protocol": "mae"}
+        changes = short_probe | {"devices": devices, "protocol": "mae", "epochs": 10}
         folder = tmp_path / str(devices)
         numbers.append(evaluate(config_of("linear", **changes), folder)["numbers"])
         heads.append(saved_heads(folder))
@@ -179,14 +198,16 @@ def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp
 
 def saved_heads(folder):
     """{"kernel", "bias"} of the newest checkpoint of a probe."""
-    (newest,) = folder.glob("checkpoints/8")
+    newest = max(folder.glob("checkpoints/*"), key=lambda path: int(path.name))
     restored = ocp.PyTreeCheckpointer().restore(newest / "state")
     return restored["heads"]
 
 
 @pytest.mark.slow
 def test_linear_probe_in_training_mode(config_of, short_probe, tmp_path):
-    results = evaluate(config_of("linear", **short_probe | {"protocol": "moby"}), tmp_path)
+    results = evaluate(
+        config_of("linear", **short_probe | {"protocol": "moby", "epochs": 5}), tmp_path
+    )
     assert "drop path 0.2" in results["formula"] and 0 <= results["value"] <= 1
 
 
@@ -200,6 +221,9 @@ def test_linear_probe_mistakes(config_of):
     assert "cannot be split over 8 devices" in told(train_batch_size=12)
     assert "protocol='dinov2' must be one of dino, moco_v3" in told(protocol="dinov2")
     assert "seeds must be at least 1" in told(train_batch_size=16, seeds=0)
+    assert "warms up for 10 epochs and epochs=5" in told(
+        protocol="mae", train_batch_size=16, epochs=5
+    )
 
 
 HEALTH = {"images": 8, "batch_size": 8, "spectrum_values": 5}
@@ -221,8 +245,8 @@ def test_health(config_of):
 @pytest.mark.slow
 def test_health_on_one_device_is_that_on_eight(config_of, tmp_path):
     one, eight = (
-        evaluate(config_of("health", **HEALTH | {"devices": n}), tmp_path / str(n))["numbers"]
-        for n in (1, 8)
+        evaluate(config_of("health", **HEALTH | changes), tmp_path / str(changes))["numbers"]
+        for changes in ({"devices": 1, "batch_size": 5}, {"devices": 8})
     )
     for name in ("feature_std", "effective_rank", "alignment", "uniformity"):
         assert one[name] == pytest.approx(eight[name], rel=1e-3), name
@@ -263,6 +287,20 @@ def test_table(run, config_of, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(story, "MEASURES", dict.fromkeys(story.MEASURES))
     tabulate(config, tmp_path / "table")  # nothing is measured again
     capsys.readouterr()
+
+
+def test_a_table_goes_on_past_cells_that_cannot_be_made(run, config_of, tmp_path, capsys):
+    config = config_of("table")
+    config.runs, config.cells, config.weights = str(run), ("linear", "knn"), ("auto",)
+    config.knn.update({"neighbours": (5,), "reported_neighbours": 5})
+    told = r"1 cells could not be made. dino \(auto\), linear: Protocol dino"
+    with pytest.raises(UserError, match=told):
+        tabulate(config, tmp_path)
+    (row,) = (tmp_path / "table.md").read_text().splitlines()[2:3]
+    linear, knn = row.split(" | ")[4:]
+    assert linear == "" and float(knn.strip("| ")) > 50
+    with pytest.raises(AttributeError):
+        config.linear.checkpoint = "a run of its own"
 
 
 def test_table_mistakes(run, config_of, tmp_path):

@@ -220,15 +220,16 @@ def test_summary_marks_the_run_as_finished(tmp_path):
     close(folder, logs)
 
 
-def test_other_processes_write_nothing(tmp_path):
+def test_other_processes_only_list_bad_files(tmp_path):
     stream = io.StringIO()
+    (tmp_path / "a").mkdir()
     folder, logs = open_logs(tmp_path / "a", primary=False, stream=stream)
     logs.log(10, {"loss": 1.0}, waited_seconds=0.0)
     logs.say("Nobody hears this.")
     logs.bad_file("x.jpg")
     logs.write_summary({})
     close(folder, logs)
-    assert not (tmp_path / "a").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["bad_files.txt"]
     assert stream.getvalue() == ""
 
 

@@ -4,9 +4,9 @@
     python main.py --config=configs/eval/table.py --config.runs='runs/a,runs/b' \\
         --config.cells="('knn','linear')" --config.linear.seeds=3 --workdir=runs/table
 
-Cells that are finished, by this table or by hand, are reused. Every key of the other evaluations
-can be set under their name. With weights "random" beside "auto", every run is compared with its
-own encoder before training.
+Cells that are finished, by this table or by hand, are reused; one that cannot be made is left
+empty, and said in the end. Every other key of the evaluations can be set under their name. With
+weights "random" beside "auto", every run is compared with its own encoder before training.
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +22,16 @@ def get_config():
     config.cells = ("knn", "few_label", "linear")  # columns
     config.weights = ("auto",)  # rows of each run: "auto", "random", "online", "target"
     config.data = default.data_of_the_run()  # for all cells
-    config.knn = knn.get_config()
-    config.few_label = few_label.get_config()
-    config.linear = linear.get_config("sweep")
-    config.finetune = finetune.get_config()
-    config.health = health.get_config()
+    config.knn = of_a_cell(knn.get_config())
+    config.few_label = of_a_cell(few_label.get_config())
+    config.linear = of_a_cell(linear.get_config("sweep"))
+    config.finetune = of_a_cell(finetune.get_config())
+    config.health = of_a_cell(health.get_config())
+    return config
+
+
+def of_a_cell(config):
+    """Without the keys that the table sets itself."""
+    for key in ("task", "workdir", "checkpoint", "weights"):
+        del config[key]
     return config

@@ -119,6 +119,7 @@ class EvaluationChunks:
       batch_size: global batch size.
       rows: what this process makes of each batch.
       interpolation: of the resizing.
+      crop_ratio: share of the short side that is kept.
     """
 
     source: Source
@@ -126,6 +127,7 @@ class EvaluationChunks:
     batch_size: int
     rows: Rows
     interpolation: str = "bicubic"
+    crop_ratio: float = 224 / 256
 
     @property
     def chunk_bytes(self) -> int:
@@ -152,7 +154,10 @@ class EvaluationChunks:
             except BadImage:
                 continue
             batch["image"][position] = centre_view(
-                image, self.image_size, interpolation=self.interpolation
+                image,
+                self.image_size,
+                crop_ratio=self.crop_ratio,
+                interpolation=self.interpolation,
             )
             batch["label"][position] = label
             batch["mask"][position] = True

@@ -123,6 +123,7 @@ def evaluation_batches(
     image_size: int,
     batch_size: int,
     interpolation: str = "bicubic",
+    crop_ratio: float = 224 / 256,
     workers: int = 0,
     process_index: int | None = None,
     process_count: int | None = None,
@@ -134,6 +135,7 @@ def evaluation_batches(
       image_size: S, side of the view in pixels.
       batch_size: B of all processes together.
       interpolation: "bicubic" or "bilinear".
+      crop_ratio: share of the short side that is kept.
       workers: worker processes; 0 makes batches in threads of this process.
       process_index: as in ``training_batches``.
       process_count: as in ``training_batches``.
@@ -144,7 +146,7 @@ def evaluation_batches(
       index).
     """
     rows = _rows(batch_size, process_index, process_count)
-    chunks = EvaluationChunks(source, image_size, batch_size, rows, interpolation)
+    chunks = EvaluationChunks(source, image_size, batch_size, rows, interpolation, crop_ratio)
     return _batches(chunks, rows, 0, -(-len(source) // batch_size), workers)
 
 

@@ -10,21 +10,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from repre_jax.disk_trouble import disk_trouble_told
+from repre_jax.evaluation.features import Features
 
-Features = tuple[np.ndarray, np.ndarray]  # float32 [n, F], int32 [n]
-_ARRAYS = ("features.npy", "labels.npy")
+_ARRAYS = tuple(f"{name}.npy" for name in Features._fields)
 
 
-def cached_features(folder: Path, compute: Callable[[], Features]) -> Features:
-    """Features and labels from ``folder``, computed and put there when it is missing.
+def cached_features(folder: Path, images: int, compute: Callable[[], Features]) -> Features:
+    """Features from ``folder``, computed and put there when it is missing.
 
     The name of ``folder`` must tell apart all that the features depend on. It appears whole or not
-    at all; what cannot be read is made anew. In a run of several processes all of them call this,
-    and the folder is shared between them.
+    at all; what cannot be read is made anew. Features of fewer images than there are, because some
+    could not be read, are not kept: they may be readable next time. In a run of several processes
+    all of them call this, and the folder is shared between them.
 
     Args:
       folder: of these features.
-      compute: makes (features float32 [n, F], labels int32 [n]).
+      images: how many there are.
+      compute: makes the features.
 
     Raises:
       UserError: disk full or no permission.
@@ -35,7 +37,7 @@ def cached_features(folder: Path, compute: Callable[[], Features]) -> Features:
     if found is not None:
         return found
     features = compute()
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and len(features.index) == images:
         with disk_trouble_told(folder):
             _write(folder, features)
     return features
@@ -43,10 +45,10 @@ def cached_features(folder: Path, compute: Callable[[], Features]) -> Features:
 
 def _read(folder: Path) -> Features | None:
     try:
-        features, labels = (np.load(folder / name, mmap_mode="r") for name in _ARRAYS)
+        found = Features(*(np.load(folder / name, mmap_mode="r") for name in _ARRAYS))
     except (OSError, ValueError):
         return None
-    return (features, labels) if len(features) == len(labels) else None
+    return found if len({len(array) for array in found}) == 1 else None
 
 
 def _write(folder: Path, features: Features) -> None:

@@ -1,6 +1,7 @@
 """Frozen features of a whole data set, on the host, in the order of the data set."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,38 +11,52 @@ from jax.sharding import Sharding
 from repre_jax.data.augmentations import normalise
 
 
+class Features(NamedTuple):
+    """What is known of the images that could be read, in the order of the data set.
+
+    Attributes:
+      features: float32 [n, D], not normalised.
+      labels: int32 [n], -1 where unknown.
+      index: int32 [n], which images they are.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
 def extract_features(
     encode: Callable[[jax.Array], jax.Array],
     batches: Iterable[Mapping[str, np.ndarray]],
     sharding: Sharding,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Features:
     """Encodes every image once and drops the padding of the last batch.
 
     Args:
       encode: jitted function, uint8 images [B, S, S, 3] -> features [B, D].
       batches: of ``data.pipeline.evaluation_batches``: this process's rows of "image" uint8,
-        "label" int32 (-1 when unknown) and "mask" bool (False for padding).
+        "label" and "index" int32, and "mask" bool (False for padding and what is unreadable).
       sharding: of the images; its device count divides the global batch.
 
     Returns:
-      (features float32 [n, D], not normalised; labels int32 [n]), whole in every process.
+      Those of all processes, whole in each.
     """
-    features, labels = [], []
+    rows: list[Features] = []
     pending = None
     for batch in batches:
         images = jax.make_array_from_process_local_data(sharding, batch["image"])
-        following = (encode(images), batch["label"], batch["mask"])
+        following = (encode(images), batch["label"], batch["index"], batch["mask"])
         # One batch is computed while the one before is fetched and the next one decoded.
         if pending is not None:
-            _append_rows(pending, features, labels)
+            rows.append(_readable_rows(*pending))
         pending = following
     if pending is None:
         raise ValueError("there is no batch to extract features from")
-    _append_rows(pending, features, labels)
-    return np.concatenate(features), np.concatenate(labels)
+    rows.append(_readable_rows(*pending))
+    return _joined(rows)
 
 
-def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> Features:
     """Raw pixels as features, the baseline that every encoder has to beat.
 
     Normalised as for the encoders: without that, brightness alone decides who is near whom.
@@ -50,24 +65,28 @@ def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> tuple[np.ndar
       batches: as for ``extract_features``.
 
     Returns:
-      (normalised pixels float32 [n, S * S * 3], labels int32 [n]).
+      Normalised pixels, D = S * S * 3.
     """
-    features, labels = [], []
+    rows = []
     for batch in batches:
         images = np.asarray(batch["image"])
         pixels = np.asarray(normalise(images.astype(np.float32) / 255)).reshape(len(images), -1)
-        _append_rows((pixels, batch["label"], batch["mask"]), features, labels)
-    return np.concatenate(features), np.concatenate(labels)
+        rows.append(_readable_rows(pixels, batch["label"], batch["index"], batch["mask"]))
+    return _joined(rows)
 
 
-def _append_rows(
-    output: tuple[jax.Array | np.ndarray, np.ndarray, np.ndarray],
-    features: list[np.ndarray],
-    labels: list[np.ndarray],
-) -> None:
-    values, label, mask = output
+def _readable_rows(
+    values: jax.Array | np.ndarray, labels: np.ndarray, index: np.ndarray, mask: np.ndarray
+) -> Features:
+    """The rows of a batch that are images, of all processes."""
+    arrays = (values, labels, index, mask)
     if jax.process_count() > 1:
-        values, label, mask = multihost_utils.process_allgather((values, label, mask), tiled=True)
-    mask = np.asarray(mask, bool)
-    features.append(np.asarray(values, np.float32)[mask])
-    labels.append(np.asarray(label, np.int32)[mask])
+        arrays = multihost_utils.process_allgather(arrays, tiled=True)
+    values, labels, index, mask = (np.asarray(array) for array in arrays)
+    return Features(
+        values.astype(np.float32)[mask], labels.astype(np.int32)[mask], index.astype(np.int32)[mask]
+    )
+
+
+def _joined(rows: list[Features]) -> Features:
+    return Features(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))

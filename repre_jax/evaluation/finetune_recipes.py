@@ -44,6 +44,8 @@ class FinetuneRecipe:
       average_decay: of the moving average of all parameters, which is evaluated, too; 0 for none.
       crop_scale: area of a crop as a share of the image, (lowest, highest).
       interpolation: of the crop and of the validation images, "bicubic" or "bilinear".
+      crop_ratio_above_224: share of the short side that validation keeps at larger images; 7/8 at
+        224 pixels and below.
       flip_probability: horizontal flip.
       rand_augment: operators an image (each left out half of the time); 0 for no RandAugment.
       rand_augment_magnitude: their mean strength, of 10.
@@ -73,6 +75,7 @@ class FinetuneRecipe:
     average_decay: float = 0.0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     interpolation: str = "bicubic"
+    crop_ratio_above_224: float = 1.0  # util/datasets.py, build_transform
     flip_probability: float = 0.5
     rand_augment: int = 2
     rand_augment_magnitude: float = 9.0
@@ -135,6 +138,7 @@ RECIPES = {
         pooling="pooled",
         head_deviation=0.02,
         epochs=150.0,
+        crop_ratio_above_224=224 / 256,
         learning_rate=2.5e-4,  # 5e-4 at 512
         start_learning_rate=1e-6,
         end_learning_rate=1e-5,
@@ -146,6 +150,7 @@ RECIPES = {
         pooling="pooled",
         head_deviation=0.02,
         batch_size=2048,
+        crop_ratio_above_224=224 / 256,
         learning_rate=6.25e-4,  # 1.25e-3 at 512, as are the two ends
         start_learning_rate=1.25e-7,
         end_learning_rate=1.25e-7,
@@ -190,10 +195,16 @@ def finetune_recipe(protocol: str, overrides: dict[str, Any]) -> FinetuneRecipe:
     for name in ("epochs", "batch_size", "learning_rate", "layer_decay"):
         if getattr(recipe, name) <= 0:
             raise UserError(f"recipe.{name}={getattr(recipe, name)} must be above 0.")
+    if recipe.warmup_epochs > recipe.epochs:
+        raise UserError(
+            f"recipe.warmup_epochs={recipe.warmup_epochs:g} is more than "
+            f"recipe.epochs={recipe.epochs:g}: the learning rate would never reach its peak."
+        )
     return recipe
 
 
 _SHARES = (
+    "crop_ratio_above_224",
     "layer_decay",
     "drop_path",
     "average_decay",

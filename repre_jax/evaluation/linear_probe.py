@@ -280,8 +280,12 @@ def linear_numbers(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]
     chosen = int(np.argmax(last))
 
     def summary(heads: np.ndarray) -> dict[str, float]:  # [S, 2]
-        numbers = {"top1": float(heads[:, 0].mean()), "top1_std": float(heads[:, 0].std())}
-        return numbers | ({"top5": float(heads[:, 1].mean())} if probe.classes > TOP[1] else {})
+        numbers = {"top1": float(heads[:, 0].mean())}
+        if probe.seeds > 1:
+            numbers["top1_std"] = float(heads[:, 0].std())
+        if probe.classes > TOP[1]:
+            numbers["top5"] = float(heads[:, 1].mean())
+        return numbers
 
     return {
         "learning_rate": float(probe.learning_rates[chosen]),

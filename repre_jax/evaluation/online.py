@@ -10,20 +10,22 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.source import Source
-from repre_jax.evaluation.features import extract_features, pixel_features
+from repre_jax.evaluation.features import Features, extract_features, pixel_features
 from repre_jax.evaluation.few_label import few_label_accuracy
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.health import effective_rank, feature_std
 from repre_jax.evaluation.knn import knn_accuracy
 from repre_jax.sharding import by_row
 
-Features = tuple[np.ndarray, np.ndarray]  # float32 [n, D], int32 [n]
-
 
 class OnlineEvaluation:
     """Evaluates encoder parameters on the training set as bank and the validation set as queries.
 
     Images are resized and centre-cropped; features are the pooled ones, as DINO's eval_knn.py does.
+
+    Attributes:
+      unreadable: names of the images that could not be read in the last evaluation, and so do not
+        count.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class OnlineEvaluation:
     ):
         """``config`` is that of the whole run; the sources must have labels."""
         self._train, self._val, self._config, self._mesh = train, val, config, mesh
+        self.unreadable: list[str] = []
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
         self._encode = jax.jit(encode_pixels(encoder, "pooled", config.model.normalise))
@@ -51,13 +54,13 @@ class OnlineEvaluation:
         """
         bank, queries = self._features(params)
         accuracy = knn_accuracy(
-            *bank,
-            *queries,
+            *bank[:2],
+            *queries[:2],
             num_classes=self._classes,
             k=self._config.evaluation.neighbours,
             mesh=self._mesh,
         )
-        health = jax.device_get(self._health(queries[0]))
+        health = jax.device_get(self._health(queries.features))
         numbers = {f"knn/{name}": float(value) for name, value in accuracy.items()}
         return numbers | {f"val/{name}": float(value) for name, value in health.items()}
 
@@ -76,7 +79,7 @@ class OnlineEvaluation:
         }
         numbers = {}
         for name, (train, val) in candidates.items():
-            result = few_label_accuracy(*train, *val, seed=self._config.seed)
+            result = few_label_accuracy(*train[:2], *val[:2], seed=self._config.seed)
             numbers[f"few_label/{name}"] = result["mean"]
             numbers[f"few_label/{name}_std"] = result["std"]
             numbers["few_label/protocol"] = result["protocol"]
@@ -85,12 +88,17 @@ class OnlineEvaluation:
     def _features(self, params: Any) -> tuple[Features, Features]:
         """Features of (training set, validation set)."""
 
-        def of(source):
-            return extract_features(
+        self.unreadable = []
+
+        def of(source: Source) -> Features:
+            found = extract_features(
                 lambda images: self._encode(params, images),
                 self._batches(source),
                 by_row(self._mesh),
             )
+            missing = np.setdiff1d(np.arange(len(source)), found.index)
+            self.unreadable += [source.name_of(int(number)) for number in missing]
+            return found
 
         return of(self._train), of(self._val)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.models import Swin
-from repre_jax.models.layers import Initializer, nn
+from repre_jax.models.layers import Initializer, haiku_default_kernel, nn
 from repre_jax.schedules import (
     Clock,
     Schedule,
@@ -22,8 +22,6 @@ from repre_jax.schedules import (
 )
 
 _NORMAL_001 = nn.initializers.normal(0.01)
-# Haiku's default for linear layers.
-_HAIKU = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +173,10 @@ LINEAR_PROTOCOLS = {
         batch_size=4096,
         epochs=80,
         schedule="cosine_by_step",
-        initialiser=_HAIKU,
+        initialiser=haiku_default_kernel,
         crop_interpolation="bicubic",
         interpolation="bicubic",
+        clamp_crop=True,  # byol/utils/dataset.py
     ),
     "simclr": LinearProtocol(
         source="google-research/simclr, README: linear head on ImageNet",
@@ -203,5 +202,5 @@ LINEAR_PROTOCOLS = {
         clamp_crop=True,
     ),
 }
-# Methods whose protocol goes by another name than theirs.
-OF_METHOD = {"moco_v2": "mocov2"}
+# Methods whose own protocol is for a ResNet-50: on a transformer they are judged as MoCo v3 is.
+OF_METHOD = dict.fromkeys(("simclr", "byol", "simsiam", "moco_v2"), "moco_v3")

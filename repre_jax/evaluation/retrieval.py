@@ -1,6 +1,5 @@
 """Images of the same class among the nearest: every image is a query, the others the gallery."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -47,7 +46,8 @@ def retrieval_scores(
     spread = NamedSharding(mesh, PartitionSpec(None, "batch"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     gallery = jax.device_put((features.astype(np.float32), labels), everywhere)
-    firsts, precisions = _ranks(*gallery, jax.device_put(index, spread))
+    ranks_of = jax.jit(_ranks, out_shardings=everywhere)
+    firsts, precisions = ranks_of(*gallery, jax.device_put(index, spread))
     firsts, precisions = (np.asarray(x).reshape(-1)[: len(labels)] for x in (firsts, precisions))
     scores = {f"recall@{r}": float(np.mean(firsts[is_query] < r)) for r in ranks}
     return scores | {
@@ -56,7 +56,6 @@ def retrieval_scores(
     }
 
 
-@functools.partial(jax.jit)
 def _ranks(features: jax.Array, labels: jax.Array, index: jax.Array):
     """(rank of the first image of the same class, average precision), [chunks, rows] each."""
     places = jnp.arange(1, len(labels) + 1)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
+from repre_jax.models.layers import haiku_default_kernel
 from repre_jax.models.projection_heads import ProjectionMLP, ProjectorPredictor, moco_v3_projector
 from repre_jax.schedules import Clock, cosine
 
@@ -38,7 +39,7 @@ def byol_mlp(hidden: int, output: int, dtype: jnp.dtype) -> ProjectionMLP:
     return ProjectionMLP(
         features=(hidden, output),
         biases=(True, False),
-        kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+        kernel_init=haiku_default_kernel,
         bias_init=lambda fan_in: nn.initializers.zeros,
         dtype=dtype,
     )

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from repre_jax.evaluation.feature_cache import cached_features
+from repre_jax.evaluation.features import Features
 
-FEATURES = (np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 1, -1], np.int32))
+FEATURES = Features(
+    np.arange(12, dtype=np.float32).reshape(4, 3),
+    np.array([0, 1, 1, -1], np.int32),
+    np.arange(4, dtype=np.int32),
+)
 
 
 def never():
@@ -19,14 +24,14 @@ def assert_same(got):
 
 def test_computed_once(tmp_path):
     folder = tmp_path / "a" / "features"
-    assert_same(cached_features(folder, lambda: FEATURES))
-    assert_same(cached_features(folder, never))
+    assert_same(cached_features(folder, 4, lambda: FEATURES))
+    assert_same(cached_features(folder, 4, never))
     assert [path.name for path in folder.parent.iterdir()] == ["features"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "mixed"])
 def test_damaged_features_are_made_anew(tmp_path, damage):
-    cached_features(tmp_path / "f", lambda: FEATURES)
+    cached_features(tmp_path / "f", 4, lambda: FEATURES)
     path = tmp_path / "f" / "features.npy"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-8])
@@ -34,8 +39,8 @@ def test_damaged_features_are_made_anew(tmp_path, damage):
         path.unlink()
     else:
         np.save(path, FEATURES[0][:2])
-    assert_same(cached_features(tmp_path / "f", lambda: FEATURES))
-    assert_same(cached_features(tmp_path / "f", never))
+    assert_same(cached_features(tmp_path / "f", 4, lambda: FEATURES))
+    assert_same(cached_features(tmp_path / "f", 4, never))
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
@@ -44,5 +49,10 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(KeyboardInterrupt):
-        cached_features(tmp_path / "f", lambda: FEATURES)
+        cached_features(tmp_path / "f", 4, lambda: FEATURES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_of_fewer_images_are_not_kept(tmp_path):
+    assert_same(cached_features(tmp_path / "f", 5, lambda: FEATURES))
     assert list(tmp_path.iterdir()) == []

@@ -37,17 +37,18 @@ def test_every_image_once_and_in_order(devices, n):
         assert images.dtype == jnp.uint8
         return images.reshape(len(images), -1)[:, :7].astype(jnp.bfloat16)
 
-    features, labels = extract_features(encode, batches(n, 16), sharding)
+    features, labels, index = extract_features(encode, batches(n, 16), sharding)
     images = np.concatenate([b["image"][b["mask"]] for b in batches(n, 16)])
     np.testing.assert_array_equal(features, images.reshape(n, -1)[:, :7])
     np.testing.assert_array_equal(labels, np.arange(n))
+    np.testing.assert_array_equal(index, np.arange(n))
     assert features.dtype == np.float32
     assert labels.dtype == np.int32
     assert encode._cache_size() == 1, "the padded batch must not compile again"
 
 
 def test_pixel_features():
-    features, labels = pixel_features(batches(5, 4))
+    features, labels, _ = pixel_features(batches(5, 4))
     assert features.shape == (5, 4 * 4 * 3)
     assert features.dtype == np.float32
     first = next(iter(batches(5, 4)))["image"][0]
