@@ -121,7 +121,10 @@ def get_config(method: str) -> ConfigDict:
 def apply_variants(
     config: ConfigDict, variants: str, own: dict[str, Callable[..., None]] | None = None
 ) -> ConfigDict:
-    """Applies "baseline,smoke", "single,layers=4" and the like, in the order given.
+    """Applies "baseline,smoke", "single,layers=4" and the like.
+
+    Those of the config itself, which set a whole recipe, come first, so that "epochs=800,official"
+    is 800 epochs; otherwise in the order given.
 
     Args:
       config: changed in place.
@@ -132,8 +135,10 @@ def apply_variants(
     Raises:
       UserError: no such variant, or one with a value it does not take.
     """
-    known = VARIANTS | (own or {})
-    for text in filter(None, variants.split(",")):
+    own = own or {}
+    known = VARIANTS | own
+    texts = filter(None, variants.split(","))
+    for text in sorted(texts, key=lambda text: text.split("=")[0] not in own):
         name, *value = text.split("=", 1)
         if name not in known:
             raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")

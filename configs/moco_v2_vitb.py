@@ -4,7 +4,8 @@
     python main.py --config=configs/moco_v2_vitb.py:baseline   # without
     python main.py --config=configs/moco_v2_vitb.py:official   # as published, but for the encoder
 
-The ViT-S recipe (moco_v2_vits.py) on the larger encoder. Not measured here.
+The ViT-S recipe (moco_v2_vits.py) on the larger encoder; no recipe is
+published. Not measured here.
 """
 
 from configs import default, moco_v2_vits

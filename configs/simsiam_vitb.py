@@ -4,7 +4,8 @@
     python main.py --config=configs/simsiam_vitb.py:baseline   # without
     python main.py --config=configs/simsiam_vitb.py:official   # as published, but for the encoder
 
-The ViT-S recipe (simsiam_vits.py) on the larger encoder. Not measured here.
+The ViT-S recipe (simsiam_vits.py) on the larger encoder; no recipe is
+published. Not measured here.
 """
 
 from configs import default, simsiam_vits

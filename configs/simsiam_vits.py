@@ -5,7 +5,8 @@
     python main.py --config=configs/simsiam_vits.py:official   # views and optimizer of SimSiam
 
 SimSiam is official on ResNet-50 only, and no recipe on ViT is published: this is MoCo v3's with
-SimSiam's loss and heads, the predictor's learning rate held at its peak. ``:official`` is
+SimSiam's loss and heads, the projector 2,048 wide where SimSiam has the encoder's width, which is
+384 here; the predictor's learning rate is held at its peak. ``:official`` is
 facebookresearch/simsiam: SGD, 0.05 per 256, batch 512, 100 epochs. Not measured here.
 """
 
@@ -17,7 +18,7 @@ def get_config(variants: str = ""):
     config = default.get_config("simsiam")
     moco_v3_vits.recipe(config)
     default.use_views(config, moco_v3.VIEWS)
-    config.method.freeze_patch_embedding = True
+    config.method.update({"hidden": 2048, "freeze_patch_embedding": True})
     return default.apply_variants(config, variants, {"official": official})
 
 

@@ -1,7 +1,9 @@
 """Photometric operators on the device: pure functions of one image [H, W, 3] in [0, 1].
 
-They are those of torchvision on Pillow images, which the official recipes run, without their
-rounding to 8 bits after every operator. Batches are ``jax.vmap``, so that rows spread over devices
+They are those of torchvision on Pillow images, which the official PyTorch recipes run, without
+their rounding to 8 bits after every operator. SimCLR and BYOL, which are TensorFlow and JAX, blur
+with more taps, and BYOL's brightness is added and its contrast that of each channel: their recipes
+run with these operators, too. Batches are ``jax.vmap``, so that rows spread over devices
 are augmented without any communication.
 """
 

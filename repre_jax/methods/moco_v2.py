@@ -8,6 +8,7 @@ Source of every number: facebookresearch/moco, main_moco.py, moco/builder.py, mo
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
@@ -31,7 +32,7 @@ def default_config() -> ConfigDict:
         {
             "name": "moco_v2",
             "layers": 2,  # of the projector
-            "hidden": 2048,  # of the projector; officially the encoder's width, 2048 in ResNet-50
+            "hidden": placeholder(int),  # of the projector; None: the encoder's width
             "output": 128,
             "temperature": 0.2,
             "queue": 65536,  # keys

@@ -73,6 +73,9 @@ def build(
     for key, (value, allowed) in options.items():
         if value not in allowed:
             raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
+    for key in ("layers", "width"):
+        if config.decoder[key] is not None and config.decoder[key] < 1:
+            raise UserError(f"repre.decoder.{key}={config.decoder[key]} must be at least 1.")
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
     shallowest, deepest = encoder.block_strides[encoder.taps[0]], strides[-1]

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import nt_xent
@@ -32,7 +33,7 @@ def default_config() -> ConfigDict:
             "name": "simclr",
             "heads": "simclr",  # the paper's, or "moco_v3": the projector that ViT has there
             "layers": 3,  # of the projector; 2 in the first version
-            "hidden": 2048,  # officially the encoder's width, 2048 in ResNet-50
+            "hidden": placeholder(int),  # of the projector; None: the encoder's width
             "output": 128,
             "temperature": 0.1,
             "freeze_patch_embedding": False,

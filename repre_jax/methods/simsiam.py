@@ -9,6 +9,7 @@ simsiam/loader.py.
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
@@ -31,7 +32,7 @@ def default_config() -> ConfigDict:
     return ConfigDict(
         {
             "name": "simsiam",
-            "hidden": 2048,  # of the projector; officially the encoder's width, 2048 in ResNet-50
+            "hidden": placeholder(int),  # of the projector; None: the encoder's width
             "output": 2048,
             "predictor_hidden": 512,
             "constant_predictor_rate": True,  # --fix-pred-lr

@@ -24,7 +24,7 @@ class ProjectionMLP(nn.Module):
     pre-training.
 
     Attributes:
-      features: width of each layer's output.
+      features: width of each layer's output; None for that of the input, which is the encoder's.
       biases: whether each linear layer has a bias.
       hidden_norm: BatchNorm before each ReLU.
       output_norm: BatchNorm after the last layer: None, "plain" (no scale, no bias) or "scale".
@@ -32,7 +32,7 @@ class ProjectionMLP(nn.Module):
       bias_init: function of the fan-in, giving the initialiser of a bias.
     """
 
-    features: tuple[int, ...]
+    features: tuple[int | None, ...]
     biases: tuple[bool, ...]
     hidden_norm: bool = True
     output_norm: str | None = None
@@ -43,9 +43,10 @@ class ProjectionMLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, D] -> [B, features[-1]], float32 where the output is normalised."""
+        width = x.shape[-1]
         for k, (features, bias) in enumerate(zip(self.features, self.biases, strict=True)):
             x = nn.Dense(
-                features,
+                features or width,
                 use_bias=bias,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init(x.shape[-1]),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from golden import from_torch_names, replay
-from golden.cases import BATCH, STEPS, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH, TRAINED_VIT
+from golden.cases import BATCH, STEPS, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH
 from golden.cases_contrastive import (
     MOCO_V2_CASES,
     MOCO_V2_TEMPERATURE,
@@ -45,7 +45,7 @@ def config_of(case: Case):
     config.method.update(
         {
             "layers": 2,
-            "hidden": TRAINED_VIT.width,
+            "hidden": None,  # that of the encoder
             "output": OUTPUT,
             "temperature": MOCO_V2_TEMPERATURE,
             "queue": QUEUE,

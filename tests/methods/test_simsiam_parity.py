@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import from_torch_names, replay
-from golden.cases import BATCH, STEPS, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH, TRAINED_VIT
+from golden.cases import BATCH, STEPS, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH
 from golden.cases_contrastive import (
     OUTPUT,
     PREDICTOR_HIDDEN,
@@ -50,7 +50,7 @@ def config_of(case: Case):
     )
     config.method.update(
         {
-            "hidden": TRAINED_VIT.width,
+            "hidden": None,  # that of the encoder
             "output": OUTPUT,
             "predictor_hidden": PREDICTOR_HIDDEN,
             "constant_predictor_rate": case.constant_predictor_rate,
