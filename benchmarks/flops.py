@@ -95,7 +95,10 @@ def _fusion_block(decoder: RePreDecoder, grid: int, channels: int, inner: int) -
     if decoder.operator == "conv":
         # A tap of a 3x3 kernel misses the map at one row or column in `grid`, or at none.
         return (3 * grid - 2) ** 2 * inner * (channels + (decoder.layers - 1) * inner)
-    block = _transformer_block(grid**2, inner, mlp_ratio=4)
+    if decoder.form.window is None:
+        block = _transformer_block(grid**2, inner, mlp_ratio=4)
+    else:
+        block = _windowed_block(grid, inner, min(decoder.form.window, grid), mlp_ratio=4)
     return grid**2 * channels * inner + decoder.layers * block
 
 
@@ -150,11 +153,15 @@ def _blocks(encoder: ViT | Swin, side: int) -> int:
             grid = -(-grid // 2)
             total += grid**2 * 2 * width * width  # 4 of the stage before, joined, to 2
         window = encoder.stage_window(stage)
-        windows = (-(-grid // window)) ** 2
-        attended = windows * window**2
-        maps = attended * 4 * width**2 + grid**2 * 2 * width * int(width * encoder.mlp_ratio)
-        total += depth * (maps + 2 * windows * window**4 * width)
+        total += depth * _windowed_block(grid, width, window, encoder.mlp_ratio)
     return total
+
+
+def _windowed_block(grid: int, width: int, window: int, mlp_ratio: float) -> int:
+    """As ``_transformer_block``, in windows over a map that is padded for its attention only."""
+    windows = (-(-grid // window)) ** 2
+    maps = windows * window**2 * 4 * width**2 + grid**2 * 2 * width * int(width * mlp_ratio)
+    return maps + 2 * windows * window**4 * width
 
 
 def _transformer_block(tokens: int, width: int, mlp_ratio: float) -> int:

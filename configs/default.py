@@ -186,7 +186,7 @@ def layers(config: ConfigDict, count: str) -> None:
 
 
 def decoder(config: ConfigDict, operator: str) -> None:
-    """Fusion layers of this kind, "conv" or "transformer" (table 5)."""
+    """Fusion layers of this kind, "conv" or the encoder's "transformer" blocks (table 5)."""
     config.repre.decoder.operator = operator
 
 

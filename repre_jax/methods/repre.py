@@ -92,6 +92,7 @@ def build(
         patch_size=shallowest if len(taps) == 1 else strides[0],
         blocks=len(encoder.taps) - 1 if len(taps) == 1 else len(taps) - 1,
         upsample=(True,) * upsamplings,
+        form=encoder.block_form,
         dtype=dtype,
     )
     fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None

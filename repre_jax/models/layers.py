@@ -1,6 +1,7 @@
 """The pieces that vision transformers share: initialisers, patches, drop path, MLP, block."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -170,6 +171,23 @@ class Block(nn.Module):
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
         return x + DropPath(self.drop_path, name="drop_path_2")(y, train)
+
+
+class BlockForm(NamedTuple):
+    """What an encoder's blocks are like, for others that are to be of the same kind.
+
+    Attributes:
+      head_width: channels of a head.
+      norm_epsilon: of the norms.
+      initialisation: of ``linear_initialisers``.
+      window: side of the windows in vectors, of which every other block shifts its own; None for
+        attention over the whole map.
+    """
+
+    head_width: int = 64
+    norm_epsilon: float = 1e-6
+    initialisation: str = "dino"
+    window: int | None = None
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:

@@ -1,5 +1,6 @@
 """RePre's light reconstruction decoder (arXiv 2201.06857, section 3.4 and figure 2)."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -8,22 +9,27 @@ import jax.numpy as jnp
 
 from repre_jax.errors import UserError
 from repre_jax.models.layers import (
+    Attention,
     Block,
+    BlockForm,
+    linear_initialisers,
     torch_default_bias,
     torch_default_kernel,
 )
+from repre_jax.models.swin import WindowAttention
 
 
 class FusionBlock(nn.Module):
     """Merges a shallower map into the deeper one: concatenation, then ``layers`` fusion layers.
 
     "conv" layers are 3x3 convolution + ReLU; "transformer" layers, the ablation of table 5, are a
-    linear map to the width followed by ordinary pre-norm blocks over the tokens.
+    linear map to the width followed by blocks of the encoder's kind.
     """
 
     operator: str
     layers: int
     width: int
+    form: BlockForm = BlockForm()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -33,13 +39,31 @@ class FusionBlock(nn.Module):
             for k in range(self.layers):
                 x = nn.relu(_convolution(self.width, 3, x.shape[-1], self.dtype, f"fusion_{k}")(x))
             return x
-        batch, rows, columns, _ = x.shape
-        heads = self.width // 64 if self.width % 64 == 0 else 1
         x = _convolution(self.width, 1, x.shape[-1], self.dtype, "reduce")(x)
-        x = x.reshape(batch, rows * columns, self.width)
+        shape = x.shape
+        if self.form.window is None:
+            x = x.reshape(shape[0], -1, self.width)
         for k in range(self.layers):
-            x = Block(heads=heads, dtype=self.dtype, name=f"fusion_{k}")(x, False)
-        return x.reshape(batch, rows, columns, self.width)
+            x = self._block(k, max(shape[1:3]))(x, False)
+        return x.reshape(shape)
+
+    def _block(self, k: int, side: int) -> Block:
+        """The k-th block, for maps of this side."""
+        form, attention = self.form, Attention
+        if form.window is not None:
+            window = min(form.window, side)
+            shift = window // 2 if k % 2 and window < side else 0
+            attention = functools.partial(WindowAttention, window=window, shift=shift)
+        kernel_init, qkv_init = linear_initialisers(form.initialisation)
+        return Block(
+            heads=1 if self.width % form.head_width else self.width // form.head_width,
+            norm_epsilon=form.norm_epsilon,
+            kernel_init=kernel_init,
+            qkv_init=qkv_init,
+            dtype=self.dtype,
+            attention=attention,
+            name=f"fusion_{k}",
+        )
 
 
 class RePreDecoder(nn.Module):
@@ -64,6 +88,7 @@ class RePreDecoder(nn.Module):
       upsample: for a single tap, which has no other maps to go by: whether each block, from the
         deepest, upsamples by two before it. It then halves the channels, too, unless ``width``
         fixes them, as the encoder's stages do. None of them if empty.
+      form: the encoder's kind of block, for "transformer".
     """
 
     operator: str
@@ -72,6 +97,7 @@ class RePreDecoder(nn.Module):
     patch_size: int
     blocks: int = 3
     upsample: tuple[bool, ...] = ()
+    form: BlockForm = BlockForm()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -94,7 +120,12 @@ class RePreDecoder(nn.Module):
             else:
                 width = x.shape[-1]
             block = FusionBlock(
-                self.operator, self.layers, self.width or width, self.dtype, name=f"block_{k}"
+                self.operator,
+                self.layers,
+                self.width or width,
+                self.form,
+                self.dtype,
+                name=f"block_{k}",
             )
             x = block(x)
         values = 3 * self.patch_size**2

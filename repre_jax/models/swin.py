@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.models.layers import (
     Block,
+    BlockForm,
     Initializer,
     layer_norm,
     linear_initialisers,
@@ -205,6 +206,12 @@ class Swin(nn.Module):
         """Pixels per side that a vector of each block's map stands for."""
         strides = [self.patch_size * 2**stage for stage in range(len(self.depths))]
         return tuple(int(stride) for stride in np.repeat(strides, self.depths))
+
+    @property
+    def block_form(self) -> BlockForm:
+        """What the blocks are like; all stages' heads are equally wide."""
+        head_width = self.embed_width // self.heads[0]
+        return BlockForm(head_width, self.norm_epsilon, self.initialisation, self.window)
 
     @property
     def size_multiple(self) -> int:

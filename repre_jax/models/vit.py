@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.models.layers import (
     Block,
+    BlockForm,
     layer_norm,
     linear_initialisers,
     normal_002,
@@ -63,6 +64,11 @@ class ViT(nn.Module):
     def block_strides(self) -> tuple[int, ...]:
         """Pixels per side that a vector of each block's map stands for."""
         return (self.patch_size,) * self.depth
+
+    @property
+    def block_form(self) -> BlockForm:
+        """What the blocks are like."""
+        return BlockForm(self.width // self.heads, self.norm_epsilon, self.initialisation)
 
     @property
     def size_multiple(self) -> int:

@@ -53,6 +53,22 @@ def test_decoder_options():
     assert (decoder.operator, decoder.layers, decoder.width) == ("transformer", 4, 128)
 
 
+def test_transformer_fusion_is_made_of_the_encoders_blocks():
+    """Table 5: heads as wide, windows as large and shifted as often as in the backbone."""
+    moco_v3 = ViT(patch_size=16, width=384, depth=12, heads=12, image_size=224)
+    assert branch(encoder=moco_v3).decoder.form.head_width == 32
+    assert branch().decoder.form == (64, 1e-6, "dino", None)
+    repre = branch(encoder=SWIN, decoder__operator="transformer")
+    assert repre.decoder.form == (32, 1e-5, "dino", 7)
+    sides = [(56, 96), (28, 192), (14, 384), (7, 768)]
+    maps = [jax.ShapeDtypeStruct((1, side, side, width), jnp.float32) for side, width in sides]
+    params = jax.eval_shape(repre.init, jax.random.key(0), maps)["decoder"]
+    for block, heads in (("block_0", 12), ("block_1", 6), ("block_2", 3)):
+        for layer in ("fusion_0", "fusion_1"):
+            table = params[block][layer]["attention"]["relative_position_bias"]
+            assert table.shape == (13 * 13, heads)
+
+
 def test_blocks_by_number():
     repre = branch(taps="3,11")
     assert repre.taps == (3, 11)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from repre_jax.errors import UserError
-from repre_jax.models.repre_decoder import RePreDecoder, depth_to_space, upsample_by_two
+from repre_jax.models.layers import BlockForm
+from repre_jax.models.repre_decoder import (
+    FusionBlock,
+    RePreDecoder,
+    depth_to_space,
+    upsample_by_two,
+)
 from repre_jax.models.taps import even_taps
 
 WIDTH, PATCH = 8, 4
@@ -102,6 +108,23 @@ def test_parameters_of_the_transformer_form(layers, width):
     expected += convolution(WIDTH, inner, 1) if width else 0
     module = decoder(operator="transformer", layers=layers, width=width)
     assert parameters(module, maps()) == expected
+
+
+def test_transformer_fusion_in_windows_shifts_every_other_block():
+    """A change at a corner reaches its window in one layer, and the neighbours in two."""
+    form = BlockForm(head_width=4, window=2)
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, WIDTH)).astype(np.float32)
+    changed = x.copy()
+    changed[:, 0, 0] += 1
+    reached = {}
+    for layers in (1, 2):
+        module = FusionBlock("transformer", layers, WIDTH, form)
+        variables = module.init(jax.random.key(0), x)
+        difference = np.abs(module.apply(variables, x) - module.apply(variables, changed))
+        reached[layers] = (difference.max(axis=(0, 3)) > 0).tolist()
+    near, far = [True, True, False, False], [False] * 4
+    assert reached[1] == [near, near, far, far]
+    assert reached[2] == [[True, True, True, False]] * 3 + [far]
 
 
 def test_every_tap_matters_and_the_deepest_is_fused_first():
