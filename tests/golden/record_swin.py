@@ -13,6 +13,7 @@ both called ``models``, are imported without the rest of these.
 
 Keys: for every case of golden/swin_weights.py ``<case>/pooled`` [B, 8C], and ``<case>/stage_<s>``
 [B, gh, gw, C * 2**s], the output of the last block of each stage before the merging;
+``gradient/<name>`` of the official state dict, of the pooled features times a direction;
 ``parameters/<size>`` counts without classifier, by timm.
 """
 
@@ -24,7 +25,19 @@ from functools import partial
 import numpy as np
 import torch
 from golden import official
-from golden.swin_weights import CASES, DEPTHS, HEADS, WIDTH, SwinCase, state_of, view
+from golden.swin_weights import (
+    CASES,
+    DEPTHS,
+    GRADIENT_CASE,
+    GRADIENT_PREFIXES,
+    HEADS,
+    WIDTH,
+    SwinCase,
+    gradient_direction,
+    state_of,
+    stored_stages,
+    view,
+)
 
 
 def official_swin(checkout: str, package: str):
@@ -109,9 +122,15 @@ def run(model: torch.nn.Module, stages, case: SwinCase) -> dict[str, np.ndarray]
         hook.remove()
     pooled = output if isinstance(output, torch.Tensor) else output.pooler_output
     arrays = {"pooled": official.numpy(pooled)}
+    if case is CASES[GRADIENT_CASE]:
+        (pooled * torch.tensor(gradient_direction())).sum().backward()
+        for name, parameter in model.named_parameters():
+            if name.startswith(GRADIENT_PREFIXES):
+                arrays[f"gradient/{name}"] = official.numpy(parameter.grad)
     grid = [-(-side // 4) for side in case.image]
     for stage, x in enumerate(maps):
-        arrays[f"stage_{stage}"] = official.numpy(x).reshape(len(x), *grid, -1)
+        if stage in stored_stages(case):
+            arrays[f"stage_{stage}"] = official.numpy(x).reshape(len(x), *grid, -1)
         grid = [-(-side // 2) for side in grid]
     return arrays
 
@@ -128,17 +147,16 @@ def main() -> None:
         "hugging_face": build_hugging_face,
     }
     arrays = {}
-    with torch.no_grad():
-        for name, case in CASES.items():
-            model = builders[case.source](case)
-            state = state_of(case)
-            if case.source == "timm":
-                state = timm_names(state)
-            if case.source == "hugging_face":
-                state = hugging_face_names(state)
-            official.load(model, state)
-            stages = (model.encoder if case.source == "hugging_face" else model).layers
-            arrays |= {f"{name}/{key}": value for key, value in run(model, stages, case).items()}
+    for name, case in CASES.items():
+        model = builders[case.source](case)
+        state = state_of(case)
+        if case.source == "timm":
+            state = timm_names(state)
+        if case.source == "hugging_face":
+            state = hugging_face_names(state)
+        official.load(model, state)
+        stages = (model.encoder if case.source == "hugging_face" else model).layers
+        arrays |= {f"{name}/{key}": value for key, value in run(model, stages, case).items()}
     for size in ("tiny", "small", "base"):
         model = timm.create_model(f"swin_{size}_patch4_window7_224", num_classes=0)
         arrays[f"parameters/swin_{size}"] = np.int64(sum(p.numel() for p in model.parameters()))

@@ -43,6 +43,10 @@ CASES = {
     "transformer_ssl_faint": SwinCase("transformer_ssl", 64, (64, 64), window=4, scale=0.01),
     # 8, 4, 2, 1 where it is made for them: windows shrink to 4, 4, 2, 1.
     "transformer_ssl_small": SwinCase("transformer_ssl", 32, (32, 32), window=4),
+    # The published form, 56, 28, 14, 7 in windows of 7.
+    "transformer_ssl_224": SwinCase("transformer_ssl", 224, (224, 224), window=7),
+    "timm_224": SwinCase("timm", 224, (224, 224), window=7),
+    "hugging_face_224": SwinCase("hugging_face", 224, (224, 224), window=7),
     "timm": SwinCase("timm", 128, (128, 128), window=4),
     # Crops, through windows of 7 made for 56, 28, 14, 7: maps of 24, 12, 6, 3.
     "esvit_crop": SwinCase("esvit", 224, (96, 96), window=7, norm_epsilon=1e-6),
@@ -53,6 +57,21 @@ CASES = {
     # 19 x 21, 10 x 11, 5 x 6, 3 x 3: no square, no whole patches.
     "hugging_face": SwinCase("hugging_face", 75, (75, 82), window=2),
 }
+
+
+# Of all others the gradient flows on into these.
+GRADIENT_CASE = "transformer_ssl"
+GRADIENT_PREFIXES = ("patch_embed.", "layers.0.", "layers.1.blocks.1.")
+
+
+def stored_stages(case: SwinCase) -> tuple[int, ...]:
+    """Stages whose maps are recorded: of large images, the last one's."""
+    return (3,) if case.image[0] == 224 else (0, 1, 2, 3)
+
+
+def gradient_direction() -> np.ndarray:
+    """float32 [B, 8C]: the recorded gradient is that of the pooled features' product with it."""
+    return generator("swin/direction").normal(size=(BATCH, 8 * WIDTH)).astype(np.float32)
 
 
 def state_of(case: SwinCase) -> dict[str, np.ndarray]:

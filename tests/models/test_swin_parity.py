@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from golden.compare import assert_same_shapes
 from golden.from_torch_names import with_prefix
-from golden.swin_weights import CASES, DEPTHS, HEADS, WIDTH, params_of, state_of, view
+from golden.swin_weights import (
+    CASES,
+    DEPTHS,
+    GRADIENT_CASE,
+    HEADS,
+    WIDTH,
+    gradient_direction,
+    params_of,
+    state_of,
+    stored_stages,
+    view,
+)
 
 from repre_jax.models.swin import SWIN_SIZES, Swin
 from repre_jax.models.taps import apply_with_taps
@@ -37,8 +48,30 @@ def test_pooled_features_and_tapped_maps(name):
     encoded, maps = run(params, images)
     recorded = with_prefix(GOLDEN, f"{name}/")
     np.testing.assert_allclose(encoded.pooled, recorded["pooled"], atol=1e-4)
-    for stage, feature_map in enumerate(maps):
-        np.testing.assert_allclose(feature_map, recorded[f"stage_{stage}"], atol=1e-4)
+    for stage in stored_stages(case):
+        np.testing.assert_allclose(maps[stage], recorded[f"stage_{stage}"], atol=1e-4)
+
+
+def test_gradient():
+    """Of the first stage and of a shifted block, through all that lies above them."""
+    case = CASES[GRADIENT_CASE]
+    model, state, images = encoder(case), state_of(case), view(case)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return jnp.sum(model.apply({"params": params}, images).pooled * gradient_direction())
+
+    recorded = with_prefix(GOLDEN, f"{GRADIENT_CASE}/gradient/")
+    expected = params_of({name: recorded.get(name, 0 * x) for name, x in state.items()})
+    known = params_of({name: np.full(x.shape, name in recorded) for name, x in state.items()})
+    found = gradient(params_of(state))
+    compared = 0
+    for ours, theirs, mask in zip(*map(jax.tree.leaves, (found, expected, known)), strict=True):
+        if mask.all():
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1, np.abs(theirs).max()))
+            compared += 1
+    assert compared == len(recorded) == 2 * 2 + 2 * 13 + 3 + 13
 
 
 @pytest.mark.parametrize("name", ["swin_tiny", "swin_small", "swin_base"])
