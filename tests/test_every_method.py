@@ -88,6 +88,21 @@ def test_two_steps_and_two_after_a_restore_are_four(method, backbone, tmp_path):
     assert step._cache_size() == 1
 
 
+def test_the_target_network_drops_no_path():
+    """MoBY: drop path is the online network's; the keys in the queues are those without any."""
+    outcomes = []
+    for rate in (0.0, 0.5):
+        config = tiny_config("moby")
+        config.model.drop_path = rate
+        learner = tiny_learner(config)
+        step = jax.jit(functools.partial(train_step, learner))
+        outcomes.append(step(random_state(learner), batch_of(learner, 0)))
+    (plain, plain_metrics), (dropped, dropped_metrics) = outcomes
+    for name in ("queue_1", "queue_2"):
+        np.testing.assert_allclose(plain.memory[name], dropped.memory[name], atol=1e-6)
+    assert abs(plain_metrics["loss/contrast"] - dropped_metrics["loss/contrast"]) > 1e-3
+
+
 def test_methods_without_a_target_keep_none():
     for method in ("simclr", "simsiam"):
         state = jax.eval_shape(tiny_learner(tiny_config(method)).init)

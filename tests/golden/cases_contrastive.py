@@ -27,6 +27,15 @@ LINEAR_FEATURES = 3 * (TRAINED_VIT.image_size // LINEAR_PATCH) ** 2
 LINEAR_WIDTH = 24
 
 MOBY_TEMPERATURE = 0.2
+# Biases whose gradient is zero in exact arithmetic, by their official names; so is the keys' in the
+# fused bias of every attention. A bias of the keys adds the same to every logit of a query; the
+# others shift what a BatchNorm centres again.
+MOBY_UNDETERMINED = (
+    "encoder.norm.bias",
+    "projector.linear_hidden.1.bias",
+    "projector.linear_out.bias",
+    "predictor.linear_hidden.1.bias",
+)
 MOCO_V2_TEMPERATURE = 0.2
 SIMCLR_TEMPERATURE = 0.1
 

@@ -13,7 +13,9 @@ Shims: golden/official.py says which and why; besides, the data pipeline, the lo
 command line are stubs; SyncBatchNorm, which wants CUDA tensors, stays BatchNorm (one process);
 diffdist's all_gather returns its input (one process); MoBYMLP's default sizes, which MoBY does not
 pass on, are small, and the queues (256 wide in the official code) replaced by ones of that size.
-The encoder is a tiny ViT without drop path.
+The encoder is a tiny ViT without drop path. Biases that a BatchNorm or a softmax takes away again
+get a gradient of exactly zero, as in exact arithmetic, in place of rounding errors that Adam would
+scale up to whole steps.
 
 Runs (golden/cases_contrastive.py): keys ``<case>/...`` with one row for each of the three steps of
 ``loss``, ``learning_rate`` (of both groups), ``momentum``, ``gradient_norm`` (of each trained
@@ -41,6 +43,7 @@ from golden.cases_contrastive import (
     MOBY_CASES,
     MOBY_TABLE,
     MOBY_TEMPERATURE,
+    MOBY_UNDETERMINED,
     OUTPUT,
     QUEUE,
     Case,
@@ -96,6 +99,18 @@ def build_model(timm, moby, case: Case) -> torch.nn.Module:
     return model
 
 
+def silence_undetermined(model: torch.nn.Module) -> None:
+    """Zero for the gradient of biases that change nothing; of the fused ones, the keys'."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.endswith("attn.qkv.bias"):
+            kept = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(parameter) // 3)
+            parameter.register_hook(kept.mul)
+        elif name in MOBY_UNDETERMINED:
+            parameter.register_hook(torch.zeros_like)
+
+
 def momentum_at(moby, case: Case, step: int) -> float:
     """Momentum that the official update uses: a target of 0 moves 1 - m towards 1."""
     one, zero = (torch.nn.ParameterList([torch.full((), x)]) for x in (1.0, 0.0))
@@ -116,6 +131,7 @@ def run(timm, moby, moby_main, case: Case, leave_out: tuple[str, ...]) -> dict[s
     """Three steps through the official train_one_epoch."""
     config = settings(case)
     model = build_model(timm, moby, case)
+    silence_undetermined(model)
     optimizer = moby_main.build_optimizer(config, model)
     notes = official_runs.Notes(model, optimizer)
     first_step = {}

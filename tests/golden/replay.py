@@ -1,11 +1,13 @@
 """Runs the recorded cases through the real train step, from a config as users write it."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from golden.cases import BATCH, STEPS, TRAINED_VIT
 from golden.compare import assert_same_shapes
@@ -16,6 +18,7 @@ from configs import default
 from repre_jax.config_resolution import resolve
 from repre_jax.learner import Learner, build_learner
 from repre_jax.models import BACKBONES, vit
+from repre_jax.optimizers import map_with_path
 from repre_jax.train_state import TrainState, target_part
 from repre_jax.train_step import train_step
 
@@ -58,12 +61,15 @@ def replay(
     views_of_step,
     monkeypatch: pytest.MonkeyPatch,
     memory: Any = None,
+    silent: tuple[str, ...] = (),
 ) -> list[tuple[TrainState, dict[str, np.ndarray]]]:
     """[(state before the first step, {}), then (state, metrics) after each step].
 
-    ``memory`` stands in for the initial one, whose shapes it must have.
+    ``memory`` stands in for the initial one, whose shapes it must have. Gradients of parameters
+    whose names end as those of ``silent`` are zero for the optimizer, as they were when recorded.
     """
     learner = learner_of(config, images, monkeypatch)
+    learner = dataclasses.replace(learner, optimizer=silenced(learner.optimizer, silent))
     state = jax.jit(learner.init)()
     if memory is not None:
         assert_same_shapes(memory, state.memory)
@@ -85,6 +91,23 @@ def replay(
         state, metrics = step(state, batch)
         history.append((state, jax.tree.map(np.asarray, metrics)))
     return history
+
+
+def silenced(
+    optimizer: optax.GradientTransformationExtraArgs, silent: tuple[str, ...]
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer, for which some gradients are zero; "qkv/bias/key" is a third of a leaf."""
+
+    def silence(path, gradient):
+        if path.endswith("qkv/bias") and "qkv/bias/key" in silent:
+            query, key, value = jnp.split(gradient, 3)
+            return jnp.concatenate([query, jnp.zeros_like(key), value])
+        return jnp.zeros_like(gradient) if silent and path.endswith(silent) else gradient
+
+    def update(gradients, state, params, **extra):
+        return optimizer.update(map_with_path(silence, gradients), state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def column(history, name: str) -> list[float]:

@@ -30,8 +30,7 @@ from repre_jax.losses.contrastive import queue_info_nce
 
 GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "moby.npz"))
 
-# A bias of the keys adds the same to every logit of a query; the other biases shift what a
-# BatchNorm centres again.
+# Biases that change nothing (golden/cases_contrastive.py): the recording silences them, too.
 UNDETERMINED = (
     "qkv/bias/key",
     "encoder/norm/bias",
@@ -118,12 +117,9 @@ def run(request):
             lambda step: global_views("moby", step),
             monkeypatch,
             memory,
+            UNDETERMINED,
         )
     return from_torch_names.with_prefix(GOLDEN, f"{request.param}/"), history
-
-
-def limits(golden) -> dict:
-    return {"undetermined": UNDETERMINED, "reach": 2 * golden["learning_rate"][:, 0].sum()}
 
 
 def test_losses_and_schedules(run):
@@ -135,11 +131,7 @@ def test_losses_and_schedules(run):
     np.testing.assert_allclose(
         replay.column(history, "momentum")[:-1], golden["momentum"][1:], rtol=2e-6
     )
-    losses = replay.column(history, "loss")
-    np.testing.assert_allclose(losses[0], golden["loss"][0], atol=1e-5)
-    # Through the moving average, the undetermined bias of the projector's output reaches the keys:
-    # official runs in single and in double precision differ by 1e-4, too.
-    np.testing.assert_allclose(losses, golden["loss"], atol=3e-4)
+    np.testing.assert_allclose(replay.column(history, "loss"), golden["loss"], atol=1e-5)
     norms = replay.column(history, "grad_norm")
     np.testing.assert_allclose(norms, golden["total_norm"], rtol=1e-3)
 
@@ -147,7 +139,7 @@ def test_losses_and_schedules(run):
 def test_online_parameters(run):
     golden, history = run
     official = online_tree(from_torch_names.with_prefix(golden, "final/"), "encoder.")
-    assert_close(history[-1][0].params, official, tolerance=1e-4, **limits(golden))
+    assert_close(history[-1][0].params, official, tolerance=1e-4)
 
 
 def test_target_parameters(run):
@@ -161,7 +153,7 @@ def test_target_parameters(run):
     else:  # not recorded
         official = {"heads": {"projector": from_torch_names.head(final, layers("projector_k"))}}
         ours = {"heads": ours["heads"]}
-    assert_close(ours, official, tolerance=2e-6, **limits(golden))
+    assert_close(ours, official, tolerance=2e-6)
 
 
 def test_running_statistics(run):
@@ -172,19 +164,14 @@ def test_running_statistics(run):
             recorded, {"projector": "projector", "predictor": "predictor"}, steps=steps
         )
         target = statistics(recorded, {"projector": "projector_k"}, steps=steps)
-        # The means follow the undetermined biases, once those have moved.
-        moved = {"undetermined": ("norm_0/mean",), "reach": 0.02} if steps > 1 else {}
-        assert_close(state.batch_stats, online, tolerance=1e-4, **moved)
-        assert_close(state.target_batch_stats, target, tolerance=1e-4, **moved)
+        assert_close(state.batch_stats, online, tolerance=1e-4)
+        assert_close(state.target_batch_stats, target, tolerance=1e-4)
 
 
 def test_queues(run):
-    """After one step half of them is new; after three the first half has been written twice.
-
-    For the tolerance after three see ``test_losses_and_schedules``.
-    """
+    """After one step half of them is new; after three the first half has been written twice."""
     golden, history = run
-    for steps, prefix, tolerance in ((1, "first_step/", 1e-5), (STEPS, "final/", 2e-4)):
+    for steps, prefix, tolerance in ((1, "first_step/", 1e-5), (STEPS, "final/", 1e-4)):
         memory, recorded = history[steps][0].memory, from_torch_names.with_prefix(golden, prefix)
         official = {
             "queue_1": recorded["queue1"].T,

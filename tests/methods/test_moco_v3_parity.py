@@ -103,7 +103,7 @@ def test_losses_and_schedules(run):
     np.testing.assert_allclose(
         replay.column(history, "momentum")[:-1], golden["momentum"][1:], rtol=2e-6
     )
-    np.testing.assert_allclose(replay.column(history, "loss"), golden["loss"], atol=2e-5)
+    np.testing.assert_allclose(replay.column(history, "loss"), golden["loss"], atol=1e-5)
     np.testing.assert_allclose(
         replay.column(history, "grad_norm"),
         np.sqrt(np.sum(golden["gradient_norm"] ** 2, axis=1)),
