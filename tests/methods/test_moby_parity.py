@@ -1,7 +1,8 @@
 """Three optimiser steps of MoBY through the real train step against the official code.
 
 Heads, two queues, moving average, scheduler behind the optimizer, clipping of the whole gradient,
-decay mask. Recorded by golden/record_moby.py; drop path and Swin are not part of it.
+decay mask. Recorded by golden/record_moby.py. Swin has tests/models/test_swin_parity.py, drop path
+tests/test_every_method.py.
 """
 
 from pathlib import Path
