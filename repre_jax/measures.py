@@ -204,6 +204,7 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
     }
     reported = budgets[0]
     logistic = numbers[reported]["logistic"]
+    spread = f" +- {logistic['std']:.2%}" if config.draws > 1 else ""
     return {
         "metric": "top1",
         "value": logistic["mean"],
@@ -216,7 +217,7 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
         ),
         "numbers": numbers,
         "line": evaluation.line(
-            f"few-label top-1 {logistic['mean']:.2%} +- {logistic['std']:.2%} (logistic "
-            f"regression, {reported} of the labels)"
+            f"few-label top-1 {logistic['mean']:.2%}{spread} (logistic regression, {reported} of "
+            "the labels)"
         ),
     }
