@@ -6,9 +6,7 @@ writes into a temporary folder and renames it when everything is on disk, so a p
 any moment leaves only whole checkpoints and a temporary folder that the next start removes.
 """
 
-import concurrent.futures
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -18,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from repre_jax.disk_trouble import disk_trouble, silence_echoes
 from repre_jax.errors import UserError
+from repre_jax.fingerprints import params_sha256, structure_sha256
 from repre_jax.run_folder import write_text
 
 
@@ -120,7 +118,7 @@ class Checkpoints:
                 "step": step,
                 "metrics": metrics,
                 "sha256": params_sha256(state),
-                "structure": _structure_sha256(state),
+                "structure": structure_sha256(state),
             }
             self._manager.save(
                 step,
@@ -205,7 +203,7 @@ class Checkpoints:
 
     def _restore(self, step: int, abstract_state: Any) -> Any:
         about = json.loads(_about_path(self.folder, step).read_text())
-        if about["structure"] != _structure_sha256(abstract_state):
+        if about["structure"] != structure_sha256(abstract_state):
             raise UserError(
                 f"Checkpoint {step} in {self.folder} holds another model or optimizer than this "
                 "run's: use the version and config that made it, or another --workdir."
@@ -287,50 +285,6 @@ class _NewestAndBest:
         if scored:
             kept.add(max(scored, key=lambda step: (self._scores[step], step)))
         return [step in kept for step in steps]
-
-
-def params_sha256(params: Any) -> str:
-    """SHA-256 over path names, dtypes, shapes and bytes of all arrays of a pytree.
-
-    The same for the same values whatever the devices, shardings and order of dictionary keys.
-
-    Args:
-      params: pytree of jax or numpy arrays; in a run of several processes, called by all.
-
-    Returns:
-      64 hexadecimal digits.
-    """
-    names, leaves = _named_leaves(params)
-    # hashlib releases the interpreter lock: a gigabyte is hashed by all cores together.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_leaf_sha256, leaves))
-    return _sha256_of_lines(f"{name} {digest}" for name, digest in zip(names, digests, strict=True))
-
-
-def _structure_sha256(tree: Any) -> str:
-    return _sha256_of_lines(_named_leaves(tree)[0])
-
-
-def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
-    """One line "path dtype shape" for every leaf, and the leaves."""
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
-    leaves = [leaf for _, leaf in pairs]
-    names = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.dtype} {leaf.shape}"
-        for path, leaf in pairs
-    ]
-    return names, leaves
-
-
-def _leaf_sha256(leaf: Any) -> str:
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    array = np.ascontiguousarray(leaf)
-    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
-
-
-def _sha256_of_lines(lines: Iterator[str] | list[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _about_path(folder: Path, step: int) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from repre_jax.checkpoints import Checkpoints, params_sha256
+from repre_jax.checkpoints import Checkpoints
 from repre_jax.config_resolution import Resolution, resolve
 from repre_jax.data.batches import read_or_next
 from repre_jax.data.device_prefetch import DevicePrefetcher
@@ -23,6 +23,7 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.views import centre_view
 from repre_jax.evaluation.health import collapse_verdict, effective_rank
 from repre_jax.evaluation.online import OnlineEvaluation
+from repre_jax.fingerprints import params_sha256
 from repre_jax.learner import Learner, build_learner
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.run_folder import RunFolder

@@ -1,0 +1,31 @@
+"""Fingerprints see every byte, name, shape and type, and no sharding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from repre_jax.fingerprints import params_sha256, structure_sha256
+
+
+def test_params_sha256_depends_on_names_shapes_dtypes_and_bytes():
+    base = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.ones(2, np.int32)}}
+    same = {"b": {"c": jnp.ones(2, jnp.int32)}, "a": jnp.arange(6, dtype=jnp.float32)}
+    assert params_sha256(base) == params_sha256(same)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+    spread = jax.device_put(base, NamedSharding(mesh, PartitionSpec("batch")))
+    assert params_sha256(base) == params_sha256(spread)
+    others = [
+        {**base, "a": base["a"].reshape(2, 3)},
+        {**base, "a": base["a"].view(np.int32)},
+        {**base, "a": base["a"][::-1]},
+        {"a2": base["a"], "b": base["b"]},
+    ]
+    assert len({params_sha256(tree) for tree in [base, *others]}) == 5
+
+
+def test_structure_is_that_of_the_values_and_of_their_shapes():
+    tree = {"a": np.zeros((2, 3), np.float32)}
+    abstract = jax.eval_shape(lambda: {"a": jnp.ones((2, 3))})
+    assert structure_sha256(tree) == structure_sha256(abstract)
+    assert structure_sha256(tree) != structure_sha256({"a": np.zeros((3, 2), np.float32)})
