@@ -100,6 +100,24 @@ def test_number_of_devices_may_change(tmp_path, before, after):
     checkpoints.close()
 
 
+def test_numbers_that_come_later_rank_a_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, best_metric="knn/top1")
+    checkpoints.save(make_state(1))
+    checkpoints.wait()
+    assert checkpoints.metrics_of(1) == {}
+    checkpoints.add_metrics(1, {"knn/top1": 0.9, "loss": 2.0})
+    checkpoints.save(make_state(2), {"knn/top1": 0.5})
+    checkpoints.close()
+    reopened = Checkpoints(tmp_path, keep=1, best_metric="knn/top1")
+    assert reopened.metrics_of(1) == {"knn/top1": 0.9, "loss": 2.0}
+    reopened.save(make_state(3))
+    reopened.wait()
+    assert reopened.steps == [1, 3]
+    restored, messages = reopened.restore_newest(abstract(make_state(0)))
+    assert int(restored.step) == 3 and messages == []
+    reopened.close()
+
+
 def test_donated_buffers_do_not_reach_the_save(tmp_path):
     """Training goes on while the save is being written, in the memory that it was given."""
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)

@@ -1,4 +1,7 @@
-"""Linear probe by a paper's own protocol; the default is that of the method that trained the run.
+"""Linear probe by a paper's own protocol.
+
+The default is that of the method that trained the run; SimCLR, BYOL, SimSiam and MoCo v2, whose own
+are for a ResNet-50, are probed as MoCo v3 is.
 
     python main.py --config=configs/eval/linear.py --config.checkpoint=runs/a
     python main.py --config=configs/eval/linear.py:sweep --config.checkpoint=runs/a --config.seeds=3
