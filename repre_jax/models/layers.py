@@ -11,6 +11,10 @@ Initializer = Callable[..., jax.Array]
 
 # torch's default for Linear and Conv kernels: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 torch_default_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# The same of a kernel [out, in], as torch itself stores it.
+torch_default_rows = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2
+)
 
 # Haiku's default for Linear: TruncatedNormal(1/sqrt(fan_in)), cut at two deviations, which leaves
 # 0.88 of the deviation. JAX's own would make up for that.

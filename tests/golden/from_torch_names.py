@@ -53,8 +53,8 @@ def dino_heads(state: Arrays) -> dict:
             "dense_1": _dense(state, "head.mlp.2"),
             "dense_2": _dense(state, "head.mlp.4"),
             "prototypes": {
-                "direction": state["head.last_layer.weight_v"].T,
-                "scale": state["head.last_layer.weight_g"].T,
+                "direction": state["head.last_layer.weight_v"],
+                "scale": state["head.last_layer.weight_g"],
             },
         }
     }
