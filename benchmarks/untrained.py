@@ -42,7 +42,7 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     learner = build_learner(config, resolution)
     encoder = jax.jit(learner.init)().params["encoder"]
     random = OnlineEvaluation(learner.encoder, train, val, config, mesh).measure(encoder)
-    features = [
+    bank, queries = (
         pixel_features(
             evaluation_batches(
                 source,
@@ -52,10 +52,12 @@ def measure(config: ConfigDict) -> dict[str, Any]:
             )
         )
         for source in (train, val)
-    ]
+    )
     pixels = knn_accuracy(
-        *features[0],
-        *features[1],
+        bank.features,
+        bank.labels,
+        queries.features,
+        queries.labels,
         num_classes=int(max(train.labels.max(), val.labels.max())) + 1,
         k=config.evaluation.neighbours,
         mesh=mesh,
