@@ -18,6 +18,7 @@ import numpy as np
 from repre_jax.checkpoints import Checkpoints
 from repre_jax.data.device_prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import extract_features
 from repre_jax.evaluation.finetune_recipes import described, finetune_recipe, views_of
@@ -189,7 +190,7 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
     """
 
     recipe = finetuner.recipe
-    crop_ratio = recipe.crop_ratio_above_224 if evaluation.config.image_size > 224 else 224 / 256
+    crop_ratio = recipe.crop_ratio_above_224 if evaluation.config.image_size > 224 else CENTRE_CROP
 
     @jax.jit
     def logits(params, images):
@@ -200,7 +201,7 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
         found = extract_features(
             lambda images: logits(params, images), batches, by_row(evaluation.mesh)
         )
-        evaluation.note_unreadable(evaluation.val, found.index)
+        evaluation.note_unreadable(evaluation.val, found)
         return classification_numbers(found.features, found.labels)
 
     return validate

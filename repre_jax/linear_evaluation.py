@@ -141,10 +141,8 @@ def _train(
             workers=config.data.workers,
         )
         batches = stack.enter_context(prefetch_to_device(batches, by_row(mesh)))
-        step, params = (
-            compiled_step(probe, mesh),
-            jax.device_put(evaluation.params, replicated(mesh)),
-        )
+        step = compiled_step(probe, mesh)
+        params = jax.device_put(evaluation.params, replicated(mesh))
         validation = in_chunks(features, labels, mesh)
         loop = TrainingLoop(
             step=lambda state, batch: step(params, state, batch, validation),

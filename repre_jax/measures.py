@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.source import NO_LABEL, Source, short_hash
+from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features, extract_features
@@ -100,20 +101,19 @@ class Evaluation:
 
         folder = Path(config.cache_path) / f"{feature}-{key}"
         found = cached_features(folder, len(source), compute)
-        self.note_unreadable(source, found.index)
+        self.note_unreadable(source, found)
         return found
 
-    def note_unreadable(self, source: Source, index: np.ndarray) -> None:
+    def note_unreadable(self, source: Source, found: Features) -> None:
         """Says which images of ``source`` are missing from those that were read, once.
 
         Raises:
           UserError: all of them.
         """
-        if len(index) == len(source) or source.description in self.unreadable:
+        names = found.unreadable(source)
+        if not names or source.description in self.unreadable:
             return
-        missing = np.setdiff1d(np.arange(len(source)), index)
-        names = [source.name_of(int(number)) for number in missing]
-        if not len(index):
+        if len(names) == len(source):
             raise UserError(f"None of the images of {source.description} can be read ({names[0]}).")
         self.unreadable[source.description] = names
         if jax.process_index() == 0:
@@ -122,7 +122,7 @@ class Evaluation:
                 f"read ({names[0]}): they do not count; results.json lists them."
             )
 
-    def batches(self, source: Source, interpolation: str, crop_ratio: float = 224 / 256):
+    def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):
         """Batches of every image, padded so that every device has its share."""
         devices = self.mesh.size
         return evaluation_batches(

@@ -130,7 +130,9 @@ COMMANDS = re.findall(r"^\| `(\w+\.py(?::[\w=,]+)?)` \|", README, flags=re.MULTI
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_every_config_that_the_readme_names_can_be_built(command):
     config = config_of(command.replace(".py", "", 1))
-    build_learner(config, resolve(config, images=1_281_167, devices=8))
+    learner = build_learner(config, resolve(config, images=1_281_167, devices=8))
+    without = command.endswith((":baseline", ":no_decoder"))
+    assert (learner.repre is None) == without
 
 
 def test_the_readme_has_every_row_of_the_papers_tables():

@@ -13,7 +13,7 @@ from grain.experimental import index_shuffle
 from repre_jax.data.decode import BadImage
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.source import NO_LABEL, Source
-from repre_jax.data.views import centre_view, crop_views, empty_views
+from repre_jax.data.views import CENTRE_CROP, centre_view, crop_views, empty_views
 from repre_jax.errors import UserError
 
 # Rows made in one go, by one thread of one worker. Few enough that the first batch comes soon
@@ -127,7 +127,7 @@ class EvaluationChunks:
     batch_size: int
     rows: Rows
     interpolation: str = "bicubic"
-    crop_ratio: float = 224 / 256
+    crop_ratio: float = CENTRE_CROP
 
     @property
     def chunk_bytes(self) -> int:

@@ -17,6 +17,7 @@ from repre_jax.data.cores import usable_cores
 from repre_jax.data.device_prefetch import prefetch_to_device
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.source import Source
+from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
 
 __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batches"]
@@ -123,7 +124,7 @@ def evaluation_batches(
     image_size: int,
     batch_size: int,
     interpolation: str = "bicubic",
-    crop_ratio: float = 224 / 256,
+    crop_ratio: float = CENTRE_CROP,
     workers: int = 0,
     process_index: int | None = None,
     process_count: int | None = None,

@@ -122,16 +122,20 @@ def _crop_box(
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
+# Share of the short side: resized to 256, cut to 224, in the same proportion at any size.
+CENTRE_CROP = 224 / 256
+
+
 def centre_view(
     image: np.ndarray,
     image_size: int,
     *,
-    crop_ratio: float = 224 / 256,
+    crop_ratio: float = CENTRE_CROP,
     interpolation: str = "bicubic",
 ) -> np.ndarray:
     """Resizes the short side to ``image_size / crop_ratio`` and cuts the centre.
 
-    The validation transform of the field: 256 then 224, in the same proportion at any size.
+    The validation transform of the field.
 
     Args:
       image: uint8 [H, W, 3].

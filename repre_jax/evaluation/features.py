@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from repre_jax.data.augmentations import normalise
+from repre_jax.data.source import Source
 
 
 class Features(NamedTuple):
@@ -23,6 +24,11 @@ class Features(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+
+    def unreadable(self, source: Source) -> list[str]:
+        """Names of the images of ``source``, of which these are, that could not be read."""
+        missing = np.setdiff1d(np.arange(len(source)), self.index)
+        return [source.name_of(int(number)) for number in missing]
 
 
 def extract_features(

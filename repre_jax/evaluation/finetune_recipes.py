@@ -15,6 +15,7 @@ from typing import Any
 
 from repre_jax.data.mixing import MixRecipe
 from repre_jax.data.recipes import RandAugment, ViewRecipe
+from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES
 
@@ -138,7 +139,7 @@ RECIPES = {
         pooling="pooled",
         head_deviation=0.02,
         epochs=150.0,
-        crop_ratio_above_224=224 / 256,
+        crop_ratio_above_224=CENTRE_CROP,
         learning_rate=2.5e-4,  # 5e-4 at 512
         start_learning_rate=1e-6,
         end_learning_rate=1e-5,
@@ -150,7 +151,7 @@ RECIPES = {
         pooling="pooled",
         head_deviation=0.02,
         batch_size=2048,
-        crop_ratio_above_224=224 / 256,
+        crop_ratio_above_224=CENTRE_CROP,
         learning_rate=6.25e-4,  # 1.25e-3 at 512, as are the two ends
         start_learning_rate=1.25e-7,
         end_learning_rate=1.25e-7,

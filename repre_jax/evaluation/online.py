@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -96,8 +95,7 @@ class OnlineEvaluation:
                 self._batches(source),
                 by_row(self._mesh),
             )
-            missing = np.setdiff1d(np.arange(len(source)), found.index)
-            self.unreadable += [source.name_of(int(number)) for number in missing]
+            self.unreadable += found.unreadable(source)
             return found
 
         return of(self._train), of(self._val)

@@ -144,8 +144,8 @@ class PrototypeHead(nn.Module):
 class Prototypes(nn.Module):
     """Weight-normalised prototypes [K, bottleneck]: scale * direction / |direction|, row by row.
 
-    Rows, unlike a kernel's columns, lie together in memory: with 65,536 columns the norms alone
-    take XLA for CPU 20 seconds. ``scale`` keeps the rank two that torch gives it, so that rules by
+    Rows, unlike a kernel's columns, lie together in memory: with 65,536 columns the norms take
+    XLA for CPU most of a step. ``scale`` keeps the rank two that torch gives it, so that rules by
     rank (DINO decays whatever is not one-dimensional) treat it alike. The direction keeps torch's
     default initialisation: the official head fills its 0.02 normals before this layer exists.
     """
