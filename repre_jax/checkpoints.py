@@ -1,7 +1,8 @@
 """Checkpoints of the whole training state, on Orbax: atomic, asynchronous, verified on restore.
 
 A folder ``<step>/`` per checkpoint holds ``state/`` (all arrays of the train state) and
-``about/`` (a small JSON: step, metrics, SHA-256 of the state, hash of its structure). Orbax
+``about/`` (a small JSON: step, metrics, SHA-256 of the state and of each array, hash of its
+structure). Orbax
 writes into a temporary folder and renames it when everything is on disk, so a process killed at
 any moment leaves only whole checkpoints and a temporary folder that the next start removes.
 """
@@ -21,7 +22,12 @@ from jax.experimental import multihost_utils
 
 from repre_jax.disk_trouble import disk_trouble, silence_echoes
 from repre_jax.errors import UserError
-from repre_jax.fingerprints import params_sha256, structure_sha256
+from repre_jax.fingerprints import (
+    array_sha256s,
+    joint_sha256,
+    params_sha256,
+    structure_sha256,
+)
 from repre_jax.run_folder import write_text
 
 
@@ -114,11 +120,13 @@ class Checkpoints:
             score = _score(metrics, self._best_metric)
             if score is not None:
                 self._scores[step] = score
+            digests = array_sha256s(state)
             about = {
                 "step": step,
                 "metrics": metrics,
-                "sha256": params_sha256(state),
+                "sha256": joint_sha256(digests),
                 "structure": structure_sha256(state),
+                "arrays": digests,  # for readers of a part of the state
             }
             self._manager.save(
                 step,

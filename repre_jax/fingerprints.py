@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,11 +21,24 @@ def params_sha256(params: Any) -> str:
     Returns:
       64 hexadecimal digits.
     """
-    names, leaves = _named_leaves(params)
+    return joint_sha256(array_sha256s(params))
+
+
+def array_sha256s(tree: Any) -> dict[str, str]:
+    """{"path dtype shape": SHA-256 of the bytes} of every array of a pytree.
+
+    Args:
+      tree: as for ``params_sha256``; a part of one gives the same entries as the whole does.
+    """
+    names, leaves = _named_leaves(tree)
     # hashlib releases the interpreter lock: a gigabyte is hashed by all cores together.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_leaf_sha256, leaves))
-    return _sha256_of_lines(f"{name} {digest}" for name, digest in zip(names, digests, strict=True))
+        return dict(zip(names, pool.map(_leaf_sha256, leaves), strict=True))
+
+
+def joint_sha256(digests: Mapping[str, str]) -> str:
+    """What ``params_sha256`` says of the pytree that these ``array_sha256s`` are of."""
+    return _sha256_of_lines(f"{name} {digest}" for name, digest in digests.items())
 
 
 def structure_sha256(tree: Any) -> str:

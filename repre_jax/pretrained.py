@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.fingerprints import array_sha256s
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
 from repre_jax.schedules import Clock
@@ -113,7 +114,7 @@ def open_pretrained(
             "weights=online."
         )
     step = _checkpoint_step(run, named_step if step is None else step)
-    identity = [_about(run, step)["sha256"], weights]
+    identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
     return Pretrained(run, step, weights, config, encoder, method.views, _short_hash(identity))
 
 
@@ -170,13 +171,17 @@ def _checkpoint_step(run: Path, step: int | None) -> int:
     return step
 
 
-def _about(run: Path, step: int) -> dict[str, Any]:
-    path = run / "checkpoints" / str(step) / "about" / "metadata"
+def _about(folder: Path) -> dict[str, Any]:
+    """{"sha256" of the whole state, "arrays": that of each array} of a checkpoint."""
+    path = folder / "about" / "metadata"
     try:
         about = json.loads(path.read_text())
-        return {"sha256": about["sha256"]}
+        return {key: about[key] for key in ("sha256", "arrays")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"Checkpoint {step} of {run} is damaged: {path} cannot be read.") from error
+        raise UserError(
+            f"Checkpoint {folder} is damaged, or of an older version: {path} cannot be read "
+            f"({error!r})."
+        ) from error
 
 
 def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
@@ -199,11 +204,17 @@ def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
     except (UserError, MemoryError, PermissionError):
         raise
     except Exception as error:  # Orbax, TensorStore and JSON each have their own types
-        raise UserError(
-            f"{folder} is damaged ({type(error).__name__}): evaluate another step, or bring it "
-            "back from a copy."
-        ) from error
+        raise _damaged(folder, type(error).__name__) from error
+    saved = _about(folder)["arrays"]
+    if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
+        raise _damaged(folder, "its bytes are not those that were saved")
     return restored[part]["encoder"]
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder} is damaged ({reason}): evaluate another step, or bring it back from a copy."
+    )
 
 
 def _check_same_shapes(folder: Path, stored: Any, expected: Any) -> None:

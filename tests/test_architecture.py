@@ -138,6 +138,7 @@ ALLOWED = {
         "ml_collections",
         "data.recipes",
         "errors",
+        "fingerprints",
         "methods",
         "models",
         "schedules",

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from repre_jax.fingerprints import params_sha256, structure_sha256
+from repre_jax.fingerprints import (
+    array_sha256s,
+    joint_sha256,
+    params_sha256,
+    structure_sha256,
+)
 
 
 def test_params_sha256_depends_on_names_shapes_dtypes_and_bytes():
@@ -29,3 +34,11 @@ def test_structure_is_that_of_the_values_and_of_their_shapes():
     abstract = jax.eval_shape(lambda: {"a": jnp.ones((2, 3))})
     assert structure_sha256(tree) == structure_sha256(abstract)
     assert structure_sha256(tree) != structure_sha256({"a": np.zeros((3, 2), np.float32)})
+
+
+def test_a_part_has_the_fingerprints_that_its_arrays_have_in_the_whole():
+    tree = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.ones(2), "d": np.zeros(2)}}
+    whole, part = array_sha256s(tree), array_sha256s({"b": {"c": np.ones(2)}})
+    assert part.items() <= whole.items()
+    assert len(set(whole.values())) == 3
+    assert joint_sha256(whole) == params_sha256(tree)

@@ -131,3 +131,19 @@ def test_a_damaged_checkpoint(run):
             open_pretrained(run.folder, step=3).load_params()
     finally:
         data.write_bytes(before)
+
+
+def test_bytes_that_are_not_those_saved(run):
+    """What is read is a part of the state, and verified as such."""
+    path = run.folder / "checkpoints" / "3" / "about" / "metadata"
+    before = path.read_text()
+    about = json.loads(before)
+    (name,) = (name for name in about["arrays"] if "target_params/encoder/norm/scale" in name)
+    about["arrays"][name] = "0" * 64
+    path.write_text(json.dumps(about))
+    try:
+        open_pretrained(run.folder, step=3, weights="online").load_params()  # not read
+        with pytest.raises(UserError, match="not those that were saved"):
+            open_pretrained(run.folder, step=3).load_params()
+    finally:
+        path.write_text(before)
