@@ -31,7 +31,7 @@ TASKS = ("knn", "linear", "few_label", "finetune")
 # Fine-tuning for minutes on 10,000 small images: MoCo v3's recipe, shorter, warmer, less mixed.
 SMALL_BUDGET = (
     "--config.protocol=moco_v3",
-    "--config.recipe.epochs=15",
+    "--config.recipe.epochs=5",
     "--config.recipe.batch_size=64",
     "--config.recipe.schedule=moco_v3",
     "--config.recipe.learning_rate=2e-3",
@@ -39,7 +39,7 @@ SMALL_BUDGET = (
     "--config.recipe.mix_probability=0.5",
     "--config.recipe.drop_path=0.0",
     "--config.recipe.average_decay=0.99",
-    "--config.validate_every_epochs=3",
+    "--config.validate_every_epochs=5",
 )
 
 OPTIONS = flags.FlagValues()
