@@ -88,7 +88,7 @@ def add_times(row: dict[str, Any], config: ConfigDict) -> None:
 
 def table(rows: dict[str, Any], widths: list[str]) -> str:
     """The result for the screen."""
-    lines = [f"{'config':<16}{'GFLOP an image':>15}" + "".join(f"{w:>24}" for w in widths)]
+    lines = [f"{'config':<16}{'GFLOP an image':>15}" + "".join(f"{w:>36}" for w in widths)]
     for name, row in rows.items():
         line = f"{name:<16}{row['baseline_gflop']:>15.1f}"
         for width in widths:
@@ -96,7 +96,7 @@ def table(rows: dict[str, Any], widths: list[str]) -> str:
             text = f"FLOPs x {cell['flops_over_baseline']:.3f}"
             if "time_over_baseline" in cell:
                 text += f", time x {cell['time_over_baseline']:.3f}"
-            line += f"{text:>24}"
+            line += f"{text:>36}"
         lines.append(line)
     return "\n".join(lines)
 
