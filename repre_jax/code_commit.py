@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def code_commit() -> str | None:
-    """Commit of the checkout, with "+changes" when tracked files differ; None outside of one."""
+    """Commit of the checkout, with "+changes" when tracked files differ; None outside of one.
+
+    Results of benchmarks are no code: one that is being rewritten row by row changes nothing.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -17,7 +20,8 @@ def code_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        code = [":(top)", ":(top,exclude)benchmarks/results"]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
