@@ -7,8 +7,8 @@
 BYOL is official on ResNet-50 only. The baseline on ViT is the DINO paper's, which publishes no
 recipe: this is MoCo v3's, with its heads and BYOL's loss. ``:official`` is the 300-epoch recipe of
 google-deepmind/deepmind-research, byol/configs/byol.py: LARS, 0.3 per 256 (other lengths there:
-0.45 for 100 epochs; 0.2, weight decay 1.5e-6 and momentum 0.996 for 1,000). Its colour jitter adds
-brightness and centres contrast on each channel; here both are torchvision's. Not measured here.
+0.45 for 100 epochs; 0.2, weight decay 1.5e-6 and momentum 0.996 for 1,000), with its jitter and
+blur; crops are drawn and resized (antialiased) as torchvision does. Not measured here.
 """
 
 from configs import default, moco_v3_vits

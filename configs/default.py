@@ -34,6 +34,7 @@ def get_config(method: str) -> ConfigDict:
             "local_crops": placeholder(int),
             "local_size": placeholder(int),  # pixels
             "local_crop_scale": placeholder(tuple),
+            "photometric": placeholder(str),  # "torchvision", "simclr" or "byol"
             "flip_probability": placeholder(float),
             "jitter": placeholder(tuple),
             "jitter_probability": placeholder(float),

@@ -7,7 +7,8 @@
 SimCLR is official on ResNet-50 only. The baseline on ViT is the MoCo v3 paper's, which publishes no
 recipe: this is MoCo v3's without predictor and target network, at SimCLR's temperature.
 ``:official`` is google-research/simclr (tf2/run.py): LARS, 0.3 per 256, images in [0, 1]; weight
-decay is the flag's 1e-6, where the README's command says 1e-4. Not measured here.
+decay is the flag's 1e-6, where the README's command says 1e-4. Jitter and blur are its own; crops
+are drawn and resized (antialiased) as torchvision does. Not measured here.
 """
 
 from configs import default, moco_v3_vits

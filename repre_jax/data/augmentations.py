@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from repre_jax.data.photometric import (
     colour_jitter,
     flip,
-    gaussian_blur,
     grey,
     jitter_order,
+    pillow_blur,
+    sampled_blur,
     solarise,
 )
-from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.recipes import TORCHVISION, ViewRecipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -153,12 +154,15 @@ def _augment_view(
         high = jnp.asarray([*(1 + s for s in strengths), hue])
         uniform = jax.random.uniform(draw(_Purpose.FACTORS), (4,))
         drawn = low + (high - low) * uniform
-        return colour_jitter(image, drawn[:3], drawn[3], *jitter_order(draw(_Purpose.ORDER)))
+        order = jitter_order(draw(_Purpose.ORDER))
+        return colour_jitter(image, drawn[:3], drawn[3], *order, recipe.photometric)
 
     def blur(image):
         low, high = recipe.blur_sigma
         sigma = jax.random.uniform(draw(_Purpose.SIGMA), (), minval=low, maxval=high)
-        return gaussian_blur(image, sigma, high)
+        if recipe.photometric == TORCHVISION:
+            return pillow_blur(image, sigma, high)
+        return sampled_blur(image, sigma)
 
     image = pixels.astype(jnp.float32) / 255
     image = _perhaps(flip, image, recipe.flip_probability, draw(_Purpose.FLIP))

@@ -1,18 +1,23 @@
 """Photometric operators on the device: pure functions of one image [H, W, 3] in [0, 1].
 
-They are those of torchvision on Pillow images, which the official PyTorch recipes run, without
-their rounding to 8 bits after every operator. SimCLR and BYOL, which are TensorFlow and JAX, blur
-with more taps, and BYOL's brightness is added and its contrast that of each channel: their recipes
-run with these operators, too. Batches are ``jax.vmap``, so that rows spread over devices
-are augmented without any communication.
+The family "torchvision" is torchvision's on Pillow images, which the official PyTorch recipes run,
+without their rounding to 8 bits after every operator. "simclr" is that of google-research/simclr
+(tf2/data_util.py): contrast is each colour's own, saturation that of HSV, and the blur a sampled
+Gaussian with black beyond the border. "byol" (google-deepmind/deepmind-research,
+byol/utils/augmentations.py) differs from it in brightness, which is added. Hue, grey and solarise
+are the same for all three. Batches are ``jax.vmap``, so that rows spread over devices are augmented
+without any communication.
 """
 
 import enum
+import functools
 import itertools
 import math
 
 import jax
 import jax.numpy as jnp
+
+from repre_jax.data.recipes import BYOL, TORCHVISION
 
 # ITU-R 601 luma, Pillow's conversion to "L".
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -48,19 +53,33 @@ def solarise(image: jax.Array) -> jax.Array:
     return jnp.where(image >= 0.5, 1 - image, image)
 
 
-def adjust_tone(image: jax.Array, tone: Tone | jax.Array, factor: jax.Array) -> jax.Array:
-    """clip(factor * image + (1 - factor) * base), as ``adjust_*`` of torchvision.
+def adjust_tone(
+    image: jax.Array, tone: Tone | jax.Array, factor: jax.Array, family: str = TORCHVISION
+) -> jax.Array:
+    """clip(factor * image + (1 - factor) * base), as each family's operators.
 
     Args:
       image: [H, W, 3] in [0, 1].
-      tone: which base: black for BRIGHTNESS, the image's mean luma for CONTRAST, each pixel's luma
-        for SATURATION. May be traced.
+      tone: which base, may be traced. For torchvision: black for BRIGHTNESS, the image's mean luma
+        for CONTRAST, each pixel's luma for SATURATION. For the others: the mean of each colour for
+        CONTRAST, each pixel's largest colour for SATURATION, which ends where the smallest is 0;
+        and BYOL's BRIGHTNESS adds ``factor - 1``.
       factor: at least 0; 1 changes nothing.
+      family: static, one of ``recipes.FAMILIES``.
     """
-    luma = _luma(image)
-    base = jnp.where(tone == Tone.CONTRAST, _mean(luma), luma)
-    base = jnp.where(tone == Tone.BRIGHTNESS, 0.0, base)
-    return jnp.clip(factor * image + ((1 - factor) * base)[..., None], 0, 1)
+    if family == TORCHVISION:
+        luma = _luma(image)[..., None]
+        black, mean, grey = 0.0, _mean(luma[..., 0]), luma
+    else:
+        value, chroma = _value_and_chroma(image)
+        # A base one below the image: what is left of the blend is the addition.
+        black = image - 1 if family == BYOL else 0.0
+        mean, grey = jax.vmap(_mean, in_axes=-1)(image), value[..., None]
+        fullest = (value / jnp.where(chroma > 0, chroma, 1))[..., None]
+        factor = jnp.where(tone == Tone.SATURATION, jnp.minimum(factor, fullest), factor)
+    base = jnp.where(tone == Tone.CONTRAST, mean, grey)
+    base = jnp.where(tone == Tone.BRIGHTNESS, black, base)
+    return jnp.clip(factor * image + (1 - factor) * base, 0, 1)
 
 
 def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
@@ -71,9 +90,7 @@ def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
       turns: part of a full turn round the colour circle, in [-0.5, 0.5]; 0 changes nothing.
     """
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    # Not jnp.max over the last axis: XLA's CPU backend would not fuse that with what follows.
-    value = jnp.maximum(jnp.maximum(red, green), blue)
-    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    value, chroma = _value_and_chroma(image)
     per_chroma = 1 / jnp.where(chroma > 0, chroma, 1)
     sextant = jnp.where(
         value == red,
@@ -94,6 +111,7 @@ def colour_jitter(
     turns: jax.Array,
     tone_order: jax.Array,
     hue_position: jax.Array,
+    family: str = TORCHVISION,
 ) -> jax.Array:
     """Brightness, contrast, saturation and hue in any order, clipped after each operator.
 
@@ -108,11 +126,13 @@ def colour_jitter(
       turns: of the hue.
       tone_order: int32 [3], a permutation of ``Tone``.
       hue_position: int32 in 0..3, how many tones come before the hue.
+      family: static, one of ``recipes.FAMILIES``.
     """
 
     def adjust(image, active):
         slots = tone_order, jnp.where(active, factors[tone_order], 1.0)
-        return jax.lax.scan(lambda im, slot: (adjust_tone(im, *slot), None), image, slots)[0]
+        step = functools.partial(adjust_tone, family=family)
+        return jax.lax.scan(lambda im, slot: (step(im, *slot), None), image, slots)[0]
 
     before_hue = jnp.arange(3) < hue_position
     return adjust(adjust_hue(adjust(image, before_hue), turns), ~before_hue)
@@ -125,7 +145,7 @@ def jitter_order(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(_TONE_ORDERS)[row], jax.random.randint(position_key, (), 0, 4)
 
 
-def gaussian_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> jax.Array:
+def pillow_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> jax.Array:
     """Separable blur with Pillow's kernel; the outermost pixels go on beyond the border.
 
     ``PIL.ImageFilter.GaussianBlur`` runs three box filters of fractional width, whose variances
@@ -144,10 +164,34 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> j
     return jnp.minimum(blurred, 1)  # the rounded weights of white may sum to a little more
 
 
+def sampled_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Separable blur of SimCLR and BYOL: a Gaussian sampled at the pixels, black beyond the border.
+
+    Args:
+      image: [H, W, 3] in [0, 1].
+      sigma: standard deviation in pixels, above 0; may be traced. The kernel ends a twentieth of
+        the height from its centre: 23 taps at 224 pixels, 1 below 20, which changes nothing.
+    """
+    reach = image.shape[0] // 20
+    distance = jnp.arange(-reach, reach + 1) / sigma
+    kernel = jnp.exp(-(distance**2) / 2)
+    kernel = kernel / kernel.sum()
+    blurred = _correlate(_correlate(image, kernel, axis=1, border=0.0), kernel, axis=0, border=0.0)
+    return jnp.minimum(blurred, 1)
+
+
 def _luma(image: jax.Array) -> jax.Array:
     """[..., 3] -> [...]."""
     red, green, blue = _GREY_WEIGHTS
     return red * image[..., 0] + green * image[..., 1] + blue * image[..., 2]
+
+
+def _value_and_chroma(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[..., 3] -> [...], [...]: the largest colour, and by how much the smallest is below it."""
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    # Not jnp.max over the last axis: XLA's CPU backend would not fuse that with what follows.
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    return value, value - jnp.minimum(jnp.minimum(red, green), blue)
 
 
 def _mean(plane: jax.Array) -> jax.Array:
@@ -185,8 +229,12 @@ def _convolve(a: jax.Array, b: jax.Array) -> jax.Array:
     return sum(a[i] * jnp.pad(b, (i, a.size - 1 - i)) for i in range(a.size))
 
 
-def _correlate(image: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
-    """Weighted sum of shifted slices of [H, W, 3] along one axis, border pixels repeated.
+def _correlate(
+    image: jax.Array, kernel: jax.Array, axis: int, border: float | None = None
+) -> jax.Array:
+    """Weighted sum of shifted slices of [H, W, 3] along one axis.
+
+    Beyond the border is the value given, or the outermost pixels go on.
 
     The kernel differs from example to example, so a convolution would have one group per example
     and colour: ten times as slow on a CPU, and off the fast paths of GPU and TPU, where the slices
@@ -196,7 +244,8 @@ def _correlate(image: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
     reach = kernel.size // 2
     size = image.shape[axis]
     widths = [(reach, reach) if a == axis else (0, 0) for a in range(image.ndim)]
-    padded = jax.lax.optimization_barrier(jnp.pad(image, widths, mode="edge"))
+    beyond = {"mode": "edge"} if border is None else {"constant_values": border}
+    padded = jax.lax.optimization_barrier(jnp.pad(image, widths, **beyond))
     return sum(
         kernel[tap] * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
         for tap in range(kernel.size)

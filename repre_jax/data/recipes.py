@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# Whose photometric operators.
+TORCHVISION, SIMCLR, BYOL = FAMILIES = ("torchvision", "simclr", "byol")
+
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
@@ -38,6 +41,7 @@ class ViewRecipe:
       local_crops: number of local crops; 0 for methods without multi-crop.
       local_size: side of a local crop in pixels.
       local_crop_scale: as ``crop_scale``, for local crops.
+      photometric: whose jitter and blur, one of ``FAMILIES``; see ``data/photometric.py``.
       flip_probability: horizontal flip.
       jitter: strengths of brightness, contrast, saturation (factor ~ U(max(0, 1-s), 1+s)) and
         hue (shift ~ U(-s, s) turns), applied in random order.
@@ -58,6 +62,7 @@ class ViewRecipe:
     local_crops: int = 0
     local_size: int = 96
     local_crop_scale: tuple[float, float] = (0.05, 0.4)
+    photometric: str = TORCHVISION
     flip_probability: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_probability: float = 0.8

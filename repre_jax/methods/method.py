@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.recipes import FAMILIES, ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.schedules import Schedule
 
@@ -100,8 +100,19 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
         low, high = getattr(recipe, name)
         if not 0 < low <= high <= 1:
             raise UserError(f"views.{name}=({low}, {high}) must satisfy 0 < low <= high <= 1.")
+    low, high = recipe.blur_sigma
+    if not 0 < low <= high:
+        raise UserError(f"views.blur_sigma=({low}, {high}) must satisfy 0 < low <= high.")
+    for name, value in given.items():
+        shares = value if isinstance(value, tuple) else (value,)
+        if name.endswith("_probability") and not all(0 <= share <= 1 for share in shares):
+            raise UserError(f"views.{name}={value} must lie between 0 and 1.")
     if recipe.interpolation not in ("bilinear", "bicubic"):
         raise UserError(
             f"views.interpolation={recipe.interpolation!r} must be 'bilinear' or 'bicubic'."
+        )
+    if recipe.photometric not in FAMILIES:
+        raise UserError(
+            f"views.photometric={recipe.photometric!r} must be among {', '.join(FAMILIES)}."
         )
     return recipe

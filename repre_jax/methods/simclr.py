@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from repre_jax.data.recipes import ViewRecipe
+from repre_jax.data.recipes import SIMCLR, ViewRecipe
 from repre_jax.losses.contrastive import nt_xent
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
 from repre_jax.models.projection_heads import ProjectionMLP, moco_v3_projector
@@ -20,6 +20,7 @@ from repre_jax.schedules import Clock
 VIEWS = ViewRecipe(
     crop_scale=(0.08, 1.0),
     interpolation="bicubic",
+    photometric=SIMCLR,
     jitter=(0.8, 0.8, 0.8, 0.2),
     blur_probability=(0.5, 0.5),
     solarise_probability=(0.0, 0.0),

@@ -145,6 +145,28 @@ def test_strength_above_one_keeps_factors_at_zero_or_more():
     assert 2.45 < factors.max() < 2.5
 
 
+@pytest.mark.parametrize(("family", "added"), [("torchvision", 0), ("simclr", 0), ("byol", 0.5)])
+def test_brightness_is_that_of_the_recipes_family(family, added):
+    black = np.zeros((2, 2, 3), np.uint8)
+    recipe = dataclasses.replace(
+        PLAIN, photometric=family, jitter=(0.8, 0.0, 0.0, 0.0), jitter_probability=1.0
+    )
+    lit = augment(many_draws(black), recipe)["global"][:, 0, 0, 0, 0] > 0
+    assert_share(lit, added)
+
+
+@pytest.mark.parametrize(("family", "border"), [("torchvision", 1), ("simclr", 0.8), ("byol", 0.8)])
+def test_blur_is_that_of_the_recipes_family(family, border):
+    white = np.full((1, 2, 40, 8, 3), 255, np.uint8)  # five taps
+    batch = {"global": white, "index": np.zeros(1, np.int32), "epoch": np.zeros(1, np.int32)}
+    recipe = dataclasses.replace(
+        PLAIN, photometric=family, blur_probability=(1.0, 1.0), blur_sigma=(2.0, 2.0)
+    )
+    view = augment(batch, recipe)["global"][0, 0, :, :, 0]
+    np.testing.assert_allclose(view[20, 4], 1.0, atol=1e-6)
+    assert (view[0, 4] < border) == (border < 1)
+
+
 def test_permuting_the_batch_permutes_the_views_exactly():
     batch = random_batch(16, local=2)
     order = np.random.default_rng(5).permutation(16)

@@ -13,6 +13,7 @@ from repre_jax.data.augmentations import normalise
 from repre_jax.data.photometric import Tone
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "augmentations.npz"
+OTHER_FAMILIES = GOLDEN.with_name("photometric.npz")
 
 OPERATORS = {
     "flip": lambda image, _: photometric.flip(image),
@@ -21,7 +22,7 @@ OPERATORS = {
     "saturation": lambda image, factor: photometric.adjust_tone(image, Tone.SATURATION, factor),
     "hue": photometric.adjust_hue,
     "grey": lambda image, _: photometric.grey(image),
-    "blur": lambda image, sigma: photometric.gaussian_blur(image, sigma, 2.0),
+    "blur": lambda image, sigma: photometric.pillow_blur(image, sigma, 2.0),
     "solarise": lambda image, _: photometric.solarise(image),
     "normalise": lambda image, _: normalise(image),
 }
@@ -54,13 +55,13 @@ TOLERANCE = {
 BLUR_INTERIOR_TOLERANCE = 3.0
 
 
-def golden_cases(kind):
-    with np.load(GOLDEN) as archive:
+def golden_cases(kind, path=GOLDEN):
+    with np.load(path) as archive:
         return [name for name in archive.files if name.startswith(kind)]
 
 
-def golden(name):
-    with np.load(GOLDEN) as archive:
+def golden(name, path=GOLDEN):
+    with np.load(path) as archive:
         return archive["images"].astype(np.float32) / 255, archive[name]
 
 
@@ -75,7 +76,7 @@ def apply(operator, parameter, image):
         return photometric.colour_jitter(image, FACTORS, TURNS, *parse_order(parameter))
     if operator == "view":
         image = apply("jitter", "schb", photometric.flip(image))
-        return photometric.solarise(photometric.gaussian_blur(image, 1.2, 2.0))
+        return photometric.solarise(photometric.pillow_blur(image, 1.2, 2.0))
     return OPERATORS[operator](image, float(parameter))
 
 
@@ -106,6 +107,34 @@ def test_operator_equals_torchvision_on_float_tensors(name):
     # |1 - factor| that is 0.8e-4 at most. Elsewhere only float32 rounding differs.
     tolerance = 1e-4 if operator in ("contrast", "saturation") else 2e-6
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
+
+
+def apply_of(family, operator, parameter, image):
+    if operator == "jitter":
+        order = parse_order(parameter)
+        return photometric.colour_jitter(image, FACTORS, TURNS, *order, family)
+    if operator == "blur":
+        return photometric.sampled_blur(image, parameter)
+    if operator == "hue":
+        return photometric.adjust_hue(image, parameter)
+    return photometric.adjust_tone(image, Tone[operator.upper()], parameter, family)
+
+
+@pytest.mark.parametrize(
+    "name", golden_cases("simclr", OTHER_FAMILIES) + golden_cases("byol", OTHER_FAMILIES)
+)
+def test_operator_equals_simclrs_and_byols(name):
+    family, operator, parameter = name.split("/")
+    parameter = parameter if operator == "jitter" else float(parameter)
+    images, expected = golden(name, OTHER_FAMILIES)
+    ours = np.stack([apply_of(family, operator, parameter, image) for image in images])
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6)
+
+
+def test_sampled_blur_has_23_taps_at_224_pixels():
+    point = jnp.zeros((224, 32, 3)).at[112, 16].set(1.0)
+    rows = np.flatnonzero(np.asarray(photometric.sampled_blur(point, 2.0))[:, 16, 0])
+    assert (rows.min(), rows.max()) == (112 - 11, 112 + 11)
 
 
 @pytest.mark.parametrize(
