@@ -90,7 +90,12 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
     Raises:
       UserError: a value that no view can have.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
+    # A recorded config.json holds lists where the recipe holds tuples.
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in overrides.items()
+        if value is not None
+    }
     for name, value in given.items():
         usual = getattr(recipe, name)
         if isinstance(usual, tuple) and len(value) != len(usual):
