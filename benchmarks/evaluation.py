@@ -13,6 +13,7 @@ reused, unfinished ones go on. ``--out`` is written after every cell.
 """
 
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def measure_cell(row: str, checkpoint: str, weights: str, task: str) -> dict[str
         if not path.exists():  # stopped by a signal
             raise UserError(f"{row} {task} was stopped; this command goes on from there.")
         results.append(json.loads(path.read_text()))
-        commands.append(" ".join(["python", "main.py", *arguments]))
+        commands.append(shlex.join(["python", "main.py", *arguments]))
     values = [result["value"] for result in results]
     # Several seeds in one run say their spread themselves.
     spread = statistics.stdev(values) if len(values) > 1 else results[0].get("spread")

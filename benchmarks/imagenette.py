@@ -17,6 +17,7 @@ ones go on. ``--out`` is written after every row.
 import json
 import math
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str
     if summary is None:  # stopped by a signal
         raise UserError(f"{method} {row} was stopped; this command goes on from there.")
     return {
-        "command": " ".join(["python", "main.py", *arguments]),
+        "command": shlex.join(["python", "main.py", *arguments]),
         "starts": [json.loads(x) for x in starts.read_text().splitlines()]
         if starts.exists()
         else [],

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -61,8 +62,8 @@ def write_result(path: Path, result: dict) -> None:
 def _command() -> str:
     # ``python -m package.module`` leaves only a path in argv; __main__ still knows the module.
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {spec.name}" if spec else sys.argv[0]
-    return " ".join(["python", program, *sys.argv[1:]])
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _device() -> tuple[str, int]:
