@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from repre_jax.learner import Learner
+from repre_jax.models.relative_positions import BUCKETS, SIDE
 from repre_jax.models.repre_decoder import RePreDecoder
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
@@ -144,8 +145,11 @@ def _patch_embedding(encoder: ViT | Swin, side: int) -> int:
 def _blocks(encoder: ViT | Swin, side: int) -> int:
     """All blocks, and a Swin's merging of patches between its stages."""
     if isinstance(encoder, ViT):
-        tokens = (side // encoder.patch_size) ** 2 + 1  # the class token
-        return encoder.depth * _transformer_block(tokens, encoder.width, encoder.mlp_ratio)
+        grid = side // encoder.patch_size
+        block = _transformer_block(grid**2 + 1, encoder.width, encoder.mlp_ratio)  # the class token
+        if encoder.position == "relative":
+            block += _relative_positions(grid, encoder.width, encoder.heads)
+        return encoder.depth * block
     total, grid = 0, -(-side // encoder.patch_size)
     for stage, depth in enumerate(encoder.depths):
         width = encoder.embed_width * 2**stage
@@ -155,6 +159,12 @@ def _blocks(encoder: ViT | Swin, side: int) -> int:
         window = encoder.stage_window(stage)
         total += depth * _windowed_block(grid, width, window, encoder.mlp_ratio)
     return total
+
+
+def _relative_positions(grid: int, width: int, heads: int) -> int:
+    """Each query's product with every bucket's vector, and the choice by rows, then by columns."""
+    products = (grid**2 + 1) * width * BUCKETS
+    return products + grid**2 * heads * (grid * SIDE**2 + grid**2 * SIDE)
 
 
 def _windowed_block(grid: int, width: int, window: int, mlp_ratio: float) -> int:

@@ -63,7 +63,7 @@ def get_config(method: str) -> ConfigDict:
     config.model.image_size = 224  # pixels, side of a global view
     config.model.heads = placeholder(int)  # None: the usual number for the size
     config.model.window = placeholder(int)  # of Swin, in tokens; None: the usual one for the size
-    config.model.position = "learned"  # of ViT, or "sincos" (fixed)
+    config.model.position = "learned"  # of ViT, or "sincos" (fixed), "relative" (LoMaR's)
     config.model.norm_epsilon = placeholder(float)  # None: 1e-6 in ViT, 1e-5 in Swin
     config.model.initialisation = "dino"  # or "moco_v3"
     config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation

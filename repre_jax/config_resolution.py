@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
+from repre_jax.models.vit import POSITIONS
 from repre_jax.optimizers import DECAY_RULES, OPTIMIZERS
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
@@ -95,7 +96,7 @@ def _check_names(config: ConfigDict) -> None:
     choices = {
         "method.name": (config.method.name, METHODS),
         "model.name": (config.model.name, BACKBONES),
-        "model.position": (config.model.position, ("learned", "sincos")),
+        "model.position": (config.model.position, POSITIONS),
         "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),

@@ -1,7 +1,8 @@
 """The numbers of fine-tuning as the papers do it, by name.
 
 mae      facebookresearch/mae, main_finetune.py and FINETUNE.md (ViT-B): mean of the patch tokens,
-         its own norm, layer-wise decay.
+         its own norm, layer-wise decay. LoMaR's is the same (junchen14/LoMaR,
+         main_finetune_lomar.py), its relative positions at attention over the whole image.
 moco_v3  facebookresearch/moco-v3, README ("all the default DeiT configs", ViT-B for 150 epochs), so
          facebookresearch/deit, main.py: class token, one learning rate for all layers, a moving
          average besides. DeiT's repeated augmentation is left out.

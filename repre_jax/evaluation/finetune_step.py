@@ -104,11 +104,11 @@ def finetuned_encoder(
 ) -> tuple[nn.Module, Any]:
     """A pre-trained encoder and its parameters, made ready for training at an image size.
 
-    The positions of a ViT become parameters of the new grid whatever they were, as in MAE and DeiT,
-    where fixed ones are fine-tuned, too. Swin keeps the windows that it was made for, which any
-    image size runs through.
+    The absolute positions of a ViT become parameters of the new grid whatever they were, as in MAE
+    and DeiT, where fixed ones are fine-tuned, too. Relative ones fit every grid, and Swin keeps the
+    windows that it was made for, which any image size runs through.
     """
-    if not hasattr(encoder, "position"):
+    if getattr(encoder, "position", "relative") == "relative":
         return encoder.clone(drop_path=drop_path), params
     side = image_size // encoder.patch_size
     if "position_embedding" in params:

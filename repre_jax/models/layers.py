@@ -142,10 +142,15 @@ class Attention(nn.Module):
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         # Logits and softmax are float32 in there whatever the compute dtype.
-        x = jax.nn.dot_product_attention(query, key, value)
+        x = jax.nn.dot_product_attention(query, key, value, self.logits_bias(query))
         x = x.reshape(-1, width)
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)
+
+    def logits_bias(self, query: jax.Array) -> jax.Array | None:
+        """What kinds of attention that know positions add to the scaled logits: nothing here."""
+        del query
+        return None
 
 
 class Block(nn.Module):

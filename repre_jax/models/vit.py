@@ -1,4 +1,6 @@
-"""Vision transformer (arXiv 2010.11929) in the forms that DINO and MoCo v3 train."""
+"""Vision transformer (arXiv 2010.11929) in the forms that DINO, MoCo v3 and LoMaR train."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -7,6 +9,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.models.layers import (
+    Attention,
     Block,
     BlockForm,
     layer_norm,
@@ -15,6 +18,7 @@ from repre_jax.models.layers import (
     patch_embedding,
 )
 from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
+from repre_jax.models.relative_positions import RelativeAttention
 from repre_jax.models.taps import BlockOutput, Encoded, even_taps, tap_name
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
@@ -26,6 +30,7 @@ VIT_SIZES = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
 }
+POSITIONS = ("learned", "sincos", "relative")
 
 
 class ViT(nn.Module):
@@ -33,11 +38,11 @@ class ViT(nn.Module):
 
     Any image size divisible by the patch is accepted. Sin-cos positions are made for the grid at
     hand; learned ones are of the grid of ``image_size`` and are resized as the official DINO does
-    (``position_embeddings.bicubic_resize_matrix``).
+    (``position_embeddings.bicubic_resize_matrix``); relative ones, LoMaR's, fit every grid.
 
     Attributes:
       image_size: side in pixels of the images that learned positions are made for.
-      position: "learned" or "sincos".
+      position: of ``POSITIONS``; "relative" acts inside the attention and adds nothing to tokens.
       initialisation: "dino" or "moco_v3" (``layers.linear_initialisers``, ``patch_embedding``).
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
@@ -87,7 +92,12 @@ class ViT(nn.Module):
             raise ValueError(f"image {height}x{width} is not divisible by patch {self.patch_size}")
         grid = (height // self.patch_size, width // self.patch_size)
         x = self._embed_patches(images).reshape(batch, grid[0] * grid[1], self.width)
-        x = self._prepend_class_token(x) + self._positions(grid)
+        x = self._prepend_class_token(x)
+        attention = Attention
+        if self.position == "relative":
+            attention = functools.partial(RelativeAttention, grid=grid)
+        else:
+            x = x + self._positions(grid)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         kernel_init, qkv_init = linear_initialisers(self.initialisation)
         for k in range(self.depth):
@@ -99,6 +109,7 @@ class ViT(nn.Module):
                 kernel_init=kernel_init,
                 qkv_init=qkv_init,
                 dtype=self.dtype,
+                attention=attention,
                 name=f"block_{k}",
             )(x, train)
             feature_map = x[:, 1:].reshape(batch, *grid, self.width)

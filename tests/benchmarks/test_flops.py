@@ -54,6 +54,21 @@ def test_formula_agrees_with_xla(config):
     assert 1.0 <= ratio <= 1.07
 
 
+def test_relative_positions_agree_with_xla():
+    sizes = {"patch_size": 8, "width": 96, "depth": 2, "heads": 3, "image_size": 64}
+
+    def by_xla(position):
+        encoder = ViT(**sizes, position=position)
+        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        params = jax.eval_shape(encoder.init, jax.random.key(0), images)
+        return jax.jit(encoder.apply).lower(params, images).cost_analysis()["flops"]
+
+    more = by_xla("relative") - by_xla("sincos")
+    formula = [encoder_multiply_adds(ViT(**sizes, position=p), 64) for p in ("relative", "sincos")]
+    # XLA also counts the addition to the logits, one for each of them.
+    assert 1.0 <= more / (2 * (formula[0] - formula[1])) <= 1.05
+
+
 def test_published_sizes():
     sizes = {"patch_size": 16, "depth": 12, "image_size": 224}
     small = encoder_multiply_adds(ViT(width=384, heads=6, **sizes), 224)

@@ -1,4 +1,4 @@
-"""The fine-tuning step against three of MAE's, on one device and on eight, and what it skips."""
+"""The fine-tuning step against three of MAE's and of LoMaR's, on one device and on eight."""
 
 import dataclasses
 import functools
@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from golden import from_torch_names
 from golden.compare import assert_close
-from golden.finetune_cases import MAE_RUN, MAE_VIT, POSITION_SIDES, mae_batch, mae_shapes
+from golden.finetune_cases import (
+    LOMAR_VIT,
+    MAE_RUN,
+    MAE_VIT,
+    POSITION_SIDES,
+    finetune_batch,
+    lomar_weights,
+    mae_weights,
+)
 from golden.from_torch_names import with_prefix
-from golden.weights import vit_shapes, weight, weights
+from golden.weights import vit_shapes, weight
 
 from repre_jax.data.mixing import cutmix_weights, mix_images, soft_targets
 from repre_jax.evaluation.finetune_recipes import RECIPES, finetune_recipe
@@ -28,14 +36,10 @@ from repre_jax.models.position_embeddings import resize_learned_positions, sinco
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, make_mesh, replicated
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "finetune.npz"))
-VIT = ViT(
-    patch_size=MAE_VIT.patch_size,
-    width=MAE_VIT.width,
-    depth=MAE_VIT.depth,
-    heads=MAE_VIT.heads,
-    image_size=MAE_VIT.image_size,
-)
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = dict(np.load(FOLDER / "finetune.npz")) | dict(np.load(FOLDER / "lomar.npz"))
+VIT = ViT(**dataclasses.asdict(MAE_VIT))
+RELATIVE_VIT = ViT(**dataclasses.asdict(LOMAR_VIT), position="relative")
 # The gradient of the keys' biases is zero but for rounding: softmax does not see them.
 UNDETERMINED = ("qkv/bias/key",)
 MAE = finetune_recipe(
@@ -56,9 +60,9 @@ def compiled(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def mae_params(state) -> dict:
+def params_of(state) -> dict:
     """Our tree of MAE's names; the encoder's own norm, which nothing reads, is the identity."""
-    width = MAE_VIT.width
+    width = len(state["fc_norm.weight"])
     norm = {"norm.weight": np.ones(width, np.float32), "norm.bias": np.zeros(width, np.float32)}
     return {"encoder": from_torch_names.encoder({**state, **norm})} | from_torch_names.classifier(
         state
@@ -95,17 +99,24 @@ def mae():
     return finetuner, state, compiled(functools.partial(update, finetuner))
 
 
-@pytest.fixture(scope="module")
-def mae_run(mae):
-    """(logits before, losses, rates, parameters after) of the three recorded steps."""
-    finetuner, state, step = mae
-    state = state.replace(params=jax.tree.map(jnp.asarray, mae_params(weights(mae_shapes()))))
+@pytest.fixture(scope="module", params=["mae", "lomar"])
+def recorded_run(request):
+    """(name, logits before, losses, rates, parameters after) of the three recorded steps."""
+    name = request.param
+    if name == "mae":
+        finetuner, state, step = request.getfixturevalue("mae")
+        official, size = mae_weights(), MAE_VIT.image_size
+    else:
+        finetuner, state = finetuner_of(MAE, RELATIVE_VIT)
+        step = compiled(functools.partial(update, finetuner))
+        official, size = lomar_weights(), LOMAR_VIT.image_size
+    state = state.replace(params=jax.tree.map(jnp.asarray, params_of(official)))
     logits, losses, rates = None, [], []
     for number in range(3):
-        images, labels = (jnp.asarray(x) for x in mae_batch(number))
+        images, labels = (jnp.asarray(x) for x in finetune_batch(number, size))
         if logits is None:
             logits = compiled(finetuner.logits)(state.params, images)
-        drawn = {key: GOLDEN[f"mae/{number}/{key}"] for key in ("cut", "share", "centre")}
+        drawn = {key: GOLDEN[f"{name}/{number}/{key}"] for key in ("cut", "share", "centre")}
         pixels, share = jnp.full(images.shape[1:3], drawn["share"]), drawn["share"]
         if drawn["cut"]:
             pixels = cutmix_weights(images.shape[1:3], share, drawn["centre"])
@@ -114,20 +125,21 @@ def mae_run(mae):
         state, metrics = step(state, mix_images(images, pixels), targets)
         losses.append(float(metrics["loss"]))
         rates.append(float(metrics["learning_rate"]))
-    return logits, losses, rates, state.params
+    return name, logits, losses, rates, state.params
 
 
-def test_maes_logits_losses_and_rates(mae_run):
-    logits, losses, rates, _ = mae_run
-    np.testing.assert_allclose(logits, GOLDEN["mae/logits"], atol=1e-4)
-    np.testing.assert_allclose(losses, GOLDEN["mae/losses"], atol=1e-5)
-    np.testing.assert_allclose(rates, GOLDEN["mae/rates"], rtol=1e-5)
+def test_official_logits_losses_and_rates(recorded_run):
+    name, logits, losses, rates, _ = recorded_run
+    np.testing.assert_allclose(logits, GOLDEN[f"{name}/logits"], atol=1e-4)
+    np.testing.assert_allclose(losses, GOLDEN[f"{name}/losses"], atol=1e-5)
+    np.testing.assert_allclose(rates, GOLDEN[f"{name}/rates"], rtol=1e-5)
 
 
-def test_maes_parameters_after_three_steps(mae_run):
-    theirs = mae_params(with_prefix(GOLDEN, "mae/params/"))
-    reach = 2 * GOLDEN["mae/rates"].sum()
-    assert_close(mae_run[3], theirs, tolerance=1e-4, undetermined=UNDETERMINED, reach=reach)
+def test_official_parameters_after_three_steps(recorded_run):
+    name, *_, ours = recorded_run
+    theirs = params_of(with_prefix(GOLDEN, f"{name}/params/"))
+    reach = 2 * GOLDEN[f"{name}/rates"].sum()
+    assert_close(ours, theirs, tolerance=1e-4, undetermined=UNDETERMINED, reach=reach)
 
 
 @pytest.mark.parametrize("side", POSITION_SIDES)
@@ -143,6 +155,13 @@ def test_fixed_positions_become_parameters_of_the_new_grid():
     )
     assert (encoder.position, encoder.image_size, encoder.drop_path) == ("learned", 48, 0.2)
     np.testing.assert_array_equal(params["position_embedding"], sincos_2d((6, 6), VIT.width))
+
+
+def test_relative_positions_fit_every_grid():
+    params = {"norm": {}}
+    encoder, same = finetuned_encoder(RELATIVE_VIT, params, image_size=96, drop_path=0.2)
+    assert (encoder.position, encoder.drop_path) == ("relative", 0.2)
+    assert same is params
 
 
 def test_swin_keeps_its_windows():

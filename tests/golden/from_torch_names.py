@@ -22,9 +22,10 @@ _BLOCK_PARTS = {
 
 
 def encoder(state: Arrays) -> dict:
-    """Parameters of a ViT from the names of DINO, MoCo v3 or timm; other names are left alone.
+    """Parameters of a ViT from the names of DINO, MoCo v3, timm or LoMaR; others are left alone.
 
-    Positions appear only if ``state`` has ``pos_embed``; give no fixed ones.
+    Positions appear only if ``state`` has ``pos_embed``; give no fixed ones. LoMaR's tables
+    [1, D / H, buckets] are kernels of ours.
     """
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     tree = {
@@ -41,6 +42,9 @@ def encoder(state: Arrays) -> dict:
         block = {f"norm_{i}": _norm(state, f"blocks.{k}.norm{i}") for i in (1, 2)}
         for torch_name, (part, name) in _BLOCK_PARTS.items():
             block.setdefault(part, {})[name] = _dense(state, f"blocks.{k}.{torch_name}")
+        table = f"blocks.{k}.attn.rpe_k.lookup_table_weight"
+        if table in state:
+            block["attention"]["relative_position"] = {"kernel": state[table][0]}
         tree[f"block_{k}"] = block
     return tree
 

@@ -16,13 +16,14 @@ Keys:
 ``mix/<seed>/{cut,share,centre}`` what timm drew for a batch, ``mix/<seed>/{images,targets}`` what
 it made of it. ``erase/<h>x<w>/draws`` uniform [10, 4] and ``.../box`` (top, left, rows, columns).
 ``rand_augment/image`` and ``rand_augment/<operator>/<level>`` with levels in [-1, 1].
-``layers/<model>/{names,scales,decays}`` of every parameter. ``mae/...``: see ``mae_steps``.
+``layers/<model>/{names,scales,decays}`` of every parameter. ``mae/...``: see ``three_steps``.
 ``positions/<side>`` [1, 1 + side * side, D]. ``deit/rates`` [epochs].
 """
 
 import contextlib
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -36,13 +37,13 @@ from golden.finetune_cases import (
     MAE_VIT,
     MIX_SEEDS,
     POSITION_SIDES,
-    mae_batch,
-    mae_shapes,
+    finetune_batch,
+    mae_weights,
     mix_batch,
     rand_augment_image,
 )
 from golden.swin_weights import DEPTHS, HEADS, WIDTH
-from golden.weights import vit_shapes, weight, weights
+from golden.weights import ViTShape, vit_shapes, weight
 from PIL import Image
 
 # Ours -> timm's.
@@ -187,9 +188,10 @@ def rand_augment() -> dict[str, np.ndarray]:
     return arrays
 
 
-def mae_model(checkout_models) -> torch.nn.Module:
-    """MAE's fine-tuned ViT with global pooling, its weights made from their names."""
-    vit = MAE_VIT
+def finetuned_vit(
+    checkout_models, vit: ViTShape, state: Mapping[str, np.ndarray], *, global_pool: bool = True
+) -> torch.nn.Module:
+    """The ViT of a checkout's fine-tuning with these weights."""
     model = checkout_models.VisionTransformer(
         img_size=vit.image_size,
         patch_size=vit.patch_size,
@@ -199,10 +201,10 @@ def mae_model(checkout_models) -> torch.nn.Module:
         mlp_ratio=4,
         qkv_bias=True,
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        global_pool=True,
+        global_pool=global_pool,
         num_classes=MAE_RUN.classes,
     )
-    official.load(model, weights(mae_shapes()))
+    official.load(model, state)
     return model
 
 
@@ -242,22 +244,22 @@ def swin_groups(checkout: str) -> dict[str, np.ndarray]:
     return groups("swin", model, parameter_groups)
 
 
-def mae_steps(checkout_models) -> dict[str, np.ndarray]:
+def three_steps(name: str, model: torch.nn.Module, size: int) -> dict[str, np.ndarray]:
     """Three steps of MAE's fine-tuning (engine_finetune.py), without drop path, on given pixels.
 
-    ``mae/<step>/{cut,share,centre}`` are timm's draws, ``mae/losses`` [3], ``mae/rates`` [3] the
-    undecayed learning rates, ``mae/logits`` [B, C] the first step's logits on unmixed images,
-    ``mae/params/<torch name>`` the parameters after the steps.
+    ``<name>/<step>/{cut,share,centre}`` are timm's draws, ``<name>/losses`` [3], ``<name>/rates``
+    [3] the undecayed learning rates, ``<name>/logits`` [B, C] the first step's logits on unmixed
+    images, ``<name>/params/<torch name>`` the parameters after the steps; groups as ``layers``.
     """
     import util.lr_decay
     import util.lr_sched
     from timm.loss import SoftTargetCrossEntropy
 
-    run, model = MAE_RUN, mae_model(checkout_models)
+    run = MAE_RUN
     parameter_groups = util.lr_decay.param_groups_lrd(
         model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=run.layer_decay
     )
-    arrays = groups("mae", model, parameter_groups)
+    arrays = groups(name, model, parameter_groups)
     optimizer = torch.optim.AdamW(parameter_groups, lr=run.learning_rate)
     schedule = Namespace(
         lr=run.learning_rate, min_lr=1e-6, warmup_epochs=run.warmup_epochs, epochs=run.epochs
@@ -268,20 +270,20 @@ def mae_steps(checkout_models) -> dict[str, np.ndarray]:
         rates.append(
             util.lr_sched.adjust_learning_rate(optimizer, step / run.steps_per_epoch, schedule)
         )
-        images, labels = mae_batch(step)
+        images, labels = finetune_batch(step, size)
         if step == 0:
             logits = model.head(model.forward_features(official.image_tensor(images)))
-            arrays["mae/logits"] = official.numpy(logits)
+            arrays[f"{name}/logits"] = official.numpy(logits)
         mixed, targets, drawn = timm_mix(images, labels, run.classes, seed=100 + step)
-        arrays |= {f"mae/{step}/{key}": value for key, value in drawn.items()}
+        arrays |= {f"{name}/{step}/{key}": value for key, value in drawn.items()}
         loss = criterion(model.head(model.forward_features(mixed)), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    arrays["mae/losses"], arrays["mae/rates"] = np.float32(losses), np.float32(rates)
-    state = {name: official.numpy(value) for name, value in model.named_parameters()}
-    return arrays | {f"mae/params/{name}": value for name, value in state.items()}
+    arrays[f"{name}/losses"], arrays[f"{name}/rates"] = np.float32(losses), np.float32(rates)
+    state = {key: official.numpy(value) for key, value in model.named_parameters()}
+    return arrays | {f"{name}/params/{key}": value for key, value in state.items()}
 
 
 def deit_table() -> dict[str, np.ndarray]:
@@ -326,7 +328,8 @@ def main(mae_checkout: str, simmim_checkout: str) -> None:
     official.import_timm()
     import models_vit
 
-    arrays |= mae_steps(models_vit) | positions() | deit_table()
+    model = finetuned_vit(models_vit, MAE_VIT, mae_weights())
+    arrays |= three_steps("mae", model, MAE_VIT.image_size) | positions() | deit_table()
     arrays |= swin_groups(simmim_checkout)
     official.save("finetune.npz", arrays)
 

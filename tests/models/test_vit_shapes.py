@@ -34,8 +34,10 @@ def shapes(model, image=224):
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
 
 
-def formula(width, depth, patch, grid, position):
+def formula(width, depth, patch, grid, position, heads=1):
     block = 12 * width**2 + 13 * width  # qkv 3D^2+3D, out D^2+D, MLP 8D^2+5D, two norms 4D
+    if position == "relative":
+        block += width // heads * 50
     patch_embedding = 3 * patch**2 * width + width
     positions = (1 + grid**2) * width if position == "learned" else 0
     return patch_embedding + width + positions + depth * block + 2 * width
@@ -47,7 +49,14 @@ def test_no_vit_is_missing_here():
 
 @pytest.mark.parametrize(
     ("patch", "position"),
-    [(8, "learned"), (14, "learned"), (16, "learned"), (32, "learned"), (16, "sincos")],
+    [
+        (8, "learned"),
+        (14, "learned"),
+        (16, "learned"),
+        (32, "learned"),
+        (16, "sincos"),
+        (16, "relative"),
+    ],
 )
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_parameter_counts(name, patch, position):
@@ -55,7 +64,7 @@ def test_parameter_counts(name, patch, position):
     model = encoder(name, patch, position=position)
     assert (model.width, model.depth, model.heads) == (width, depth, heads)
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes(model)))
-    assert count == formula(width, depth, patch, 224 // patch, position)
+    assert count == formula(width, depth, patch, 224 // patch, position, heads)
 
 
 def test_published_counts():
@@ -67,7 +76,7 @@ def test_published_counts():
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (96, 96), (64, 160)])
-@pytest.mark.parametrize("position", ["learned", "sincos"])
+@pytest.mark.parametrize("position", ["learned", "sincos", "relative"])
 def test_any_size_divisible_by_the_patch(height, width, position):
     model = encoder("vit_nano", position=position)
     variables = {"params": shapes(model)}
