@@ -4,9 +4,11 @@
         --checkpoints=dino=runs/imagenette/dino-baseline,dino+repre=runs/imagenette/dino-learned
     python -m benchmarks.evaluation --checkpoints=... --tasks=knn,finetune --seeds=1
     python -m benchmarks.evaluation --checkpoints=... --finetune_flags=--config.recipe.epochs=30
+    python -m benchmarks.evaluation --checkpoints=moco_v3=runs/a --rows=random:moco_v3
 
-Rows are the checkpoints by the names given, and "random": the encoder of the first one before
-training, whose fine-tuning is training from scratch with the same budget. Columns are k-NN, linear
+Rows are the checkpoints by the names given, and before them "random:<name>", the encoder of that
+one, and of all that began as the same, before training: its fine-tuning is their training from
+scratch with the same budget. Columns are k-NN, linear
 probe by the method's own protocol, few labels, and fine-tuning; heads and fine-tunings have several
 seeds. Every cell is an evaluation by main.py under ``--runs``: run this again and finished ones are
 reused, unfinished ones go on. ``--out`` is written after every cell.
@@ -17,7 +19,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from absl import app, flags
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
+from repre_jax.pretrained import open_pretrained
 
 RANDOM = "random"
 TASKS = ("knn", "linear", "few_label", "finetune")
@@ -50,6 +53,7 @@ _CHECKPOINTS = flags.DEFINE_list(
 _DATA = flags.DEFINE_string(
     "data", "", "folder of images; empty: that of each run", flag_values=OPTIONS
 )
+_ROWS = flags.DEFINE_list("rows", [], "of the table; empty: all", flag_values=OPTIONS)
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "columns", flag_values=OPTIONS)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "of heads and of fine-tunings", flag_values=OPTIONS)
 _RUNS = flags.DEFINE_string(
@@ -69,19 +73,35 @@ _FLAGS = {
 }
 
 
-def checkpoints(given: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """{row: (run folder, weights)} with the random encoder of the first run in front.
+def checkpoints(given: Sequence[str]) -> dict[str, str]:
+    """{name: run folder}.
 
     Raises:
       UserError: something else than name=folder, or a name twice.
     """
-    rows = {}
+    runs = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or name in (*rows, RANDOM):
+        if not (name and equals and folder) or name in runs:
             raise UserError(f"--checkpoints takes <name>=<run folder>, names once; not {text!r}.")
-        rows[name] = (folder, "auto")
-    return {RANDOM: (next(iter(rows.values()))[0], "random")} | rows
+        runs[name] = folder
+    return runs
+
+
+def beginnings(runs: Mapping[str, str]) -> dict[str, str]:
+    """{name: row of its encoder before training}; runs that began as the same share one."""
+    first, rows = {}, {}
+    for name, folder in runs.items():
+        begun_as = open_pretrained(folder, weights=RANDOM).fingerprint
+        rows[name] = f"{RANDOM}:{first.setdefault(begun_as, name)}"
+    return rows
+
+
+def rows_of(runs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """{row: (run folder, weights)}, the encoders before training in front."""
+    untrained = {row: row.removeprefix(f"{RANDOM}:") for row in beginnings(runs).values()}
+    rows = {row: (runs[name], RANDOM) for row, name in untrained.items()}
+    return rows | {name: (folder, "auto") for name, folder in runs.items()}
 
 
 def cell_commands(row: str, checkpoint: str, weights: str, task: str) -> dict[Path, list[str]]:
@@ -100,7 +120,8 @@ def cell_commands(row: str, checkpoint: str, weights: str, task: str) -> dict[Pa
         shared.append(f"--config.seeds={_SEEDS.value}")
     shared += _FLAGS[task].value
     seeds = range(_SEEDS.value) if task == "finetune" else (0,)
-    folders = {seed: Path(_RUNS.value) / f"{row}-{task}-{seed}" for seed in seeds}
+    name = row.replace(":", "-")
+    folders = {seed: Path(_RUNS.value) / f"{name}-{task}-{seed}" for seed in seeds}
     features = f"--config.cache_path={Path(_RUNS.value) / 'features'}"
     return {
         folder: [*shared, f"--config.seed={seed}", features, f"--workdir={folder}"]
@@ -142,18 +163,23 @@ def measure_cell(row: str, checkpoint: str, weights: str, task: str) -> dict[str
     }
 
 
-def table(rows: dict[str, Any]) -> str:
-    """The result for the screen: accuracy +- spread over seeds, and what fine-tuning gains."""
+def table(rows: dict[str, Any], untrained: Mapping[str, str]) -> str:
+    """The result for the screen: accuracy +- spread over seeds, and what fine-tuning gains.
+
+    Args:
+      rows: {row: {task: cell}}.
+      untrained: of ``beginnings``.
+    """
     width = max(map(len, rows)) + 2
     lines = [f"{'':<{width}}" + "".join(f"{task:>18}" for task in TASKS) + f"{'minutes':>10}"]
     for name, cells in rows.items():
         shown = [f"{shown_cell(cells.get(task)):>18}" for task in TASKS]
         minutes = sum(cell["wall_seconds"] for cell in cells.values()) / 60
         lines.append(f"{name:<{width}}{''.join(shown)}{minutes:>10.1f}")
-    scratch = rows.get(RANDOM, {}).get("finetune")
-    for name, cells in rows.items():
-        if scratch and name != RANDOM and "finetune" in cells:
-            gain = 100 * (cells["finetune"]["value"] - scratch["value"])
+    for name, beginning in untrained.items():
+        trained, scratch = (rows.get(row, {}).get("finetune") for row in (name, beginning))
+        if trained and scratch:
+            gain = 100 * (trained["value"] - scratch["value"])
             lines.append(f"{name}: fine-tuned {gain:+.1f} points over from scratch")
     return "\n".join(lines)
 
@@ -172,15 +198,20 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"{argv[1]!r} is not an option; --help names them.")
     if not set(_TASKS.value) <= set(TASKS):
         raise app.UsageError(f"--tasks takes {', '.join(TASKS)}")
+    runs = checkpoints(_CHECKPOINTS.value)
+    wanted = rows_of(runs)
+    if not set(_ROWS.value) <= set(wanted):
+        raise app.UsageError(f"--rows takes {', '.join(wanted)}")
+    wanted = {row: wanted[row] for row in _ROWS.value or wanted}
     out = Path(_OUT.value)
     rows = json.loads(out.read_text())["rows"] if out.exists() else {}
     result = provenance(in_child=True) | {"seeds": _SEEDS.value, "rows": rows}
     for task in _TASKS.value:
-        for row, (checkpoint, weights) in checkpoints(_CHECKPOINTS.value).items():
+        for row, (checkpoint, weights) in wanted.items():
             cell = measure_cell(row, checkpoint, weights, task)
             rows.setdefault(row, {})[task] = cell
             write_result(out, result)
-    print(table(rows))
+    print(table(rows, beginnings(runs)))
     print(f"Written to {out}")
 
 

@@ -204,11 +204,12 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
     }
     reported = budgets[0]
     logistic = numbers[reported]["logistic"]
-    spread = f" +- {logistic['std']:.2%}" if config.draws > 1 else ""
+    deviation = logistic.get("std")  # of several draws
+    spread = "" if deviation is None else f" +- {deviation:.2%}"
     return {
         "metric": "top1",
         "value": logistic["mean"],
-        "spread": logistic["std"] if config.draws > 1 else None,
+        "spread": deviation,
         "protocol": f"few_label_{reported}",
         "formula": (
             f"multinomial logistic regression on {reported} of the labels of each class, rows "

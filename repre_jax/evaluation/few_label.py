@@ -40,7 +40,7 @@ def few_label_accuracy(
       seed: of the draws.
 
     Returns:
-      {"mean", "std"} of the accuracy over the draws, shares in [0, 1], and "protocol" in words.
+      {"mean", "std"?} of the accuracy over the draws, shares in [0, 1], and "protocol" in words.
 
     Raises:
       ValueError: one of the sets has no labelled example.
@@ -86,7 +86,7 @@ def few_label_scores(
       mesh: of the k-NN.
 
     Returns:
-      {"nearest", "knn", "logistic"}, each {"mean", "std"} over the draws; and "labels", the mean
+      {"nearest", "knn", "logistic"}, each {"mean", "std"?} over the draws; and "labels", the mean
       number of labelled examples.
 
     Raises:
@@ -188,7 +188,9 @@ def _centred(rows: np.ndarray) -> np.ndarray:
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+    """{"mean"}, and of several values "std", the deviation of the sample."""
+    deviation = {"std": float(np.std(values, ddof=1))} if len(values) > 1 else {}
+    return {"mean": float(np.mean(values))} | deviation
 
 
 def _normalise(features: np.ndarray) -> np.ndarray:

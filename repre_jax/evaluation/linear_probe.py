@@ -282,7 +282,7 @@ def linear_numbers(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]
     def summary(heads: np.ndarray) -> dict[str, float]:  # [S, 2]
         numbers = {"top1": float(heads[:, 0].mean())}
         if probe.seeds > 1:
-            numbers["top1_std"] = float(heads[:, 0].std())
+            numbers["top1_std"] = float(heads[:, 0].std(ddof=1))
         if probe.classes > TOP[1]:
             numbers["top5"] = float(heads[:, 1].mean())
         return numbers

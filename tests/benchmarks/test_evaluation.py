@@ -1,5 +1,6 @@
 import json
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -53,24 +54,35 @@ def fake_main(commands, *, fail_on=()):
     return run
 
 
-def test_rows_are_the_random_encoder_and_the_checkpoints_given():
-    rows = evaluation.checkpoints(["a=runs/a", "b=runs/b"])
-    assert rows == {
-        "random": ("runs/a", "random"),
-        "a": ("runs/a", "auto"),
-        "b": ("runs/b", "auto"),
-    }
-    for wrong in (["a"], ["a=x", "a=y"], ["random=x"], ["=x"]):
+def test_checkpoints_are_names_and_folders():
+    given = ["a=runs/a", "b=runs/b"]
+    assert evaluation.checkpoints(given) == {"a": "runs/a", "b": "runs/b"}
+    for wrong in (["a"], ["a=x", "a=y"], ["=x"]):
         with pytest.raises(UserError, match="takes <name>=<run folder>"):
             evaluation.checkpoints(wrong)
+
+
+def test_runs_that_began_as_the_same_share_a_row(monkeypatch):
+    def opened(folder, weights):
+        assert weights == "random"
+        return types.SimpleNamespace(fingerprint=folder[-1])  # of architecture and seed
+
+    monkeypatch.setattr(evaluation, "open_pretrained", opened)
+    assert evaluation.rows_of({"a": "runs/1", "b": "runs/2", "c": "other/1"}) == {
+        "random:a": ("runs/1", "random"),
+        "random:b": ("runs/2", "random"),
+        "a": ("runs/1", "auto"),
+        "b": ("runs/2", "auto"),
+        "c": ("other/1", "auto"),
+    }
 
 
 def test_a_cell_is_one_evaluation_or_one_for_every_seed(options):
     root = options("--seeds=2", "--data=/images", "--finetune_flags=--config.recipe.epochs=1")
     knn = evaluation.cell_commands("a", "runs/a", "auto", "knn")
     assert list(knn) == [root / "runs" / "a-knn-0"]
-    finetune = evaluation.cell_commands("random", "runs/a", "random", "finetune")
-    assert [path.name for path in finetune] == ["random-finetune-0", "random-finetune-1"]
+    finetune = evaluation.cell_commands("random:a", "runs/a", "random", "finetune")
+    assert [path.name for path in finetune] == ["random-a-finetune-0", "random-a-finetune-1"]
     for seed, arguments in enumerate(finetune.values()):
         assert f"--config.seed={seed}" in arguments
         assert {"--config.weights=random", "--config.data.path=/images"} <= set(arguments)
@@ -83,6 +95,8 @@ def test_the_table_is_filled_and_goes_on_where_it_stopped(options, monkeypatch, 
     root = options("--tasks=knn,linear,finetune", "--seeds=2")
     commands = []
     monkeypatch.setattr(evaluation, "provenance", lambda **_: {"commit": "c"})
+    untrained = {"a": "random:a", "b": "random:a"}
+    monkeypatch.setattr(evaluation, "beginnings", lambda runs: untrained)
     run = fake_main(commands, fail_on=("b-finetune-1",))
     monkeypatch.setattr(evaluation.subprocess, "run", run)
     with pytest.raises(UserError, match="b finetune did not finish"):
@@ -103,3 +117,10 @@ def test_the_table_is_filled_and_goes_on_where_it_stopped(options, monkeypatch, 
     out = capsys.readouterr().out
     assert "50.0 % +- 1.0" in out  # linear
     assert "b: fine-tuned +20.0 points over from scratch" in out
+
+    commands.clear()
+    evaluation.OPTIONS["rows"].value = ["random:a"]
+    evaluation.main(["program"])
+    assert {argument for c in commands for argument in c if "weights" in argument} == {
+        "--config.weights=random"
+    }
