@@ -30,7 +30,6 @@ from absl import app, flags
 from benchmarks.options import start
 from benchmarks.plot_weights import LOSSES, can_be_drawn, draw_weights
 from benchmarks.provenance import RESULTS, provenance, write_result
-from repre_jax.data.cores import usable_cores
 from repre_jax.errors import UserError
 
 METHODS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
@@ -117,11 +116,8 @@ def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str
     arguments = [*row_arguments(method, row, runs), data, f"--workdir={folder}", *extra]
     if read_summary(folder) is None:
         runs.mkdir(parents=True, exist_ok=True)
-        here = provenance(device=False)
         with open(starts, "a") as file:
-            start = {key: here[key] for key in ("commit", "date")}
-            start |= {"cpu": here["hardware"]["cpu"], "cores": usable_cores()}
-            file.write(json.dumps(start) + "\n")
+            file.write(json.dumps(provenance(in_child=True)) + "\n")
     # A finished run says so and ends; one of another config is refused.
     if subprocess.run([sys.executable, "main.py", *arguments]).returncode:
         raise UserError(f"{method} {row} did not finish; this command goes on where it stopped.")
