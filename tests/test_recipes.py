@@ -1,11 +1,11 @@
-"""Optimizers of the configs against the papers' numbers, written out here once more."""
+"""Optimizers of the configs, and the README's tables of runs, against the papers' numbers."""
 
 import re
 from typing import NamedTuple
 
 import jax
 import pytest
-from published import NAMES, config_of, rows
+from published import NAMES, config_of, method_of, rows
 from tiny import RECIPES, paths, tiny_config, tiny_learner, tiny_swin_config
 from whole_runs import ROOT
 
@@ -128,6 +128,8 @@ COMMANDS |= {baseline_of(row) for row in readme_rows(1)}
 def test_every_config_that_the_readme_names_can_be_built(name):
     config = config_of(name)
     learner = build_learner(config, resolve(config, images=1_281_167, devices=8))
+    assert learner.method.views == method_of(config).views
+    assert learner.normalise == config.model.normalise
     variants = name.partition(":")[2].split(",")
     assert (learner.repre is None) == ("baseline" in variants or "no_decoder" in variants)
 
