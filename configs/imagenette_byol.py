@@ -16,13 +16,5 @@ def get_config(variants: str = ""):
     config = byol_vits.get_config()
     imagenette_moco_v3.small_budget(config)
     config.method.update({"hidden": 512, "output": 128})
-    own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
+    own = {"swin": imagenette_moco_v3.swin, "gpu": imagenette_moco_v3.gpu}
     return default.apply_variants(config, variants, own)
-
-
-def gpu(config):
-    """ViT-S/16, or Swin-T, at 160 px, 200 epochs: for one accelerator."""
-    imagenette_moco_v3.on_accelerator(config)
-    config.method.update({"hidden": 4096, "output": 256})
-    config.optimizer.learning_rate = 1.5e-4
-    config.optimizer.warmup_epochs = 20.0

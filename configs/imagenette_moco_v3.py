@@ -7,8 +7,8 @@
 
 ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``; labels serve the k-NN only. The plain
 form is for a CPU: 64 px, a nano encoder (4 blocks, 128 wide, patch 16); ``:swin`` has a nano Swin
-in its place (8 blocks, 32 to 256 wide, windows of 4). ``:gpu`` is ViT-S/16 at 160 px for 200
-epochs. Measured numbers: benchmarks/results/imagenette_cpu.json and the README.
+in its place (8 blocks, 32 to 256 wide, windows of 4). ``:gpu`` is ViT-S/16, ``:swin,gpu`` Swin-T,
+at 160 px for 200 epochs. Measured numbers: benchmarks/results/imagenette_cpu.json and the README.
 
 Departures from the paper, for the budget: crops of at least 0.2 of the image (an 0.08 crop of a
 64-pixel view shows a texture), small heads, batch 128, few epochs, and a higher learning rate.
@@ -40,21 +40,22 @@ def small_budget(config):
 
 def swin(config):
     """A nano Swin in place of the nano ViT and few epochs, for it takes longer."""
-    config.model.update({"name": "swin_nano", "patch_size": 4, "window": 4})
+    config.model.update({"name": "swin_nano", "patch_size": 4, "window": 4, "position": None})
     config.train.epochs = 5
 
 
 def gpu(config):
-    """ViT-S/16 at 160 px, 200 epochs: for one accelerator."""
+    """ViT-S/16, or Swin-T, at 160 px, 200 epochs: for one accelerator."""
     on_accelerator(config)
-    config.model.heads = 12
+    if config.model.name == "vit_small":
+        config.model.heads = 12
     config.method.update({"hidden": 4096, "output": 256})
     config.optimizer.learning_rate = 1.5e-4
     config.optimizer.warmup_epochs = 20.0
 
 
 def on_accelerator(config):
-    """The larger form of ``small_budget``."""
+    """The larger form of ``small_budget``, and of ``swin`` where that came before."""
     config.data.cache_size = 0
     swin_too = config.model.name.startswith("swin")
     config.model.update({"name": "swin_tiny" if swin_too else "vit_small", "image_size": 160})

@@ -359,6 +359,19 @@ def test_explain_imagenette(run, tmp_path, name, variants):
     assert f"RePre {'off' if variants == ':baseline' else 'on'}" in out
 
 
+@pytest.mark.parametrize("method", PAPERS)
+def test_variants_of_imagenette_fit_in_any_order(method):
+    small, large, same = (
+        load(f"imagenette_{method}", variants) for variants in ("swin", "gpu,swin", "swin,gpu")
+    )
+    assert large == same
+    assert (small.model.name, large.model.name) == ("swin_nano", "swin_tiny")
+    vit = load(f"imagenette_{method}", "gpu")
+    for section in ("method", "views", "train", "optimizer"):
+        assert vit[section] == large[section]
+    assert build_learner(large, resolve(large, images=9469, devices=1)).repre
+
+
 def test_explain_a_folder_that_is_not_given(mistake):
     said = mistake("--config=configs/imagenette_dino.py", "--explain")
     assert said == "data.source is folder but data.path is empty; set --config.data.path."
