@@ -84,7 +84,7 @@ def decoder_multiply_adds(decoder: RePreDecoder, maps: Sequence[tuple[int, int]]
             grid, merged = shallower.pop()
             inner, channels = decoder.width or merged, channels + merged
         else:
-            doubled = any(decoder.upsample[block : block + 1])
+            doubled = block < decoder.upsamplings
             grid = 2 * grid if doubled else grid
             inner = decoder.width or (channels // 2 if doubled else channels)
         total += _fusion_block(decoder, grid, channels, inner)

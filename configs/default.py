@@ -63,7 +63,8 @@ def get_config(method: str) -> ConfigDict:
     config.model.image_size = 224  # pixels, side of a global view
     config.model.heads = placeholder(int)  # None: the usual number for the size
     config.model.window = placeholder(int)  # of Swin, in tokens; None: the usual one for the size
-    config.model.position = "learned"  # of ViT, or "sincos" (fixed), "relative" (LoMaR's)
+    # Of ViT: "learned", "sincos" (fixed) or "relative" (LoMaR's); None: learned. Swin has its own.
+    config.model.position = placeholder(str)
     config.model.norm_epsilon = placeholder(float)  # None: 1e-6 in ViT, 1e-5 in Swin
     config.model.initialisation = "dino"  # or "moco_v3"
     config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation
@@ -124,8 +125,8 @@ def apply_variants(
 ) -> ConfigDict:
     """Applies "baseline,smoke", "single,layers=4" and the like.
 
-    Those of the config itself, which set a whole recipe, come first, so that "epochs=800,official"
-    is 800 epochs; otherwise in the order given.
+    Those of the config itself, which set a whole recipe, come first and in the order in which it
+    has them, so that "epochs=800,official" is 800 epochs; the others in the order given.
 
     Args:
       config: changed in place.
@@ -138,8 +139,9 @@ def apply_variants(
     """
     own = own or {}
     known = VARIANTS | own
+    order = dict(zip(own, range(len(own)), strict=True))
     texts = filter(None, variants.split(","))
-    for text in sorted(texts, key=lambda text: text.split("=")[0] not in own):
+    for text in sorted(texts, key=lambda text: order.get(text.split("=")[0], len(own))):
         name, *value = text.split("=", 1)
         if name not in known:
             raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")
@@ -166,7 +168,7 @@ def own_views(config: ConfigDict) -> None:
 def swin_tiny(config: ConfigDict) -> None:
     """Swin-T in place of a ViT, initialised and normalised as in its own papers."""
     config.model.update({"name": "swin_tiny", "patch_size": 4, "heads": None})
-    config.model.update({"position": "learned", "initialisation": "dino"})
+    config.model.update({"position": None, "initialisation": "dino"})
 
 
 def baseline(config: ConfigDict) -> None:

@@ -7,9 +7,9 @@
 
 Schedule, crops and temperatures are those of the official 300-epoch ViT-S recipe (README of
 facebookresearch/dino); the last layer is normalised, as main_dino.py advises for ViT-B.
-``:released`` is the run behind the published weights, told from memory of the authors' file of
-arguments, which could not be read again: check it before a long run. Its 78.2 is RePre's baseline;
-RePre speaks of 800 epochs. Not measured here.
+``:released`` is the run behind the published weights, whose arguments are told as others who start
+main_dino.py with them repeat them: the authors' file could not be read. Its 78.2
+is RePre's baseline; RePre speaks of 800 epochs. Not measured here.
 """
 
 from configs import default, dino_vits

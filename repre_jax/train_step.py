@@ -70,10 +70,11 @@ def train_step(
     metrics = outputs["metrics"] | {
         "learning_rate": learner.learning_rate(state.step),
         "grad_norm": grad_norm,
-        "momentum": momentum,
         "nonfinite_steps": new_state.nonfinite_steps,
         "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
+    if method.target_heads is not None:
+        metrics["momentum"] = momentum
     return new_state, metrics
 
 

@@ -24,6 +24,7 @@ NOT_AT_RUN_TIME = {"tensorflow", "torch", "torchvision", "timm", "clu"}
 ALLOWED = {
     "errors": set(),
     "disk_trouble": {"errors"},
+    "ranges": {"errors"},
     "normalisation": {"jax"},
     "schedules": {"jax"},
     "sharding": {"jax", "errors"},
@@ -39,6 +40,7 @@ ALLOWED = {
         "data.recipes",
         "errors",
         "normalisation",
+        "ranges",
     },
     "data": {
         "jax",
@@ -65,6 +67,7 @@ ALLOWED = {
         "schedules",
         "disk_trouble",
         "errors",
+        "ranges",
     },
     "visualize": {"jax", "matplotlib", "sklearn", "evaluation", "models", "data", "errors"},
     "convert": {"jax", "flax", "safetensors", "torch", "models", "errors"},
@@ -76,6 +79,7 @@ ALLOWED = {
         "methods",
         "models",
         "optimizers",
+        "ranges",
         "schedules",
     },
     "train_state": {"jax", "flax", "optax", "methods", "models"},

@@ -88,6 +88,25 @@ def test_unknown_variant(mistake):
     )
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "words"),
+    [
+        ("dino_vits", "model.image_size=0", "model.image_size=0 must be at least 1."),
+        ("moco_v2_vits", "method.temperature=0", "method.temperature=0.0 must be above 0."),
+        ("byol_vits", "train.batch_size=1", "train.batch_size=1 must be at least 2."),
+        ("dino_vits", "views.local_crops=-1", "views.local_crops=-1 must be at least 0."),
+        ("byol_vits", "views.local_crops=2", "the loss of byol has no use for local crops"),
+        ("simclr_vits", "method.name=byol", "method.name='byol' does not fit this config"),
+        ("dino_vits", "model.window=7", "vit_small has no windows: unset it."),
+        ("moby_swint", "model.position=sincos", "leave model.position unset."),
+        ("dino_vits", "repre.fixed_weights=(1.0,)", "must be two numbers, the weights of"),
+    ],
+)
+def test_numbers_that_cannot_be(mistake, config, given, words):
+    told = mistake(f"--config=configs/{config}.py", "--explain", f"--config.{given}")
+    assert words in told
+
+
 def test_missing_config_file(mistake):
     said = mistake("--config=configs/dino_vit.py")
     assert said.startswith("There is no config file configs/dino_vit.py; did you mean configs/dino")

@@ -137,7 +137,7 @@ LINEAR_PROTOCOLS = {
         interpolation="bicubic",
     ),
     "moco_v3": LinearProtocol(
-        source="facebookresearch/moco-v3, main_lincls.py and README", learning_rate=3.0
+        source="facebookresearch/moco-v3, main_lincls.py and CONFIG.md", learning_rate=3.0
     ),
     "moby": LinearProtocol(
         source="SwinTransformer/Transformer-SSL, moby_linear.py",
@@ -202,5 +202,6 @@ LINEAR_PROTOCOLS = {
         clamp_crop=True,
     ),
 }
-# Methods whose own protocol is for a ResNet-50: on a transformer they are judged as MoCo v3 is.
-OF_METHOD = dict.fromkeys(("simclr", "byol", "simsiam", "moco_v2"), "moco_v3")
+# Methods that are judged by their own protocol. That of the others is for a ResNet-50: on a
+# transformer they are judged as MoCo v3 is.
+LINEAR_PROTOCOL_OF = {name: name for name in ("dino", "moco_v3", "moby")}

@@ -111,6 +111,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         loss=loss,
         initial_memory=lambda key: {"centre": jnp.zeros(config.prototypes, jnp.float32)},
         update_memory=update_memory,
+        multi_crop=True,
         frozen=tuple(frozen),
         evaluated="target",
     )

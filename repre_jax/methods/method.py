@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import FAMILIES, ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_ranges
 from repre_jax.schedules import Schedule
 
 Memory = Any  # a pytree of arrays; {} for methods that remember nothing
@@ -50,10 +51,12 @@ class Method:
       target_heads: children of ``params["heads"]`` that the target network copies; None: there is
         no target network.
       momentum: of the moving average at the end of a step, a function of that step.
-      online_views: global views that pass through the online network; local crops follow.
-      target_views: global views that pass through the target network.
+      online_views: global views that pass through the online network, neighbours in this order;
+        local crops follow.
+      target_views: global views that pass through the target network, likewise.
       initial_memory: key -> what the loss remembers between steps, at step 0.
       update_memory: (memory, target [B, T, K]) -> memory of the next step.
+      multi_crop: whether the loss knows what to do with local crops.
       frozen: parameters held still.
       constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
     """
@@ -70,6 +73,7 @@ class Method:
     target_views: tuple[int, ...] = (0, 1)
     initial_memory: Callable[[jax.Array], Memory] = lambda key: {}
     update_memory: Callable[[Memory, jax.Array], Memory] = lambda memory, target: memory
+    multi_crop: bool = False
     frozen: tuple[Frozen, ...] = ()
     constant_rate: tuple[str, ...] = ()
 
@@ -82,6 +86,13 @@ def check_heads(config: ConfigDict, *allowed: str) -> str:
     if config.heads not in allowed:
         raise UserError(f"method.heads={config.heads!r} must be one of {', '.join(allowed)}.")
     return config.heads
+
+
+_VIEW_RANGES = {
+    "views.local_crops": NOT_NEGATIVE,
+    "views.local_size": AT_LEAST_ONE,
+    "views.jitter": NOT_NEGATIVE,
+}
 
 
 def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
@@ -105,6 +116,7 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
         low, high = getattr(recipe, name)
         if not 0 < low <= high <= 1:
             raise UserError(f"views.{name}=({low}, {high}) must satisfy 0 < low <= high <= 1.")
+    check_ranges({"views": given}, _VIEW_RANGES)
     low, high = recipe.blur_sigma
     if not 0 < low <= high:
         raise UserError(f"views.blur_sigma=({low}, {high}) must satisfy 0 < low <= high.")

@@ -73,9 +73,11 @@ def build(
     for key, (value, allowed) in options.items():
         if value not in allowed:
             raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-    for key in ("layers", "width"):
-        if config.decoder[key] is not None and config.decoder[key] < 1:
-            raise UserError(f"repre.decoder.{key}={config.decoder[key]} must be at least 1.")
+    if len(config.fixed_weights) != 2:
+        raise UserError(
+            f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "
+            "contrast and reconstruct."
+        )
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
     shallowest, deepest = encoder.block_strides[encoder.taps[0]], strides[-1]
@@ -91,7 +93,7 @@ def build(
         width=config.decoder.width,
         patch_size=shallowest if len(taps) == 1 else strides[0],
         blocks=len(encoder.taps) - 1 if len(taps) == 1 else len(taps) - 1,
-        upsample=(True,) * upsamplings,
+        upsamplings=upsamplings,
         form=encoder.block_form,
         dtype=dtype,
     )

@@ -85,9 +85,9 @@ class RePreDecoder(nn.Module):
         width of about 128, which projects the deepest map first.
       patch_size: P, pixels per side that a vector of the shallowest map stands for.
       blocks: number of fusion blocks, K - 1.
-      upsample: for a single tap, which has no other maps to go by: whether each block, from the
-        deepest, upsamples by two before it. It then halves the channels, too, unless ``width``
-        fixes them, as the encoder's stages do. None of them if empty.
+      upsamplings: for a single tap, which has no other maps to go by: how many blocks, from the
+        deepest, upsample by two first. They then halve the channels, too, unless ``width`` fixes
+        them, as the encoder's stages do.
       form: the encoder's kind of block, for "transformer".
     """
 
@@ -96,7 +96,7 @@ class RePreDecoder(nn.Module):
     width: int | None
     patch_size: int
     blocks: int = 3
-    upsample: tuple[bool, ...] = ()
+    upsamplings: int = 0
     form: BlockForm = BlockForm()
     dtype: jnp.dtype = jnp.float32
 
@@ -115,7 +115,7 @@ class RePreDecoder(nn.Module):
                 y = shallower.pop().astype(x.dtype)
                 x = upsample_by_two(x) if is_doubled(x.shape[1:3], y.shape[1:3]) else x
                 width, x = y.shape[-1], jnp.concatenate([x, y], axis=-1)
-            elif any(self.upsample[k : k + 1]):
+            elif k < self.upsamplings:
                 width, x = x.shape[-1] // 2, upsample_by_two(x)
             else:
                 width = x.shape[-1]

@@ -291,7 +291,7 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
     """The Swin that ``config.model`` describes.
 
     Raises:
-      UserError: another patch than Swin's, or a number of heads.
+      UserError: another patch than Swin's, a number of heads, or positions.
     """
     if model.patch_size != PATCH_SIZE:
         raise UserError(
@@ -303,6 +303,11 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         raise UserError(
             f"model.heads={model.heads}, but {model.name} has {heads} heads in its stages: leave "
             "model.heads unset."
+        )
+    if model.position:
+        raise UserError(
+            f"model.position={model.position!r}, but {model.name} has relative positions of its "
+            "own: leave model.position unset."
         )
     return Swin(
         embed_width=width,

@@ -155,8 +155,11 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
     """The ViT that ``config.model`` describes.
 
     Raises:
-      UserError: image size not divisible by the patch, or a width not divisible by the heads.
+      UserError: image size not divisible by the patch, a width not divisible by the heads, or a
+        window.
     """
+    if model.window:
+        raise UserError(f"model.window={model.window}, but {model.name} has no windows: unset it.")
     width, depth, heads = VIT_SIZES[model.name]
     heads = model.heads or heads
     if model.image_size % model.patch_size:
@@ -172,7 +175,7 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         depth=depth,
         heads=heads,
         image_size=model.image_size,
-        position=model.position,
+        position=model.position or "learned",
         initialisation=model.initialisation,
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-6,

@@ -81,7 +81,7 @@ def test_swin_taps_the_last_block_of_each_stage_and_ends_at_stride_4():
     assert (repre.decoder.blocks, repre.decoder.patch_size) == (3, 4)
     single = branch(encoder=SWIN, taps="single")
     assert single.taps == (11,)
-    assert single.decoder.upsample == (True, True, True)
+    assert single.decoder.upsamplings == 3
     assert (single.decoder.blocks, single.decoder.patch_size) == (3, 4)
 
 

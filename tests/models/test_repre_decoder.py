@@ -184,17 +184,17 @@ def test_swin_tiny_at_224_gives_the_view():
 @pytest.mark.parametrize("taps", [1, 4])
 def test_maps_that_halve_give_the_view(operator, width, taps):
     tapped = swin_maps((8, 4, 2, 1), 8)[-taps:]
-    module = decoder(operator=operator, width=width, upsample=(True,) * 3)
+    module = decoder(operator=operator, width=width, upsamplings=3)
     out = jax.eval_shape(lambda *t: module.init_with_output(jax.random.key(0), t)[0], *tapped)
     assert out.shape == (2, 32, 32, 3)
 
 
 def test_a_single_tap_of_swin_keeps_the_upsampling_and_the_widths():
-    tapped, module = swin_maps()[-1:], decoder(layers=1, upsample=(True,) * 3)
+    tapped, module = swin_maps()[-1:], decoder(layers=1, upsamplings=3)
     expected = convolution(768, 384, 3) + convolution(384, 192, 3) + convolution(192, 96, 3)
     assert parameters(module, tapped) == expected + convolution(96, 48, 1)
     # From the second stage: one upsampling, then two plain blocks.
-    tapped, module = swin_maps()[1:2], decoder(layers=1, upsample=(True,))
+    tapped, module = swin_maps()[1:2], decoder(layers=1, upsamplings=1)
     expected = convolution(192, 96, 3) + 2 * convolution(96, 96, 3) + convolution(96, 48, 1)
     assert parameters(module, tapped) == expected
 

@@ -1,0 +1,51 @@
+"""What numbers of a config may be: tables of ranges, and one sentence for a number outside."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from repre_jax.errors import UserError
+
+
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``; an open end is not among them."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` is inside; NaN and infinity never are."""
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        high = f" and {'below' if self.high_open else 'at most'} {self.high:g}"
+        return low + (high if math.isfinite(self.high) else "")
+
+
+POSITIVE = Range(0, low_open=True)
+NOT_NEGATIVE = Range(0)
+AT_LEAST_ONE = Range(1)
+SHARE = Range(0, 1)
+SHARE_BELOW_ONE = Range(0, 1, high_open=True)
+
+
+def check_ranges(config: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
+    """Raises UserError for the first number of ``config`` that lies outside its range.
+
+    Args:
+      config: maybe with sections; keys that it lacks, or that are None, are passed over.
+      ranges: "section.key" -> range of the number, or of each number of a list.
+    """
+    for key, allowed in ranges.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if value is not None else None
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        if not all(number is None or allowed.holds(number) for number in numbers):
+            each = "each " if isinstance(value, (tuple, list)) else ""
+            raise UserError(f"{key}={value} must {each}be {allowed}.")

@@ -1,0 +1,52 @@
+"""Numbers outside their range, and that every number of a config has one."""
+
+import math
+
+import pytest
+
+from configs import default
+from repre_jax.config_resolution import RANGES
+from repre_jax.errors import UserError
+from repre_jax.explain import flat_keys
+from repre_jax.methods import METHODS
+from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
+
+# Any number will do for these; those of views are checked with the recipe (methods/method.py).
+FREE = {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "inside", "outside", "words"),
+    [
+        (Range(2), (2, 3.5), (1, -math.inf, math.inf, math.nan), "at least 2"),
+        (POSITIVE, (1e-9, 7), (0, -1), "above 0"),
+        (SHARE_BELOW_ONE, (0, 0.99), (1, -0.1), "at least 0 and below 1"),
+        (Range(0, 1), (0, 1), (1.1,), "at least 0 and at most 1"),
+    ],
+)
+def test_ends(allowed, inside, outside, words):
+    assert all(map(allowed.holds, inside))
+    assert not any(map(allowed.holds, outside))
+    assert str(allowed) == words
+
+
+def test_numbers_are_found_in_sections_and_lists():
+    ranges = {"a.b": POSITIVE, "c": POSITIVE, "d.e.f": POSITIVE}
+    check_ranges({"a": {"b": 1}, "c": (1, 2)}, ranges)
+    check_ranges({"a": {"b": None}, "d": None}, ranges)
+    with pytest.raises(UserError, match=r"^a\.b=0 must be above 0\.$"):
+        check_ranges({"a": {"b": 0}}, ranges)
+    with pytest.raises(UserError, match=r"^c=\[1, 0\] must each be above 0\.$"):
+        check_ranges({"c": [1, 0]}, ranges)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_number_of_a_config_has_a_range_and_is_inside(method):
+    config = default.get_config(method)
+    check_ranges(config, RANGES)
+    numbers = {
+        key
+        for key, value in flat_keys(config).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    assert numbers - FREE <= set(RANGES)
