@@ -8,7 +8,6 @@ XLA's own plan says what it needs on the device, for these queries and for Image
 The first ``--checked`` queries are compared with a plain numpy reading of the whole bank.
 """
 
-import resource
 import time
 
 import jax
@@ -80,7 +79,6 @@ def main(argv: list[str]) -> None:
     del argv
     bank, labels = generated(_BANK.value, _WIDTH.value, seed=1)
     queries, targets = generated(_QUERIES.value, _WIDTH.value, seed=2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
     rankings = knn.knn_rankings(
         bank,
@@ -91,7 +89,6 @@ def main(argv: list[str]) -> None:
         temperature=TEMPERATURE,
     )
     seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     checked = min(_CHECKED.value, len(queries))
     agree = {
         str(k): float(
@@ -107,7 +104,6 @@ def main(argv: list[str]) -> None:
         "query_chunk": knn.QUERY_CHUNK,
         "seconds": round(seconds, 1),
         "bank_bytes_on_host": bank.nbytes,
-        "host_peak_growth_bytes": after - before,
         "device_bytes": device_bytes(_QUERIES.value, _WIDTH.value),
         "device_bytes_for_imagenet": device_bytes(IMAGENET_QUERIES, _WIDTH.value),
         "top1": {str(k): float(np.mean(rankings[k][:, 0] == targets)) for k in NEIGHBOURS},

@@ -24,6 +24,7 @@ from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
 from repre_jax.measures import Evaluation, check_same_classes, measure_few_label, measure_knn
 from repre_jax.pretrained import Pretrained, open_pretrained
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from repre_jax.run_folder import RunFolder, write_json
 from repre_jax.sharding import make_mesh
 
@@ -36,6 +37,32 @@ MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {
     "health": measure_health,
 }
 NEED_NO_LABELS = ("health",)
+# Of the tasks, where they have such a number; those of config.recipe are with the recipes.
+RANGES = {
+    "seed": NOT_NEGATIVE,
+    "step": NOT_NEGATIVE,
+    "image_size": AT_LEAST_ONE,
+    "batch_size": AT_LEAST_ONE,
+    "devices": NOT_NEGATIVE,
+    "data.workers": NOT_NEGATIVE,
+    "data.cache_size": NOT_NEGATIVE,
+    "neighbours": AT_LEAST_ONE,
+    "reported_neighbours": AT_LEAST_ONE,
+    "temperature": POSITIVE,
+    "draws": AT_LEAST_ONE,
+    "strength": POSITIVE,
+    "rate_factors": POSITIVE,
+    "seeds": AT_LEAST_ONE,
+    "epochs": NOT_NEGATIVE,
+    "train_batch_size": NOT_NEGATIVE,
+    "save_every_epochs": NOT_NEGATIVE,
+    "validate_every_epochs": NOT_NEGATIVE,
+    "save_every_steps": NOT_NEGATIVE,
+    "log_every_steps": NOT_NEGATIVE,
+    "keep_checkpoints": AT_LEAST_ONE,
+    "images": Range(2),
+    "spectrum_values": AT_LEAST_ONE,
+}
 # Settings that change where and how fast a number is made, but not the number.
 FREE_TO_CHANGE = (
     "workdir",
@@ -68,6 +95,7 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
       UserError: whatever the user can mend.
     """
     started = time.monotonic()
+    check_ranges(config, RANGES)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         pretrained = _open(config)
@@ -92,6 +120,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
                 return None
             wall_seconds = round(time.monotonic() - started, 2)
             results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
+            if evaluation.features_commits:
+                results["features_commits"] = sorted(evaluation.features_commits)
             if evaluation.unreadable:
                 results["unreadable"] = evaluation.unreadable
             if jax.process_index() == 0:

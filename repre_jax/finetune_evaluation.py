@@ -8,6 +8,7 @@ which the official codes print, stands beside it.
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import extract_features
-from repre_jax.evaluation.finetune_recipes import described, finetune_recipe, views_of
+from repre_jax.evaluation.finetune_recipes import (
+    FinetuneRecipe,
+    described,
+    published_recipe,
+    views_of,
+    with_changes,
+)
 from repre_jax.evaluation.finetune_step import (
     Finetuner,
     FinetuneState,
@@ -85,6 +92,8 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
         )
         state, checkpoints, logs, stop_requested = stack.enter_context(opened)
         validate = validation(evaluation, finetuner)
+        if not state.step:
+            validate(state.params)  # what is wrong with those images shows before the training
         run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
         batches = stack.enter_context(open_batches(run, int(state.step)))
         state, numbers = train(run, state, batches, stop_requested)
@@ -100,7 +109,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
       UserError: a recipe, or a batch that neither images nor devices can share.
     """
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
-    recipe = finetune_recipe(config.protocol, config.recipe.to_dict())
+    recipe = with_changes(published_recipe_of(evaluation), config.recipe.to_dict())
     devices = evaluation.mesh.size
     if recipe.batch_size % devices:
         raise UserError(
@@ -112,7 +121,8 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
             f"{train.description} has {len(train)} images, fewer than "
             f"recipe.batch_size={recipe.batch_size}; lower it."
         )
-    if (train.labels < 0).any():
+    # Where they lie in the records, reading them all would take as long as an epoch.
+    if train.labels_at_hand and (train.labels < 0).any():
         raise UserError(f"{train.description} has images without a label.")
     steps_per_epoch = len(train) // recipe.batch_size
     clock = Clock(steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch)))
@@ -132,6 +142,11 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
         seed=config.seed,
     )
     return finetuner, clock, params
+
+
+def published_recipe_of(evaluation: Evaluation) -> FinetuneRecipe:
+    """The recipe that the config names, for the encoder at hand."""
+    return published_recipe(evaluation.config.protocol, evaluation.pretrained.config.model.name)
 
 
 def open_batches(run: Run, start_step: int) -> DevicePrefetcher:
@@ -168,7 +183,8 @@ def train(
         logs=run.logs,
         source=run.evaluation.train,
         measure=functools.partial(measure, run),
-        measure_every=round(config.validate_every_epochs * clock.steps_per_epoch),
+        # A small share of an epoch is every step, not never.
+        measure_every=math.ceil(config.validate_every_epochs * clock.steps_per_epoch),
         advice="Lower recipe.learning_rate, or set compute_dtype=float32, in a new --workdir.",
     )
     return loop.run(state, batches, stop_requested)
@@ -202,6 +218,7 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
             lambda images: logits(params, images), batches, by_row(evaluation.mesh)
         )
         evaluation.note_unreadable(evaluation.val, found)
+        evaluation.check_classes(found.labels)
         return classification_numbers(found.features, found.labels)
 
     return validate
@@ -238,7 +255,7 @@ def results(run: Run, numbers: Mapping[str, float]) -> dict[str, Any]:
         "metric": "top1",
         "value": value,
         "protocol": f"finetune_{evaluation.config.protocol}",
-        "formula": f"{described(recipe)}; last epoch",
+        "formula": f"{described(recipe, published_recipe_of(evaluation))}; last epoch",
         "numbers": {
             "last": {key: numbers[key] for key in sorted(numbers) if key.startswith(_MEASURED)},
             "best": best,

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.data.augmentations import augment_views, encoder_input
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.source import Source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
 from repre_jax.evaluation.health import (
@@ -67,48 +70,61 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _alignment(evaluation: Evaluation) -> float:
-    """Of the run's own two global views, over validation images.
+class _Repeated(Source):
+    """So many images spread evenly over a source, begun again until there are ``length``."""
 
-    Batches must be whole: the number of images is rounded down to a multiple of 64 (8 where there
-    are fewer), so that neither batch nor devices decide which images count.
-    """
-    config, mesh, source = evaluation.config, evaluation.mesh, evaluation.val
+    def __init__(self, source: Source, images: int, length: int):
+        self._source, self._length = source, length
+        self._chosen = np.linspace(0, len(source) - 1, images).astype(int)
+        self.description, self.fingerprint = source.description, source.fingerprint
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _original(self, index: int) -> int:
+        return int(self._chosen[index % len(self._chosen)])
+
+    def read(self, index: int) -> np.ndarray:
+        return self._source.read(self._original(index))
+
+    def name_of(self, index: int) -> str:
+        return self._source.name_of(self._original(index))
+
+
+def _alignment(evaluation: Evaluation) -> float:
+    """Of the run's own two global views, over as many validation images as the other numbers."""
+    config, mesh = evaluation.config, evaluation.mesh
     recipe = dataclasses.replace(evaluation.pretrained.views, local_crops=0)
-    count = min(config.images, len(source))
-    count -= count % next(whole for whole in (64, 8, 1) if whole <= count)
-    shared = range(mesh.size, max(config.batch_size, mesh.size) + 1, mesh.size)
-    batch_size = max((size for size in shared if count % size == 0), default=0)
-    if not batch_size:
-        raise UserError(
-            f"{mesh.size} devices cannot share {count} images evenly: set --config.devices."
-        )
+    count = min(config.images, len(evaluation.val))
+    batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
+    steps = -(-count // batch_size)
     encoder = evaluation.pretrained.encoder
     normalised = evaluation.pretrained.config.model.normalise
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def of_batch(params, batch):
+    def total(params, batch):
+        """Sum over the images of a batch, without those that only fill it."""
         views = augment_views(batch, recipe, config.seed)["global"]
         images = encoder_input(views, normalised)
         pair = [frozen_features(encoder, params, images[:, v], "pooled") for v in (0, 1)]
-        return alignment(*pair)
+        return jnp.sum(alignment(*pair) * (batch["index"] < count))
 
     batches = training_batches(
-        source,
+        _Repeated(evaluation.val, count, steps * batch_size),
         recipe,
         image_size=config.image_size,
         batch_size=batch_size,
         seed=config.seed,
         start_step=0,
-        total_steps=count // batch_size,
+        total_steps=steps,
         workers=config.data.workers,
     )
     with prefetch_to_device(batches, by_row(mesh)) as device_batches:
-        values = []
+        totals = []
         for batch in device_batches:
             batch = {key: batch[key] for key in ("global", "index", "epoch")}
-            values.append(float(of_batch(evaluation.params, batch)))
-    return float(np.mean(values))
+            totals.append(float(total(evaluation.params, batch)))
+    return math.fsum(totals) / count
 
 
 def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     started = time.monotonic()
     found = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
     features, labels = found.features, found.labels
+    evaluation.check_classes(labels)
     seconds = time.monotonic() - started
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
     if state is None:
@@ -80,8 +81,8 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
             f"Protocol {config.protocol} trains with batches of {batch_size} and there are "
             f"{images} images: set --config.train_batch_size; the learning rate scales with it."
         )
-    if config.seeds < 1 or not config.rate_factors:
-        raise UserError("seeds must be at least 1, and rate_factors must not be empty.")
+    if not config.rate_factors:
+        raise UserError("rate_factors is empty: (1.0,) is the protocol's own learning rate.")
     steps = images // batch_size
     epochs = config.epochs or protocol.epochs
     if protocol.warmup_epochs > epochs:

@@ -36,6 +36,7 @@ class Evaluation:
       mesh: the devices.
       folder: of this evaluation.
       unreadable: description of a source -> names of its images that could not be read so far.
+      features_commits: of the code that made the features in use, some perhaps long ago.
     """
 
     config: ConfigDict
@@ -45,6 +46,7 @@ class Evaluation:
     mesh: Mesh
     folder: RunFolder
     unreadable: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    features_commits: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def classes(self) -> int:
@@ -100,9 +102,20 @@ class Evaluation:
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 
         folder = Path(config.cache_path) / f"{feature}-{key}"
-        found = cached_features(folder, len(source), compute)
+        found, commit = cached_features(folder, len(source), compute)
+        self.features_commits.add(commit)
         self.note_unreadable(source, found)
         return found
+
+    def check_classes(self, val_labels: np.ndarray) -> None:
+        """Raises UserError when a class is missing from the labels of the validation images.
+
+        Of training labels that only a reading of all records would tell, the names of the classes
+        are taken instead.
+        """
+        at_hand = self.train.labels_at_hand
+        train_labels = self.train.labels if at_hand else np.arange(self.classes)
+        check_same_classes(self.train, train_labels, self.val, val_labels)
 
     def note_unreadable(self, source: Source, found: Features) -> None:
         """Says which images of ``source`` are missing from those that were read, once.
@@ -153,10 +166,9 @@ def check_same_classes(
 def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
     """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
     config, reported = evaluation.config, evaluation.config.reported_neighbours
-    if reported not in config.neighbours or min(config.neighbours) < 1:
+    if reported not in config.neighbours:
         raise UserError(
-            f"reported_neighbours={reported} must be one of "
-            f"neighbours={tuple(config.neighbours)}, which are at least 1."
+            f"reported_neighbours={reported} must be one of neighbours={tuple(config.neighbours)}."
         )
     train, val = evaluation.features()
     accuracies = knn_accuracies(
@@ -185,6 +197,8 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy from 1 %, 10 % or a few labels a class, by k-NN and by logistic regression."""
     config = evaluation.config
     budgets = [str(budget) for budget in config.budgets]
+    if not budgets:
+        raise UserError("budgets is empty; for example --config.budgets=\"('1%','5')\".")
     for budget in budgets:
         check_budget(budget)
     train, val = evaluation.features()

@@ -81,9 +81,16 @@ def markdown(rows: list[dict[str, Any]], cells: list[str]) -> str:
         shown = [str(row[key]) for key in head[:4]]
         lines.append("| " + " | ".join([*shown, *(_shown(row.get(cell)) for cell in cells)]) + " |")
     for cell in cells:
-        made = [row[cell] for row in rows if cell in row]
-        for protocol, formula in {x["protocol"]: x["formula"] for x in made}.items():
-            lines.append(f"\n{cell}, {protocol}: {formula}.")
+        runs: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            if cell in row:
+                runs.setdefault((row[cell]["protocol"], row[cell]["formula"]), []).append(
+                    row["run"]
+                )
+        for (protocol, formula), names in runs.items():
+            # Where a protocol differs from run to run, its formulas say whose they are.
+            whose = f" of {', '.join(dict.fromkeys(names))}" if len(runs) > 1 else ""
+            lines.append(f"\n{cell}, {protocol}{whose}: {formula}.")
     return "\n".join(lines) + "\n"
 
 

@@ -65,6 +65,7 @@ ALLOWED = {
         "sharding",
         "optimizers",
         "schedules",
+        "code_commit",
         "disk_trouble",
         "errors",
         "ranges",

@@ -17,6 +17,6 @@ def get_config():
     config.draws = 3
     config.neighbours = 20
     config.temperature = 0.07
-    # lambd of facebookresearch/msn, logistic_eval.py: L2 strength beside the sum of the losses.
+    # --lambd in the README of facebookresearch/msn: L2 strength beside the sum of the losses.
     config.strength = 0.0025
     return config

@@ -81,6 +81,11 @@ def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> Features:
     return _joined(rows)
 
 
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows [n, D] over their lengths; rows of zeros stay so."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
 def _readable_rows(
     values: jax.Array | np.ndarray, labels: np.ndarray, index: np.ndarray, mask: np.ndarray
 ) -> Features:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from repre_jax.errors import UserError
+from repre_jax.evaluation.features import unit_rows
 from repre_jax.evaluation.knn import knn_accuracies
 
 
@@ -159,7 +160,7 @@ def _known(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _nearest(bank, labels, queries, targets) -> float:
     bank, queries = (np.asarray(x, np.float32) for x in (bank, queries))
-    nearest = np.argmax(_normalise(queries) @ _normalise(bank).T, axis=1)
+    nearest = np.argmax(unit_rows(queries) @ unit_rows(bank).T, axis=1)
     return float(np.mean(labels[nearest] == targets))
 
 
@@ -184,14 +185,10 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> A
 def _centred(rows: np.ndarray) -> np.ndarray:
     """float64: float32 gradients do not become as small as the tolerance."""
     rows = np.asarray(rows, np.float64)
-    return _normalise(rows - rows.mean(axis=1, keepdims=True))
+    return unit_rows(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     """{"mean"}, and of several values "std", the deviation of the sample."""
     deviation = {"std": float(np.std(values, ddof=1))} if len(values) > 1 else {}
     return {"mean": float(np.mean(values))} | deviation
-
-
-def _normalise(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -1,23 +1,36 @@
 """The numbers of fine-tuning as the papers do it, by name.
 
-mae      facebookresearch/mae, main_finetune.py and FINETUNE.md (ViT-B): mean of the patch tokens,
-         its own norm, layer-wise decay. LoMaR's is the same (junchen14/LoMaR,
-         main_finetune_lomar.py), its relative positions at attention over the whole image.
+mae      facebookresearch/mae, main_finetune.py and FINETUNE.md (ViT-B, and ViT-L in its own
+         numbers): mean of the patch tokens, its own norm, layer-wise decay. LoMaR's is the same
+         (junchen14/LoMaR, main_finetune_lomar.py), its relative positions at attention over the
+         whole image.
 moco_v3  facebookresearch/moco-v3, README ("all the default DeiT configs", ViT-B for 150 epochs), so
          facebookresearch/deit, main.py: class token, one learning rate for all layers, a moving
          average besides. DeiT's repeated augmentation is left out.
-simmim   microsoft/SimMIM, main_finetune.py, config.py and simmim_finetune__swin_base__*.yaml.
+simmim   microsoft/SimMIM, main_finetune.py, config.py, simmim_finetune__swin_base__*.yaml and, for
+         ViT, simmim_finetune__vit_base__*.yaml and models/vision_transformer.py.
 
 All of them use timm's augmentation: crop, flip, RandAugment, random erasing, mixup or CutMix.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from repre_jax.data.mixing import MixRecipe
 from repre_jax.data.recipes import RandAugment, ViewRecipe
 from repre_jax.data.views import CENTRE_CROP
 from repre_jax.errors import UserError
+from repre_jax.models import VIT_SIZES
+from repre_jax.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Range,
+    check_ranges,
+)
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES
 
 POOLINGS = ("tokens", "pooled")
@@ -119,10 +132,16 @@ def mixing_of(recipe: FinetuneRecipe) -> MixRecipe:
     )
 
 
-def described(recipe: FinetuneRecipe) -> str:
-    """The recipe in a sentence, for the results."""
+def described(recipe: FinetuneRecipe, published: FinetuneRecipe) -> str:
+    """The recipe in a sentence, for the results, and what differs from the published one."""
     average = f", moving average {recipe.average_decay:g}" if recipe.average_decay else ""
     clip = f", clipped at {recipe.clip_global:g}" if recipe.clip_global else ""
+    changed = [
+        f"{name}={value} for {getattr(published, name)}"
+        for name, value in vars(recipe).items()
+        if value != getattr(published, name)
+    ]
+    departures = f"; changed from the published recipe: {', '.join(changed)}" if changed else ""
     return (
         f"{recipe.epochs:g} epochs of AdamW at batch {recipe.batch_size}, learning rate "
         f"{recipe.learning_rate:g} x batch / 256 with {recipe.warmup_epochs:g} epochs of warm-up "
@@ -131,6 +150,7 @@ def described(recipe: FinetuneRecipe) -> str:
         f"label smoothing {recipe.label_smoothing:g}, mixup {recipe.mixup:g}, CutMix "
         f"{recipe.cutmix:g}, RandAugment {recipe.rand_augment} x "
         f"{recipe.rand_augment_magnitude:g}, erasing {recipe.erasing_probability:g}{average}"
+        f"{departures}"
     )
 
 
@@ -165,23 +185,49 @@ RECIPES = {
 }
 
 
+# What a recipe has for other encoders than the one of its numbers: ViT-B, and Swin in SimMIM.
+FOR_MODEL = {
+    ("mae", "vit_large"): {
+        "epochs": 50.0,
+        "learning_rate": 1e-3,
+        "layer_decay": 0.75,
+        "drop_path": 0.2,
+    },
+} | {
+    # The head begins at 0.02 times 0.001.
+    ("simmim", name): {"pooling": "tokens", "layer_decay": 0.65, "head_deviation": 2e-5}
+    for name in VIT_SIZES
+}
+
+
 def default_protocol(model_name: str) -> str:
     """SimMIM's recipe for Swin, MoCo v3's for ViT: the one of contrastive pre-training."""
     return "simmim" if model_name.startswith("swin") else "moco_v3"
 
 
-def finetune_recipe(protocol: str, overrides: dict[str, Any]) -> FinetuneRecipe:
-    """The protocol's recipe with those fields replaced that ``overrides`` sets.
+def published_recipe(protocol: str, model_name: str) -> FinetuneRecipe:
+    """The protocol's recipe for an encoder; what has none of its own gets that of ViT-B or Swin.
 
     Args:
       protocol: a key of ``RECIPES``.
-      overrides: field -> value, None for the protocol's.
+      model_name: a key of ``models.BACKBONES``.
+    """
+    changes = FOR_MODEL.get((protocol, model_name), {})
+    return dataclasses.replace(RECIPES[protocol], **changes)
+
+
+def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> FinetuneRecipe:
+    """The recipe with those fields replaced that ``changes`` sets.
+
+    Args:
+      recipe: of ``published_recipe``.
+      changes: field -> value, None for the recipe's.
 
     Raises:
       UserError: a value that cannot be trained with.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    recipe = dataclasses.replace(RECIPES[protocol], **given)
+    given = {name: value for name, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(recipe, **given)
     choices = {
         "pooling": POOLINGS,
         "schedule": tuple(LEARNING_RATE_SCHEDULES),
@@ -191,12 +237,10 @@ def finetune_recipe(protocol: str, overrides: dict[str, Any]) -> FinetuneRecipe:
         if getattr(recipe, name) not in allowed:
             value = getattr(recipe, name)
             raise UserError(f"recipe.{name}={value!r} must be one of {', '.join(allowed)}.")
-    for name in _SHARES:
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise UserError(f"recipe.{name}={getattr(recipe, name)} must lie between 0 and 1.")
-    for name in ("epochs", "batch_size", "learning_rate", "layer_decay"):
-        if getattr(recipe, name) <= 0:
-            raise UserError(f"recipe.{name}={getattr(recipe, name)} must be above 0.")
+    check_ranges({"recipe": vars(recipe)}, RANGES)
+    low, high = recipe.crop_scale
+    if low > high:
+        raise UserError(f"recipe.crop_scale=({low}, {high}) must rise.")
     if recipe.warmup_epochs > recipe.epochs:
         raise UserError(
             f"recipe.warmup_epochs={recipe.warmup_epochs:g} is more than "
@@ -205,14 +249,33 @@ def finetune_recipe(protocol: str, overrides: dict[str, Any]) -> FinetuneRecipe:
     return recipe
 
 
-_SHARES = (
-    "crop_ratio_above_224",
-    "layer_decay",
-    "drop_path",
-    "average_decay",
-    "flip_probability",
-    "erasing_probability",
-    "mix_probability",
-    "mix_switch",
-    "label_smoothing",
-)
+_POSITIVE_SHARE = Range(0, 1, low_open=True)
+RANGES = {
+    f"recipe.{name}": allowed
+    for name, allowed in {
+        "head_deviation": NOT_NEGATIVE,
+        "epochs": POSITIVE,
+        "batch_size": AT_LEAST_ONE,
+        "learning_rate": POSITIVE,
+        "start_learning_rate": NOT_NEGATIVE,
+        "end_learning_rate": NOT_NEGATIVE,
+        "warmup_epochs": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "layer_decay": _POSITIVE_SHARE,
+        "clip_global": NOT_NEGATIVE,
+        "drop_path": SHARE_BELOW_ONE,
+        "average_decay": SHARE_BELOW_ONE,
+        "crop_scale": _POSITIVE_SHARE,
+        "crop_ratio_above_224": _POSITIVE_SHARE,
+        "flip_probability": SHARE,
+        "rand_augment": NOT_NEGATIVE,
+        "rand_augment_magnitude": Range(0, 10),
+        "rand_augment_deviation": NOT_NEGATIVE,
+        "erasing_probability": SHARE,
+        "mixup": NOT_NEGATIVE,
+        "cutmix": NOT_NEGATIVE,
+        "mix_probability": SHARE,
+        "mix_switch": SHARE,
+        "label_smoothing": SHARE_BELOW_ONE,
+    }.items()
+}

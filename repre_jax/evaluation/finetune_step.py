@@ -253,8 +253,9 @@ def update(
         gradients, state.opt_state, state.params, step=state.step
     )
     params = optax.apply_updates(state.params, updates)
-    decay = finetuner.recipe.average_decay
-    average = state.average and optax.incremental_update(params, state.average, 1 - decay)
+    average, decay = state.average, finetuner.recipe.average_decay
+    if decay:
+        average = optax.incremental_update(params, average, 1 - decay)
     taken = state.replace(params=params, average=average, opt_state=opt_state)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)

@@ -54,17 +54,17 @@ def effective_rank(features: jax.Array) -> jax.Array:
 
 
 def alignment(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Mean squared distance of two views' L2-normalised features; 0 when views agree, at most 4.
+    """|x - y|^2 of L2-normalised features of two views of each image: its mean is the alignment.
 
-    Source: arXiv 2005.10242 (Wang and Isola), section 4.1, alpha = 2.
+    0 when the views of an image are the same. Source: arXiv 2005.10242, section 4.1, alpha = 2.
 
     Args:
       first, second: [n, D], row by row of the same images.
 
     Returns:
-      float32 scalar.
+      float32 [n].
     """
-    return jnp.mean(jnp.sum((l2_normalise(first) - l2_normalise(second)) ** 2, axis=1))
+    return jnp.sum((l2_normalise(first) - l2_normalise(second)) ** 2, axis=1)
 
 
 def uniformity(features: jax.Array) -> jax.Array:

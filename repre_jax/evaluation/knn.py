@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from repre_jax.evaluation.features import unit_rows
+
 BANK_CHUNK = 8192
 QUERY_CHUNK = 1024
 _RANKED = 5  # classes of which the order is told
@@ -109,7 +111,7 @@ def knn_rankings(
     if min(neighbours) < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1")
     train_features, train_labels = _labelled(train_features, train_labels, num_classes)
-    count, queries = len(queries), _normalised(queries)
+    count, queries = len(queries), unit_rows(np.asarray(queries, np.float32))
     mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("batch",))
     by_query = NamedSharding(mesh, PartitionSpec(None, "batch"))
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -120,7 +122,8 @@ def knn_rankings(
     # As many chunks as needed, of equal size: hardly any padding.
     bank_chunk = -(-len(train_labels) // -(-len(train_labels) // bank_chunk))
     for start in range(0, len(train_labels), bank_chunk):
-        features = _padded(_normalised(train_features[start : start + bank_chunk]), bank_chunk, 0)
+        features = np.asarray(train_features[start : start + bank_chunk], np.float32)
+        features = _padded(unit_rows(features), bank_chunk, 0)
         labels = _padded(train_labels[start : start + bank_chunk], bank_chunk, -1)
         previous = best
         best = _merge_chunk(best, queries, *jax.device_put((features, labels), replicated))
@@ -212,11 +215,6 @@ def _labelled(
         raise ValueError(f"label {labels.max()} with num_classes={num_classes}")
     # Not a copy where nothing is left out: the bank may be larger than half the memory.
     return (features, labels) if known.all() else (features[known], labels[known])
-
-
-def _normalised(features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _padded(array: np.ndarray, rows: int, fill: float) -> np.ndarray:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from repre_jax.evaluation.features import unit_rows
+
 _QUERY_CHUNK = 128
 
 
@@ -34,7 +36,7 @@ def retrieval_scores(
     """
     known = np.flatnonzero(np.asarray(labels) >= 0)
     features, labels = np.asarray(features)[known], np.asarray(labels)[known].astype(np.int32)
-    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    features = unit_rows(features)
     members = np.bincount(labels, minlength=1)[labels] if len(labels) else np.zeros(0)
     is_query = members > 1
     if not is_query.any():
