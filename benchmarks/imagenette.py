@@ -11,7 +11,8 @@ rest, 1 / (2 contrast) and 1 / reconstruct at the losses that the learned row en
 them stand raw pixels and the encoder before training.
 
 Rows are runs of main.py in ``--runs``: run this again and finished ones are reused, unfinished
-ones go on. ``--out`` is written after every row.
+ones go on. Each is written to a file of its own, ``--out``/<method>-<row>.json; the table on the
+screen is made of all files there.
 """
 
 import json
@@ -31,8 +32,8 @@ from benchmarks.options import start
 from benchmarks.plot_weights import LOSSES, can_be_drawn, draw_weights
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
 
-METHODS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
 ROWS = ("baseline", "learned", "fixed", "converged")
 
 OPTIONS = flags.FlagValues()
@@ -40,7 +41,7 @@ _DATA = flags.DEFINE_string(
     "data", None, "folder of images with train/ and val/", required=True, flag_values=OPTIONS
 )
 _OUT = flags.DEFINE_string(
-    "out", str(RESULTS / "imagenette_cpu.json"), "where the numbers go", flag_values=OPTIONS
+    "out", str(RESULTS / "imagenette_cpu"), "folder where the numbers go", flag_values=OPTIONS
 )
 _RUNS = flags.DEFINE_string(
     "runs", "runs/imagenette", "where the run folders are", flag_values=OPTIONS
@@ -107,6 +108,8 @@ def converged_weights(run: Path) -> tuple[float, float]:
 def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str, Any]:
     """Trains a row unless it is finished, and returns its numbers.
 
+    "starts" has the provenance of every process that trained at it.
+
     Raises:
       UserError: main.py did not end well; it has said why.
     """
@@ -125,6 +128,8 @@ def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str
     if summary is None:  # stopped by a signal
         raise UserError(f"{method} {row} was stopped; this command goes on from there.")
     return {
+        "method": method,
+        "row": row,
         "command": shlex.join(["python", "main.py", *arguments]),
         "starts": [json.loads(x) for x in starts.read_text().splitlines()]
         if starts.exists()
@@ -173,44 +178,57 @@ def measure_untrained(method: str, runs: Path, extra: Sequence[str]) -> dict[str
     command = [sys.executable, "-m", "benchmarks.untrained", str(path), *arguments]
     if subprocess.run(command).returncode:
         raise UserError(f"The untrained encoder of {method} could not be measured.")
-    return json.loads(path.read_text())
+    return provenance(in_child=True) | json.loads(path.read_text())
 
 
-def add_gains(method: dict[str, Any]) -> None:
-    """Adds to each row what it gains over what it is compared with, in points, sign and all."""
-    rows = method["rows"]
-    compared = {
-        "random": method["untrained"]["random"]["knn/top1"],
-        "pixels": method["untrained"]["pixels"]["knn/top1"],
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """{method: {"untrained": ..., row: ...}} of the files in a folder of results."""
+    results = {}
+    for method in METHODS:
+        paths = {name: folder / f"{method}-{name}.json" for name in ("untrained", *ROWS)}
+        found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}
+        if found:
+            results[method] = found
+    return results
+
+
+def with_gains(run: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
+    """A row and what it gains over what it is compared with, in points, sign and all.
+
+    Args:
+      run: of ``run_row``.
+      method: of ``read_results``, "untrained" and perhaps "baseline" in it.
+    """
+    compared = {name: method["untrained"][name]["knn/top1"] for name in ("random", "pixels")}
+    if run["row"] != "baseline" and "baseline" in method:
+        compared["baseline"] = method["baseline"]["knn_top1"]
+    top1, images = run["knn_top1"], method["untrained"]["val_images"]
+    return run | {
+        "gain_points": {name: round(100 * (top1 - x), 2) for name, x in compared.items()},
+        "standard_error_points": round(100 * math.sqrt(top1 * (1 - top1) / images), 2),
     }
-    if "baseline" in rows:
-        compared["baseline"] = rows["baseline"]["knn_top1"]
-    images = method["untrained"]["val_images"]
-    for name, row in rows.items():
-        top1 = row["knn_top1"]
-        row["gain_points"] = {
-            key: round(100 * (top1 - value), 2) for key, value in compared.items() if key != name
-        }
-        row["standard_error_points"] = round(100 * math.sqrt(top1 * (1 - top1) / images), 2)
 
 
 def table(methods: dict[str, Any]) -> str:
-    """The result for the screen."""
+    """The results for the screen."""
     lines = [
         f"{'method':<10}{'row':<16}{'k-NN':>8}{'over random':>13}{'over baseline':>15}"
-        f"{'weights at the end':>21}{'images/s':>10}{'minutes':>9}"
+        f"{'std':>8}{'rank':>7}{'weights at the end':>21}{'images/s':>10}{'minutes':>9}"
     ]
     for name, method in methods.items():
         for label in ("pixels", "random"):
-            lines.append(f"{name:<10}{label:<16}{method['untrained'][label]['knn/top1']:>8.1%}")
-        for label, row in method["rows"].items():
-            gains, curve = row["gain_points"], row["curves"]
+            top1 = method["untrained"][label]["knn/top1"]
+            lines.append(f"{name:<10}{label:<16}{top1:>8.1%}")
+        for label in (row for row in ROWS if row in method):
+            run = method[label]
+            gains, curve, health = run["gain_points"], run["curves"], run["health"]
             ends = [curve[f"weight/{x}"][-1] for x in LOSSES if f"weight/{x}" in curve]
             lines.append(
-                f"{name:<10}{label:<16}{row['knn_top1']:>8.1%}{gains['random']:>+13.1f}"
+                f"{name:<10}{label:<16}{run['knn_top1']:>8.1%}{gains['random']:>+13.1f}"
                 + (f"{gains['baseline']:>+15.1f}" if "baseline" in gains else f"{'':>15}")
-                + f"{' : '.join(f'{value:.3g}' for value in ends):>21}"
-                f"{row['images_per_second']:>10.0f}{row['wall_seconds'] / 60:>9.1f}"
+                + f"{health['val/feature_std']:>8.3f}{health['val/effective_rank']:>7.0f}"
+                f"{' : '.join(f'{value:.3g}' for value in ends):>21}"
+                f"{run['images_per_second']:>10.0f}{run['wall_seconds'] / 60:>9.1f}"
             )
     return "\n".join(lines)
 
@@ -220,18 +238,16 @@ def main(argv: list[str]) -> None:
     for name, chosen, known in (("only", _ONLY.value, METHODS), ("rows", _ROWS.value, ROWS)):
         if not set(chosen) <= set(known):
             raise app.UsageError(f"--{name} takes {', '.join(known)}")
-    methods = json.loads(out.read_text())["methods"] if out.exists() else {}
-    result = provenance(in_child=True) | {"methods": methods}
-    for name in _ONLY.value:
-        method = methods.setdefault(name, {"rows": {}})
-        method["untrained"] = measure_untrained(name, runs, extra)
+    for method in _ONLY.value:
+        write_result(out / f"{method}-untrained.json", measure_untrained(method, runs, extra))
         for row in (row for row in ROWS if row in _ROWS.value):
-            method["rows"][row] = run_row(name, row, runs, extra)
-            add_gains(method)
-            write_result(out, result)
-            print(table(methods), flush=True)
-        if all(can_be_drawn(method["rows"].get(row)) for row in ("learned", "converged")):
-            print(f"Drawn: {draw_weights(out, name)}")
+            run = run_row(method, row, runs, extra)
+            run = with_gains(run, read_results(out)[method])
+            write_result(out / f"{method}-{row}.json", run)
+            print(table(read_results(out)), flush=True)
+        drawn = read_results(out)[method]
+        if all(can_be_drawn(drawn.get(row)) for row in ("learned", "converged")):
+            print(f"Drawn: {draw_weights(out, method)}")
     print(f"Written to {out}")
 
 

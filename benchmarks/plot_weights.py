@@ -1,8 +1,8 @@
 """Which loss moves the encoder: weights and gradient norms over a run, learned beside converged.
 
-    python -m benchmarks.plot_weights benchmarks/results/imagenette_cpu.json dino
+    python -m benchmarks.plot_weights benchmarks/results/imagenette_cpu dino
 
-Draws rows of ``imagenette``'s result into ``<result>_weights_<method>.png`` beside it.
+Draws rows of ``imagenette``'s results into ``<folder>_weights_<method>.png`` beside the folder.
 """
 
 import json
@@ -21,14 +21,14 @@ def draw_weights(result: Path, method: str) -> Path:
     """Draws weights, gradient norms and their products for one method.
 
     Args:
-      result: file of ``benchmarks.imagenette`` that has the rows "learned" and "converged".
-      method: a key of its "methods".
+      result: folder of ``benchmarks.imagenette`` that has the rows "learned" and "converged".
+      method: the method.
 
     Returns:
       Path of the PNG.
     """
     matplotlib.use("agg")
-    rows = json.loads(result.read_text())["methods"][method]["rows"]
+    rows = {row: json.loads((result / f"{method}-{row}.json").read_text()) for row in _ROWS}
     titles = {
         "weight": "weight of the loss",
         "norm": "gradient norm on the encoder, unweighted",
@@ -51,7 +51,7 @@ def draw_weights(result: Path, method: str) -> Path:
         line[0].set_ylabel(f"{row} (k-NN {rows[row]['knn_top1']:.1%})")
     axes[0, 0].legend()
     figure.suptitle(method)
-    path = result.with_name(f"{result.stem}_weights_{method}.png")
+    path = result.with_name(f"{result.name}_weights_{method}.png")
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
     return path

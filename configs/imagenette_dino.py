@@ -8,7 +8,7 @@
 ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``; labels serve the k-NN only. The plain
 form is for a CPU: 64 px, a nano encoder (4 blocks, 128 wide, patch 16), two global and two local
 crops of 32 px. ``:gpu`` is ViT-S/16 at 160 px for 200 epochs. Measured numbers:
-benchmarks/results/imagenette_cpu.json and the README.
+benchmarks/results/imagenette_cpu and the README.
 
 Departures from the paper, for the budget: small head, batch 64, few epochs, a faster teacher that
 starts sharper, and Xavier initialisation. In short trials, of which no rows were kept, this small

@@ -8,7 +8,7 @@
 ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``; labels serve the k-NN only. The plain
 form is for a CPU: 64 px, a nano encoder (4 blocks, 128 wide, patch 16); ``:swin`` has a nano Swin
 in its place (8 blocks, 32 to 256 wide, windows of 4). ``:gpu`` is ViT-S/16, ``:swin,gpu`` Swin-T,
-at 160 px for 200 epochs. Measured numbers: benchmarks/results/imagenette_cpu.json and the README.
+at 160 px for 200 epochs. Measured numbers: benchmarks/results/imagenette_cpu and the README.
 
 Departures from the paper, for the budget: crops of at least 0.2 of the image (an 0.08 crop of a
 64-pixel view shows a texture), small heads, batch 128, few epochs, and a higher learning rate.

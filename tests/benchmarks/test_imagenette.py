@@ -53,44 +53,59 @@ def test_curves_keep_what_is_worth_one():
     }
 
 
-def method_with(rows):
-    return {
-        "untrained": {
-            "random": {"knn/top1": 0.35},
-            "pixels": {"knn/top1": 0.363},
-            "val_images": 2500,
-        },
-        "rows": {name: {"knn_top1": top1} for name, top1 in rows.items()},
-    }
+UNTRAINED = {"random": {"knn/top1": 0.35}, "pixels": {"knn/top1": 0.363}, "val_images": 2500}
 
 
-def test_gains_have_their_sign():
-    method = method_with({"baseline": 0.5, "learned": 0.48})
-    imagenette.add_gains(method)
-    baseline, learned = method["rows"].values()
-    assert baseline["gain_points"] == {"random": 15.0, "pixels": 13.7}
-    assert learned["gain_points"] == {"random": 13.0, "pixels": 11.7, "baseline": -2.0}
-    assert baseline["standard_error_points"] == 1.0
+def written(folder, tops):
+    """Results of dino's rows with these accuracies, baseline first, as ``main`` writes them."""
+    provenance.write_result(folder / "dino-untrained.json", UNTRAINED)
+    for row, top1 in tops.items():
+        run = {
+            "method": "dino",
+            "row": row,
+            "knn_top1": top1,
+            "images_per_second": 100.0,
+            "wall_seconds": 120.0,
+            "health": {"val/feature_std": 0.05, "val/effective_rank": 33.0},
+            "curves": {"step": [1, 2]},
+        }
+        if row in ("learned", "converged"):
+            for loss in plot_weights.LOSSES:
+                run["curves"] |= {
+                    f"weight/{loss}": [1.0, 0.9],
+                    f"encoder_grad_norm/{loss}": [None, 0.01],
+                }
+        run = imagenette.with_gains(run, imagenette.read_results(folder)["dino"])
+        provenance.write_result(folder / f"dino-{row}.json", run)
+    return imagenette.read_results(folder)
+
+
+def test_gains_have_their_sign(tmp_path):
+    found = written(tmp_path, {"baseline": 0.5, "learned": 0.48})["dino"]
+    assert found["baseline"]["gain_points"] == {"random": 15.0, "pixels": 13.7}
+    assert found["learned"]["gain_points"] == {"random": 13.0, "pixels": 11.7, "baseline": -2.0}
+    assert found["baseline"]["standard_error_points"] == 1.0
 
 
 def test_table_and_figure(tmp_path):
-    method = method_with({"baseline": 0.5, "learned": 0.52, "converged": 0.53})
-    imagenette.add_gains(method)
-    for row in method["rows"].values():
-        row |= {"images_per_second": 100.0, "wall_seconds": 120.0, "curves": {"step": [1, 2]}}
-    for name in ("learned", "converged"):
-        for loss in plot_weights.LOSSES:
-            method["rows"][name]["curves"] |= {
-                f"weight/{loss}": [1.0, 0.9],
-                f"encoder_grad_norm/{loss}": [None, 0.01],
-            }
-    shown = imagenette.table({"dino": method})
-    assert "+2.0" in shown and "0.9 : 0.9" in shown
-    path = tmp_path / "numbers.json"
-    provenance.write_result(path, {"methods": {"dino": method}})
-    figure = plot_weights.draw_weights(path, "dino")
+    folder = tmp_path / "numbers"
+    results = written(folder, {"baseline": 0.5, "learned": 0.52, "converged": 0.53})
+    shown = imagenette.table(results)
+    assert "+2.0" in shown and "0.9 : 0.9" in shown and "0.050     33" in shown
+    figure = plot_weights.draw_weights(folder, "dino")
     assert figure == tmp_path / "numbers_weights_dino.png"
     assert 1_000 < figure.stat().st_size < 200_000
+
+
+def test_recorded_runs_say_where_they_come_from():
+    """Every run of results/ has what the README says of them."""
+    for name, rows in (("imagenette_cpu", 17), ("imagenette_cpu_swin", 6)):
+        results = imagenette.read_results(provenance.RESULTS / name)
+        runs = [method[row] for method in results.values() for row in method if row != "untrained"]
+        assert len(runs) == rows
+        for run in runs:
+            assert run["command"].startswith("python main.py --config=")
+            assert run["seed"] == 0 and run["params_sha256"]
 
 
 def test_results_are_whole_and_short(tmp_path):
