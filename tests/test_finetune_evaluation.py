@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,9 +14,15 @@ from whole_runs import checkpoint_steps, image_folder, rows
 from configs.eval import finetune as finetune_config
 from repre_jax import evaluate as story
 from repre_jax import finetune_evaluation as finetune
+from repre_jax import measures
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol, finetune_recipe
+from repre_jax.evaluation.finetune_recipes import (
+    RECIPES,
+    default_protocol,
+    finetune_recipe,
+    views_of,
+)
 from repre_jax.evaluation.finetune_step import initial_state
 from repre_jax.training_loop import TrainingLoop
 
@@ -145,18 +152,87 @@ def test_validation_is_exact_for_any_batch_and_devices(root, monkeypatch):
 
     def validate_only(evaluation):
         finetuner, _, params = finetune.build(evaluation)
+        assert finetuner.encoder.drop_path == 0.3
         params = initial_state(finetuner, params).params
         params["head"]["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), (128, 2))
         measured.append(finetune.validation(evaluation, finetuner)(params))
 
     monkeypatch.setitem(story.MEASURES, "finetune", validate_only)
     for devices, batch_size in ((1, 8), (8, 8), (1, 5)):
-        config = config_of(root, devices=devices, batch_size=batch_size)
+        changes = {"devices": devices, "batch_size": batch_size, "recipe.drop_path": 0.3}
+        config = config_of(root, **changes)
         assert evaluate(config, root / "validated") is None
     assert measured[0]["loss"] > 0.01
     for other in measured[1:]:
         assert other["top1"] == measured[0]["top1"]
         np.testing.assert_allclose(other["loss"], measured[0]["loss"], rtol=1e-5)
+
+
+def test_the_average_is_validated_beside_the_parameters():
+    """Accuracies that stand for what was validated."""
+    run = SimpleNamespace(validate=lambda params: {"top1": params, "loss": -params})
+    state = SimpleNamespace(params=0.25, average=0.5)
+    expected = {"val/top1": 0.25, "val/loss": -0.25, "average/top1": 0.5, "average/loss": -0.5}
+    assert finetune.measure(run, state) == expected
+    without = SimpleNamespace(params=0.25, average={})
+    assert set(finetune.measure(run, without)) == {"val/top1", "val/loss"}
+
+
+class Enough(Exception):
+    """What a test wanted to see has been seen."""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "image_size", "interpolation", "crop_ratio"),
+    [
+        # Of larger images MAE keeps the whole short side, DeiT and SimMIM as much as of others.
+        ("mae", 224, "bicubic", 7 / 8),
+        ("mae", 256, "bicubic", 1.0),
+        ("moco_v3", 256, "bicubic", 7 / 8),
+        ("simmim", 256, "bicubic", 7 / 8),
+        ("mae", 224, "bilinear", 7 / 8),
+    ],
+)
+def test_images_as_they_are_asked_for(
+    root, tmp_path, monkeypatch, protocol, image_size, interpolation, crop_ratio
+):
+    """For validation and for training, without reading one."""
+    asked = []
+
+    def validation_images(source, **options):
+        asked.append((source.description, options))
+        raise Enough
+
+    def training_images(source, views, **options):
+        asked.append((source.description, views, options))
+        raise Enough
+
+    def ask_only(evaluation):
+        finetuner, clock, _ = finetune.build(evaluation)
+        with pytest.raises(Enough):
+            finetune.validation(evaluation, finetuner)({})
+        run = finetune.Run(evaluation, finetuner, clock, None, None, None)
+        with pytest.raises(Enough):
+            finetune.open_batches(run, 3)
+        (source, validation), (train_source, views, training) = asked
+        assert (source, train_source) == (evaluation.val.description, evaluation.train.description)
+        assert validation["interpolation"] == interpolation
+        assert (validation["crop_ratio"], validation["image_size"]) == (crop_ratio, image_size)
+        assert views == views_of(finetuner.recipe)
+        assert training["image_size"] == image_size
+        assert (training["start_step"], training["total_steps"]) == (3, clock.total_steps)
+
+    monkeypatch.setattr(measures, "evaluation_batches", validation_images)
+    monkeypatch.setattr(finetune, "training_batches", training_images)
+    monkeypatch.setitem(story.MEASURES, "finetune", ask_only)
+    changes = {
+        "protocol": protocol,
+        "image_size": image_size,
+        "recipe.interpolation": interpolation,
+    }
+    config = config_of(root, **changes)
+    assert evaluate(config, tmp_path) is None
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

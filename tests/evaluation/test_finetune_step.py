@@ -22,9 +22,13 @@ from golden.finetune_cases import (
 from golden.from_torch_names import with_prefix
 from golden.weights import vit_shapes, weight
 
-from repre_jax.data.mixing import cutmix_weights, mix_images, soft_targets
-from repre_jax.evaluation.finetune_recipes import RECIPES, finetune_recipe
+from repre_jax.data.augmentations import augment_views, encoder_input
+from repre_jax.data.mixing import MixRecipe, cutmix_weights, mix, mix_images, soft_targets
+from repre_jax.data.random_erasing import erase
+from repre_jax.data.recipes import RandAugment, ViewRecipe
+from repre_jax.evaluation.finetune_recipes import RECIPES, finetune_recipe, mixing_of, views_of
 from repre_jax.evaluation.finetune_step import (
+    augmented,
     build_finetuner,
     finetune_step,
     finetuned_encoder,
@@ -52,6 +56,23 @@ MAE = finetune_recipe(
         "drop_path": 0.0,
     },
 )
+# What MAE, DeiT and SimMIM give to timm: RandAugment "rand-m9-mstd0.5-inc1", and nothing else that
+# has to do with colours; mixup 0.8, CutMix 1.0, one of them in every batch; smoothing 0.1.
+VIEWS = ViewRecipe(
+    crop_scale=(0.08, 1.0),
+    crop_ratio=(3 / 4, 4 / 3),
+    interpolation="bicubic",
+    global_crops=1,
+    clamp_crop=False,
+    flip_probability=0.5,
+    jitter_probability=0.0,
+    grey_probability=0.0,
+    blur_probability=(0.0,),
+    solarise_probability=(0.0,),
+    rand_augment=RandAugment(operators=2, magnitude=9.0, deviation=0.5),
+)
+MIXING = MixRecipe(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, smoothing=0.1)
+ERASING = 0.25
 CLOCK = Clock(MAE_RUN.steps_per_epoch, MAE_RUN.epochs * MAE_RUN.steps_per_epoch)
 
 
@@ -170,10 +191,75 @@ def test_swin_keeps_its_windows():
     assert (encoder.image_size, encoder.drop_path) == (32, 0.2)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_timm_does_to_images_and_batches(name):
+    assert views_of(RECIPES[name]) == VIEWS
+    assert mixing_of(RECIPES[name]) == MIXING
+    assert RECIPES[name].erasing_probability == ERASING
+
+
+def test_images_are_flipped_then_erased_then_mixed(mae):
+    """The parts put together once more, on normalised images and with the draws' own keys."""
+    finetuner, step = mae[0], 5
+    batch = random_batch(MAE_VIT.image_size, rows=16)
+    classes = finetuner.head.classes
+
+    def key_of(name, **options):
+        return jax.random.fold_in(jax.random.key(0, **options), int.from_bytes(name, "big"))
+
+    def erased(epoch, index, image):
+        root = key_of(b"eras", impl="threefry2x32")
+        return erase(jax.random.fold_in(jax.random.fold_in(root, epoch), index), image, ERASING)
+
+    @compiled
+    def both(batch):
+        flipped = augment_views(batch, VIEWS, 0)["global"][:, 0]
+        whole = encoder_input(flipped, normalised=True)
+        images = jax.vmap(erased)(batch["epoch"], batch["index"], whole)
+        key = jax.random.fold_in(key_of(b"mixu"), step)
+        mixed = mix(key, images, batch["label"], MIXING, classes=classes)
+        return augmented(finetuner, batch, jnp.int32(step)), (flipped, whole, images, mixed)
+
+    (images, targets), (flipped, whole, holed, (mixed, soft)) = both(batch)
+    np.testing.assert_allclose(images, mixed, atol=1e-5)
+    np.testing.assert_allclose(targets, soft, atol=1e-6)
+    # None of the parts is idle here.
+    pixels = batch["global"][:, 0].astype(np.float32) / 255
+    changes = {"flip": (flipped, pixels), "erase": (holed, whole), "mix": (mixed, holed)}
+    for name, pair in changes.items():
+        rows = np.abs(np.subtract(*pair)).reshape(len(pixels), -1).max(axis=1) > 1e-3
+        assert rows.any() and (rows.all() == (name == "mix")), name
+
+
+def test_drop_path_acts_on_the_loss_alike_on_one_device_and_eight():
+    """Anew in every step. Of the loss alone, so that no gradient is compiled."""
+    encoder = ViT(patch_size=8, width=16, depth=2, heads=2, image_size=16, drop_path=0.5)
+    finetuner, state = finetuner_of(dataclasses.replace(MAE, head_deviation=1.0), encoder)
+    images = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    targets = np.eye(MAE_RUN.classes, dtype=np.float32)[np.arange(8) % MAE_RUN.classes]
+
+    @compiled
+    def losses(state, images, targets):
+        states = [state.replace(step=jnp.int32(step)) for step in (0, 1)]
+        drawn = [update(finetuner, x, images, targets)[1]["loss"] for x in states]
+        log_shares = jax.nn.log_softmax(finetuner.logits(state.params, images))
+        return jnp.stack([*drawn, -jnp.mean(jnp.sum(targets * log_shares, axis=1))])
+
+    one, eight = (
+        losses(
+            jax.device_put(state, replicated(make_mesh(devices))),
+            *jax.device_put((images, targets), by_row(make_mesh(devices))),
+        )
+        for devices in (1, 8)
+    )
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
+    assert np.diff(np.sort(one)).min() > 0.01
+
+
 def test_one_device_is_eight_and_the_average_follows():
-    recipe = dataclasses.replace(MAE, average_decay=0.9, warmup_epochs=0, drop_path=0.1)
-    # One block: the compilation is what this test pays for.
-    finetuner, state = finetuner_of(recipe, VIT.clone(depth=1, drop_path=0.1))
+    recipe = dataclasses.replace(MAE, average_decay=0.9, warmup_epochs=0)
+    # One block, which never drops: the compilation is what this test pays for.
+    finetuner, state = finetuner_of(recipe, VIT.clone(depth=1))
     batch = random_batch(MAE_VIT.image_size)
     results = []
     for devices in (1, 8):

@@ -11,7 +11,8 @@ from golden.cases import FORWARD_VIT
 from golden.weights import images, normalised, vit_shapes, weights
 from tiny import random_state, tiny_learner, tiny_swin_config
 
-from repre_jax.evaluation.frozen import encode_pixels, frozen_features
+from repre_jax.evaluation.frozen import block_features, encode_pixels, frozen_features
+from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 from repre_jax.models.vit import ViT
 
@@ -78,6 +79,23 @@ def test_vit_features_are_bit_for_bit_those_of_shorter_encoders():
     assert all(np.abs(a.pooled - b.pooled).max() > 0.1 for a, b in itertools.pairwise(cut))
 
 
+def test_block_features_are_those_of_shorter_encoders_before_the_norm():
+    """One of every block, in order; not jitted, as above."""
+    encoder = ViT(patch_size=8, width=16, depth=4, heads=2, image_size=16)
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    norm = layer_norm(encoder.norm_epsilon, encoder.dtype, "norm")
+    features = block_features(encoder, params, images)
+    assert len(features) == encoder.depth
+    for depth, feature in enumerate(features, start=1):
+        cut = encoder.clone(depth=depth).apply({"params": params}, images)
+        normed = norm.apply({"params": params["norm"]}, feature)
+        np.testing.assert_array_equal(normed, cut.pooled)
+    assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.pairwise(features))
+
+
 def test_last_4_of_a_deep_vit_are_four():
     encoder = ViT(patch_size=8, width=16, depth=6, heads=2, image_size=16)
     params = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))["params"]
@@ -96,12 +114,15 @@ def test_swin_features_are_means_of_blocks_with_the_norm_on_the_last_stage_only(
     @jax.jit
     def both(params, pixels):
         encoded, sown = encoder.apply({"params": params}, pixels, mutable=["intermediates"])
-        maps = [read_block(sown["intermediates"], k).feature_map for k in range(1, 5)]
-        return frozen_features(encoder, params, pixels, "last_4"), encoded.pooled, maps
+        maps = [read_block(sown["intermediates"], k).feature_map for k in range(5)]
+        ours = frozen_features(encoder, params, pixels, "last_4")
+        return ours, encoded.pooled, maps, block_features(encoder, params, pixels)
 
-    ours, pooled, maps = both(params, pixels)  # pooled: the mean after the final norm
-    means = [np.asarray(x).mean(axis=(1, 2)) for x in maps[:-1]]
-    np.testing.assert_allclose(ours, np.concatenate([*means, pooled], axis=-1), atol=1e-4)
+    ours, pooled, maps, blocks = both(params, pixels)  # pooled: the mean after the final norm
+    means = [np.asarray(x).mean(axis=(1, 2)) for x in maps]
+    np.testing.assert_allclose(ours, np.concatenate([*means[1:-1], pooled], axis=-1), atol=1e-4)
+    for block, mean in zip(blocks, means, strict=True):
+        np.testing.assert_allclose(block, mean, atol=1e-5)
     assert ours.shape == (2, 8 * (1 + 2 + 4 + 8))
 
 

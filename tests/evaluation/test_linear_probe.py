@@ -1,5 +1,6 @@
 """Heads of linear probes against recordings of the papers' scripts, and against each other."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.cases_probe import (
+    BATCH,
     BATCH_SIZE_OF_RATE,
     CLASSES,
     EPOCHS,
@@ -18,8 +20,11 @@ from golden.cases_probe import (
 )
 from jax.sharding import Mesh
 
+from repre_jax.data.augmentations import encoder_input
+from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.linear_probe import (
     LinearProbe,
+    compiled_step,
     head_losses,
     head_optimizer,
     in_chunks,
@@ -34,11 +39,11 @@ GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "linear.npz"))
 TOTAL = EPOCHS * STEPS_PER_EPOCH
 
 
-def probe_of(name, factors=(1.0,), seeds=1):
+def probe_of(name, factors=(1.0,), seeds=1, encoder=None):
     protocol = LINEAR_PROTOCOLS[name]
     peak = protocol.learning_rate * BATCH_SIZE_OF_RATE / 256
     return LinearProbe(
-        encoder=None,
+        encoder=encoder,
         normalised=True,
         protocol=protocol,
         clock=Clock(STEPS_PER_EPOCH, TOTAL),
@@ -83,6 +88,77 @@ def test_larc_adapts_the_bias_too_but_for_its_first_step():
     updates, _ = optimizer.update(gradient, state, head)
     adapted = 0.001 * 10 / 5 * np.array([3.0, 4.0])
     np.testing.assert_allclose(updates["bias"], -2 * (0.9 * np.array([3.0, 4.0]) + adapted))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """(encoder of two blocks, of which drop path reaches the second; random parameters)."""
+    encoder = ViT(patch_size=8, width=16, depth=2, heads=2, image_size=16)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    rng = np.random.default_rng(0)
+    return encoder, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture
+def crops():
+    """A training batch as of the pipeline."""
+    rng = np.random.default_rng(1)
+    return {
+        "global": rng.integers(0, 256, (BATCH, 1, 16, 16, 3), np.uint8),
+        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+        "index": np.arange(BATCH, dtype=np.int32),
+        "epoch": np.zeros(BATCH, np.int32),
+    }
+
+
+def test_features_are_those_of_the_crops_or_their_mirror_images(vit, crops):
+    """Of a network that stands still; nothing is done to the pixels or the features besides."""
+    encoder, params = vit
+    probe = probe_of("moco_v3", encoder=encoder)
+
+    @jax.jit
+    def both(params, batch, step):
+        pixels = batch["global"][:, 0].astype(jnp.float32) / 255
+        plain = [
+            frozen_features(encoder, params, encoder_input(x, normalised=True), "pooled")
+            for x in (pixels, pixels[:, :, ::-1])
+        ]
+        return probe.features(params, batch, step), plain
+
+    features, plain = both(params, crops, 0)
+    is_plain, is_mirrored = (np.abs(features - x).max(axis=1) < 1e-4 for x in plain)
+    assert (is_plain ^ is_mirrored).all()
+    assert 0.2 < is_mirrored.mean() < 0.8
+    np.testing.assert_array_equal(both(params, crops, 1)[0], features)
+
+
+def test_drop_path_acts_on_training_features_and_a_step_takes_them(vit, crops):
+    """MoBY: the frozen network runs in training mode, another one in every step."""
+    encoder, params = vit
+    probe = probe_of("moby", encoder=encoder)
+    warm = probe.clock.steps(probe.protocol.warmup_epochs)  # where the rate is at its peak
+    still = dataclasses.replace(probe, protocol=dataclasses.replace(probe.protocol, drop_path=0.0))
+
+    @jax.jit
+    def features_of(params, batch):
+        moving = [probe.features(params, batch, step) for step in (warm, warm, warm + 1)]
+        return moving, still.features(params, batch, warm)
+
+    moving, plain = features_of(params, crops)
+    np.testing.assert_array_equal(moving[0], moving[1])
+    assert np.abs(moving[0] - moving[2]).max() > 0.01
+    # In every row, for a branch that is kept is scaled.
+    assert np.abs(moving[0] - plain).max(axis=1).min() > 0.01
+    state = probe.init(encoder.width).replace(step=jnp.int32(warm))
+    expected, losses = jax.jit(probe.update)(state, moving[0], crops["label"])
+    mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    validation = in_chunks(np.asarray(plain), crops["label"], mesh)
+    taken, metrics = compiled_step(probe, mesh)(params, state, crops, validation)
+    np.testing.assert_allclose(metrics["loss"], losses[0], rtol=1e-5)
+    for part in ("heads", "opt_state"):
+        trees = (jax.tree.leaves(getattr(x, part)) for x in (taken, expected))
+        for ours, theirs in zip(*trees, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_labels_do_not_count():
