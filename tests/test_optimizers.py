@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import DEPTH, STEPS_PER_EPOCH, TOTAL_STEPS, paths, tiny_config, tiny_learner
+from tiny import BATCH, DEPTH, STEPS_PER_EPOCH, TOTAL_STEPS, paths, tiny_config, tiny_learner
 
 from repre_jax import optimizers
 from repre_jax.methods.method import Frozen
@@ -239,3 +239,23 @@ def test_paths_are_written_with_slashes():
     tree = {"a": {"b": [np.zeros(1), np.zeros(1)]}, "c": np.zeros(1)}
     assert jax.tree.leaves(map_with_path(lambda path, _: path, tree)) == ["a/b/0", "a/b/1", "c"]
     assert optimizers.LOG_VARIANCE == "repre/log_variance"
+
+
+@pytest.mark.parametrize("schedule", ["moco_v2", "moby", "deit", "dino"])
+def test_a_held_rate_is_the_peak_whatever_the_schedule(schedule):
+    """SimSiam's predictor: behind the warm-up its rate is the peak itself, not the cosine's."""
+    config = tiny_config("simsiam")
+    config.optimizer.update({"name": "sgd", "schedule": schedule, "warmup_epochs": 1.0})
+    config.optimizer.update({"momentum": 0.0, "weight_decay": 0.0, "end_weight_decay": 0.0})
+    learner = tiny_learner(config)
+    shapes = jax.eval_shape(learner.init).params
+    ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    state = learner.optimizer.init(ones)
+    peak = config.optimizer.learning_rate * BATCH / 256
+    for step in (STEPS_PER_EPOCH, TOTAL_STEPS - 1):
+        updates, _ = learner.optimizer.update(ones, state, ones, step=jnp.int32(step))
+        heads = updates["heads"]
+        assert float(heads["predictor"]["dense_0"]["kernel"][0, 0]) == pytest.approx(-peak)
+        projector = -float(heads["projector"]["dense_0"]["kernel"][0, 0])
+        assert projector == pytest.approx(float(learner.learning_rate(step)))
+        assert projector < peak or step == STEPS_PER_EPOCH

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from repre_jax.code_commit import code_commit
+from repre_jax.evaluation import feature_cache
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features
 
@@ -17,9 +19,11 @@ def never():
     raise AssertionError("the features were there")
 
 
-def assert_same(got):
-    for ours, expected in zip(got, FEATURES, strict=True):
+def assert_same(got, commit=None):
+    features, made_by = got
+    for ours, expected in zip(features, FEATURES, strict=True):
         np.testing.assert_array_equal(ours, expected)
+    assert made_by == (commit or code_commit() or "unknown")
 
 
 def test_computed_once(tmp_path):
@@ -27,6 +31,13 @@ def test_computed_once(tmp_path):
     assert_same(cached_features(folder, 4, lambda: FEATURES))
     assert_same(cached_features(folder, 4, never))
     assert [path.name for path in folder.parent.iterdir()] == ["features"]
+
+
+def test_kept_features_name_the_code_that_made_them(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "code_commit", lambda: "long ago")
+        cached_features(tmp_path / "f", 4, lambda: FEATURES)
+    assert_same(cached_features(tmp_path / "f", 4, never), "long ago")
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "mixed"])

@@ -26,7 +26,7 @@ from repre_jax.data.augmentations import augment_views, encoder_input
 from repre_jax.data.mixing import MixRecipe, cutmix_weights, mix, mix_images, soft_targets
 from repre_jax.data.random_erasing import erase
 from repre_jax.data.recipes import RandAugment, ViewRecipe
-from repre_jax.evaluation.finetune_recipes import RECIPES, finetune_recipe, mixing_of, views_of
+from repre_jax.evaluation.finetune_recipes import RECIPES, mixing_of, views_of, with_changes
 from repre_jax.evaluation.finetune_step import (
     augmented,
     build_finetuner,
@@ -46,8 +46,8 @@ VIT = ViT(**dataclasses.asdict(MAE_VIT))
 RELATIVE_VIT = ViT(**dataclasses.asdict(LOMAR_VIT), position="relative")
 # The gradient of the keys' biases is zero but for rounding: softmax does not see them.
 UNDETERMINED = ("qkv/bias/key",)
-MAE = finetune_recipe(
-    "mae",
+MAE = with_changes(
+    RECIPES["mae"],
     {
         "batch_size": MAE_RUN.batch,
         "learning_rate": MAE_RUN.learning_rate * 256 / MAE_RUN.batch,
