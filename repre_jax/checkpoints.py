@@ -50,8 +50,6 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be made or written to.
         """
-        if keep < 1:
-            raise UserError(f"checkpoint.keep must be at least 1, not {keep}.")
         self.folder = Path(folder).absolute()
         self._best_metric = best_metric
         silence_echoes()

@@ -206,9 +206,9 @@ def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
         ({"views.crop_scale": "(0.5,)"}, "views.crop_scale"),
         ({"views.jitter": "(0.4,0.4)"}, "views.jitter"),
         ({"views.blur_sigma": "(2.0,0.1)"}, "must satisfy 0 < low <= high"),
-        ({"views.blur_probability": "(1.0,10.0)"}, "views.blur_probability=(1.0, 10.0) must lie"),
-        ({"views.grey_probability": "-0.2"}, "views.grey_probability=-0.2 must lie between 0 and"),
-        ({"checkpoint.keep": 0}, "checkpoint.keep must be at least 1, not 0."),
+        ({"views.blur_probability": "(1.0,10.0)"}, "(1.0, 10.0) must each be at least 0 and at"),
+        ({"views.grey_probability": "-0.2"}, "views.grey_probability=-0.2 must be at least 0 and"),
+        ({"checkpoint.keep": 0}, "checkpoint.keep=0 must be at least 1."),
         ({"data.source": "tape"}, "data.source is 'tape'; choose one of digits, folder, tfds."),
     ],
 )

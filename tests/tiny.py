@@ -44,7 +44,7 @@ def tiny_swin_config(method: str) -> ConfigDict:
     """The same on a tiny Swin: 32 pixels, maps of 8, 4, 2 and 1, windows of 2 that shift once."""
     config = tiny_config(method)
     config.model.update({"name": "tiny_swin", "patch_size": 4, "image_size": 32, "heads": None})
-    config.model.window = 2
+    config.model.update({"window": 2, "position": None})
     if method == "dino":
         config.views.local_size = 16  # a map of 1 before the last merging
     return config

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import FAMILIES, ViewRecipe
 from repre_jax.errors import UserError
-from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_ranges
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_ranges
 from repre_jax.schedules import Schedule
 
 Memory = Any  # a pytree of arrays; {} for methods that remember nothing
@@ -92,6 +92,12 @@ _VIEW_RANGES = {
     "views.local_crops": NOT_NEGATIVE,
     "views.local_size": AT_LEAST_ONE,
     "views.jitter": NOT_NEGATIVE,
+    "views.flip_probability": SHARE,
+    "views.jitter_probability": SHARE,
+    "views.grey_probability": SHARE,
+    "views.blur_probability": SHARE,
+    "views.solarise_probability": SHARE,
+    "views.local_blur_probability": SHARE,
 }
 
 
@@ -120,10 +126,6 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
     low, high = recipe.blur_sigma
     if not 0 < low <= high:
         raise UserError(f"views.blur_sigma=({low}, {high}) must satisfy 0 < low <= high.")
-    for name, value in given.items():
-        shares = value if isinstance(value, tuple) else (value,)
-        if name.endswith("_probability") and not all(0 <= share <= 1 for share in shares):
-            raise UserError(f"views.{name}={value} must lie between 0 and 1.")
     if recipe.interpolation not in ("bilinear", "bicubic"):
         raise UserError(
             f"views.interpolation={recipe.interpolation!r} must be 'bilinear' or 'bicubic'."
