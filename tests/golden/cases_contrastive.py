@@ -6,6 +6,7 @@ Shared by the recording scripts and the tests, like ``cases``.
 from dataclasses import dataclass
 
 import numpy as np
+from golden import swin_weights
 from golden.cases import (
     BATCH,
     TABLE_EPOCHS,
@@ -14,6 +15,7 @@ from golden.cases import (
     TRAINED_VIT,
     views,
 )
+from golden.swin_weights import SwinCase
 from golden.weights import affine, normal, vit_shapes, weights
 
 HIDDEN = 32  # of every head whose hidden width is not the encoder's
@@ -83,6 +85,10 @@ MOBY_CASES = {
     ),
     "cosine": Case(steps_per_epoch=1, peak=5e-4, end=5e-5, decay=0.1, momentum=0.9, clip=50.0),
 }
+# The numbers of the second case on Swin: maps of 8 in windows of 4, which shift, then of 4.
+MOBY_SWIN_CASE = MOBY_CASES["cosine"]
+MOBY_SWIN = SwinCase("transformer_ssl", TRAINED_VIT.image_size, (32, 32), window=4)
+MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS = (2, 1), (1, 2)
 # The table of the whole schedule.
 MOBY_TABLE = Case(
     steps_per_epoch=TABLE_STEPS_PER_EPOCH,
@@ -138,12 +144,25 @@ def features(name: str, rows: int = 2 * BATCH) -> np.ndarray:
 
 def moby_weights() -> dict[str, np.ndarray]:
     """Initial weights of the encoder (bare names), "projector." and "predictor."."""
-    shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
-    for name, fan_in in (("projector", TRAINED_VIT.width), ("predictor", OUTPUT)):
+    return weights(
+        vit_shapes(TRAINED_VIT, learned_positions=True) | moby_head_shapes(TRAINED_VIT.width)
+    )
+
+
+def moby_swin_weights() -> dict[str, np.ndarray]:
+    """The same with a Swin."""
+    encoder = swin_weights.shapes(MOBY_SWIN, MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS)
+    return weights({**encoder, **moby_head_shapes(2 * swin_weights.WIDTH)})
+
+
+def moby_head_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Of "projector." and "predictor." on an encoder of this width."""
+    shapes = {}
+    for name, fan_in in (("projector", width), ("predictor", OUTPUT)):
         shapes |= affine(f"{name}.linear_hidden.1", HIDDEN, fan_in)
         shapes |= affine(f"{name}.linear_hidden.2", HIDDEN)
         shapes |= affine(f"{name}.linear_out", OUTPUT, HIDDEN)
-    return weights(shapes)
+    return shapes
 
 
 def simsiam_weights() -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Records moby.npz: three optimiser steps of MoBY, its loss, and its schedules.
+"""Records moby.npz and moby_swin.npz: three optimiser steps of MoBY, its loss, its schedules.
 
 Command (from the repository's root, with the official repositories checked out):
     PYTHONPATH=tests python -m golden.record_moby TRANSFORMER_SSL_CHECKOUT TIMM_CHECKOUT
@@ -13,9 +13,10 @@ Shims: golden/official.py says which and why; besides, the data pipeline, the lo
 command line are stubs; SyncBatchNorm, which wants CUDA tensors, stays BatchNorm (one process);
 diffdist's all_gather returns its input (one process); MoBYMLP's default sizes, which MoBY does not
 pass on, are small, and the queues (256 wide in the official code) replaced by ones of that size.
-The encoder is a tiny ViT without drop path. Biases that a BatchNorm or a softmax takes away again
-get a gradient of exactly zero, as in exact arithmetic, in place of rounding errors that Adam would
-scale up to whole steps.
+The encoder is a tiny ViT without drop path, in moby_swin.npz a tiny Swin (models/
+swin_transformer.py, with timm 1.0.29). Biases that a BatchNorm or a softmax takes away again get a
+gradient of exactly zero, as in exact arithmetic, in place of rounding errors that Adam would scale
+up to whole steps.
 
 Runs (golden/cases_contrastive.py): keys ``<case>/...`` with one row for each of the three steps of
 ``loss``, ``learning_rate`` (of both groups), ``momentum``, ``gradient_norm`` (of each trained
@@ -23,6 +24,7 @@ parameter in the order of ``parameter_names``, before clipping) and ``total_norm
 clipping). ``<case>/final/<name>`` is the state after the three steps, queues and running statistics
 included (torch averages the unbiased variance there). The second case leaves out the target's
 encoder. ``<case>/first_step/<name>``: the same after one step, heads' statistics and queues only.
+moby_swin.npz has the second case's numbers on Swin, ``swin/...``.
 
 Loss: ``loss/value`` and ``loss/query_gradient`` of one direction on random features. Schedules:
 ``table/...`` for every step.
@@ -41,6 +43,10 @@ from golden.cases import BATCH, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH
 from golden.cases_contrastive import (
     HIDDEN,
     MOBY_CASES,
+    MOBY_SWIN,
+    MOBY_SWIN_CASE,
+    MOBY_SWIN_DEPTHS,
+    MOBY_SWIN_HEADS,
     MOBY_TABLE,
     MOBY_TEMPERATURE,
     MOBY_UNDETERMINED,
@@ -48,9 +54,11 @@ from golden.cases_contrastive import (
     QUEUE,
     Case,
     features,
+    moby_swin_weights,
     moby_weights,
     queue,
 )
+from golden.swin_weights import WIDTH
 
 
 def settings(case: Case) -> types.SimpleNamespace:
@@ -76,11 +84,35 @@ def settings(case: Case) -> types.SimpleNamespace:
     )
 
 
-def build_model(timm, moby, case: Case) -> torch.nn.Module:
-    """MoBY around two tiny encoders; the constructor copies online weights to the target."""
-    arguments = official_runs.vit_arguments()
-    encoders = [timm.models.vision_transformer.VisionTransformer(**arguments) for _ in range(2)]
-    values, projector = official_runs.split_by_prefix(moby_weights(), "projector.")
+def tiny_vit(timm) -> torch.nn.Module:
+    """The encoder of most runs."""
+    return timm.models.vision_transformer.VisionTransformer(**official_runs.vit_arguments())
+
+
+def tiny_swin(models) -> torch.nn.Module:
+    """The official Swin, smaller."""
+    return models.swin_transformer.SwinTransformer(
+        img_size=MOBY_SWIN.built,
+        window_size=MOBY_SWIN.window,
+        embed_dim=WIDTH,
+        depths=MOBY_SWIN_DEPTHS,
+        num_heads=MOBY_SWIN_HEADS,
+        num_classes=0,
+        drop_path_rate=0.0,
+    )
+
+
+def build_model(encoder, initial, moby, case: Case) -> torch.nn.Module:
+    """MoBY around two encoders; the constructor copies online weights to the target.
+
+    Args:
+      encoder: () -> one of them.
+      initial: weights of encoder and heads.
+      moby: the official module.
+      case: numbers.
+    """
+    encoders = [encoder() for _ in range(2)]
+    values, projector = official_runs.split_by_prefix(initial, "projector.")
     values, predictor = official_runs.split_by_prefix(values, "predictor.")
     model = moby.MoBY(
         settings(case),
@@ -127,10 +159,11 @@ def momentum_at(moby, case: Case, step: int) -> float:
     return 1 - holder.encoder_k[0].item()
 
 
-def run(timm, moby, moby_main, case: Case, leave_out: tuple[str, ...]) -> dict[str, np.ndarray]:
+def run(
+    model: torch.nn.Module, moby, moby_main, case: Case, leave_out: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     """Three steps through the official train_one_epoch."""
     config = settings(case)
-    model = build_model(timm, moby, case)
     silence_undetermined(model)
     optimizer = moby_main.build_optimizer(config, model)
     notes = official_runs.Notes(model, optimizer)
@@ -217,15 +250,20 @@ def main() -> None:
     official.stub_module("config", get_config=None)
     official.stub_module("logger", create_logger=None)
     import moby_main
+    import models.swin_transformer
     from models import moby
 
     moby_main.logger = types.SimpleNamespace(info=print)
     moby.MoBYMLP.__init__.__defaults__ = (OUTPUT, HIDDEN, OUTPUT, 2)
     groups = {}
     for leave_out, (name, case) in zip(((), ("encoder_k.",)), MOBY_CASES.items(), strict=True):
-        groups[name] = run(timm, moby, moby_main, case, leave_out)
+        model = build_model(partial(tiny_vit, timm), moby_weights(), moby, case)
+        groups[name] = run(model, moby, moby_main, case, leave_out)
     groups |= {"loss": loss_on_random_features(moby), "table": tables(moby, moby_main)}
     official.save("moby.npz", official_runs.flattened(groups))
+    model = build_model(partial(tiny_swin, models), moby_swin_weights(), moby, MOBY_SWIN_CASE)
+    swin = {"swin": run(model, moby, moby_main, MOBY_SWIN_CASE)}
+    official.save("moby_swin.npz", official_runs.flattened(swin))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import swin_weights
 from golden.cases import BATCH, STEPS, TRAINED_VIT
+from golden.cases_contrastive import MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS
 from golden.compare import assert_same_shapes
 from golden.linear_encoder import LinearEncoder
 from ml_collections import ConfigDict
@@ -17,7 +19,7 @@ from ml_collections import ConfigDict
 from configs import default
 from repre_jax.config_resolution import resolve
 from repre_jax.learner import Learner, build_learner
-from repre_jax.models import BACKBONES, vit
+from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.optimizers import map_with_path
 from repre_jax.train_state import TrainState, target_part
 from repre_jax.train_step import train_step
@@ -50,6 +52,9 @@ def learner_of(config: ConfigDict, images: int, monkeypatch: pytest.MonkeyPatch)
     size = (TRAINED_VIT.width, TRAINED_VIT.depth, TRAINED_VIT.heads)
     monkeypatch.setitem(vit.VIT_SIZES, "golden", size)
     monkeypatch.setitem(BACKBONES, "golden", vit.build_vit)
+    small = (swin_weights.WIDTH, MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS)
+    monkeypatch.setitem(swin.SWIN_SIZES, "golden_swin", small)
+    monkeypatch.setitem(BACKBONES, "golden_swin", swin.build_swin)
     monkeypatch.setitem(BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder())
     return build_learner(config, resolve(config, images=images, devices=1))
 

@@ -3,7 +3,7 @@
 Names and layouts are those of Transformer-SSL's state dict, which EsViT shares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,10 +91,12 @@ def view(case: SwinCase) -> np.ndarray:
     return normalised(pixels)
 
 
-def shapes(case: SwinCase) -> Shapes:
+def shapes(
+    case: SwinCase, depths: Sequence[int] = DEPTHS, heads_of_stages: Sequence[int] = HEADS
+) -> Shapes:
     """Names and shapes of the state dict, without head; windows are at most the stage's map."""
     found = _affine("patch_embed.proj", WIDTH, 3, 4, 4) | _affine("patch_embed.norm", WIDTH)
-    for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
+    for stage, (depth, heads) in enumerate(zip(depths, heads_of_stages, strict=True)):
         width = WIDTH * 2**stage
         window = min(case.window, -(-case.built // 2 ** (2 + stage)))
         for i in range(depth):
@@ -106,14 +108,14 @@ def shapes(case: SwinCase) -> Shapes:
             found |= _affine(f"{block}.attn.proj", width, width)
             found |= _affine(f"{block}.mlp.fc1", 4 * width, width)
             found |= _affine(f"{block}.mlp.fc2", width, 4 * width)
-        if stage + 1 < len(DEPTHS):
+        if stage + 1 < len(depths):
             merging = f"layers.{stage}.downsample"
             found |= _affine(f"{merging}.norm", 4 * width)
             found[f"{merging}.reduction.weight"] = (2 * width, 4 * width)
     return found | _affine("norm", width)
 
 
-def params_of(state: Mapping[str, np.ndarray]) -> dict:
+def params_of(state: Mapping[str, np.ndarray], depths: Sequence[int] = DEPTHS) -> dict:
     """The parameters of our encoder; blocks are counted over the whole network."""
     tree = {
         "patch_embed": {
@@ -124,11 +126,11 @@ def params_of(state: Mapping[str, np.ndarray]) -> dict:
         "norm": _norm(state, "norm"),
     }
     k = 0
-    for stage, depth in enumerate(DEPTHS):
+    for stage, depth in enumerate(depths):
         for i in range(depth):
             tree[f"block_{k}"] = _block(state, f"layers.{stage}.blocks.{i}")
             k += 1
-        if stage + 1 < len(DEPTHS):
+        if stage + 1 < len(depths):
             merging = f"layers.{stage}.downsample"
             tree[f"merging_{stage + 1}"] = {
                 "norm": _norm(state, f"{merging}.norm"),

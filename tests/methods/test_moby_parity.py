@@ -1,7 +1,7 @@
 """Three optimiser steps of MoBY through the real train step against the official code.
 
 Heads, two queues, moving average, scheduler behind the optimizer, clipping of the whole gradient,
-decay mask. Recorded by golden/record_moby.py. Swin has tests/models/test_swin_parity.py, drop path
+decay mask; on a ViT and on Swin. Recorded by golden/record_moby.py. Drop path is in
 tests/test_every_method.py.
 """
 
@@ -10,11 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden import from_torch_names, replay
+from golden import from_torch_names, replay, swin_weights
 from golden.cases import BATCH, STEPS, TABLE_EPOCHS, TABLE_STEPS_PER_EPOCH
 from golden.cases_contrastive import (
     HIDDEN,
     MOBY_CASES,
+    MOBY_SWIN,
+    MOBY_SWIN_CASE,
+    MOBY_SWIN_DEPTHS,
     MOBY_TABLE,
     MOBY_TEMPERATURE,
     OUTPUT,
@@ -22,6 +25,7 @@ from golden.cases_contrastive import (
     Case,
     features,
     global_views,
+    moby_swin_weights,
     moby_weights,
     queue,
 )
@@ -29,7 +33,9 @@ from golden.compare import assert_close
 
 from repre_jax.losses.contrastive import queue_info_nce
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "moby.npz"))
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = dict(np.load(FOLDER / "moby.npz")) | dict(np.load(FOLDER / "moby_swin.npz"))
+CASES = MOBY_CASES | {"swin": MOBY_SWIN_CASE}
 
 # Biases that change nothing (golden/cases_contrastive.py): the recording silences them, too.
 UNDETERMINED = (
@@ -48,10 +54,17 @@ def layers(prefix: str):
     ]
 
 
+def encoder_tree(state) -> dict:
+    """Of a ViT or of the Swin, by its names."""
+    if "cls_token" in state:
+        return from_torch_names.encoder(state)
+    return swin_weights.params_of(state, MOBY_SWIN_DEPTHS)
+
+
 def network(state, encoder: str, heads: dict[str, str]) -> dict:
     """{"encoder", "heads"} from the encoder under a prefix and the heads under theirs."""
     return {
-        "encoder": from_torch_names.encoder(from_torch_names.with_prefix(state, encoder)),
+        "encoder": encoder_tree(from_torch_names.with_prefix(state, encoder)),
         "heads": {
             name: from_torch_names.head(state, layers(prefix)) for name, prefix in heads.items()
         },
@@ -103,7 +116,7 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(MOBY_CASES))
+@pytest.fixture(scope="module", params=sorted(CASES))
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     memory = {
@@ -111,10 +124,16 @@ def run(request):
         "queue_2": queue("moby/queue2"),
         "pointer": np.int32(0),
     }
+    config, images = config_of(CASES[request.param])
+    initial = moby_weights()
+    if request.param == "swin":
+        config.model.update({"name": "golden_swin", "heads": None, "window": MOBY_SWIN.window})
+        initial = moby_swin_weights()
     with pytest.MonkeyPatch.context() as monkeypatch:
         history = replay.replay(
-            *config_of(MOBY_CASES[request.param]),
-            online_tree(moby_weights(), ""),
+            config,
+            images,
+            online_tree(initial, ""),
             lambda step: global_views("moby", step),
             monkeypatch,
             memory,
@@ -149,7 +168,7 @@ def test_target_parameters(run):
     final = from_torch_names.with_prefix(golden, "final/")
     ours = history[STEPS - 1][0].target_params
     heads = {"projector": "projector_k"}
-    if "encoder_k.cls_token" in final:
+    if any(name.startswith("encoder_k.") for name in final):
         official = network(final, "encoder_k.", heads)
     else:  # not recorded
         official = {"heads": {"projector": from_torch_names.head(final, layers("projector_k"))}}
