@@ -8,10 +8,10 @@
 
 Rows are the checkpoints by the names given, and before them "random:<name>", the encoder of that
 one, and of all that began as the same, before training: its fine-tuning is their training from
-scratch with the same budget. Columns are k-NN, linear
-probe by the method's own protocol, few labels, and fine-tuning; heads and fine-tunings have several
-seeds. Every cell is an evaluation by main.py under ``--runs``: run this again and finished ones are
-reused, unfinished ones go on. ``--out`` is written after every cell.
+scratch with the same budget. Columns are k-NN, linear probe by the method's own protocol, few
+labels, and fine-tuning; heads and fine-tunings have several seeds. Every cell is an evaluation by
+main.py under ``--runs``: run this again and finished ones are reused, unfinished ones go on.
+``--out`` is written after every cell.
 """
 
 import json
@@ -97,10 +97,9 @@ def beginnings(runs: Mapping[str, str]) -> dict[str, str]:
     return rows
 
 
-def rows_of(runs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """{row: (run folder, weights)}, the encoders before training in front."""
-    untrained = {row: row.removeprefix(f"{RANDOM}:") for row in beginnings(runs).values()}
-    rows = {row: (runs[name], RANDOM) for row, name in untrained.items()}
+def rows_of(runs: Mapping[str, str], untrained: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """{row: (run folder, weights)}, the encoders before training, of ``beginnings``, in front."""
+    rows = {row: (runs[row.removeprefix(f"{RANDOM}:")], RANDOM) for row in untrained.values()}
     return rows | {name: (folder, "auto") for name, folder in runs.items()}
 
 
@@ -199,7 +198,8 @@ def main(argv: list[str]) -> None:
     if not set(_TASKS.value) <= set(TASKS):
         raise app.UsageError(f"--tasks takes {', '.join(TASKS)}")
     runs = checkpoints(_CHECKPOINTS.value)
-    wanted = rows_of(runs)
+    untrained = beginnings(runs)
+    wanted = rows_of(runs, untrained)
     if not set(_ROWS.value) <= set(wanted):
         raise app.UsageError(f"--rows takes {', '.join(wanted)}")
     wanted = {row: wanted[row] for row in _ROWS.value or wanted}
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
             cell = measure_cell(row, checkpoint, weights, task)
             rows.setdefault(row, {})[task] = cell
             write_result(out, result)
-    print(table(rows, beginnings(runs)))
+    print(table(rows, untrained))
     print(f"Written to {out}")
 
 

@@ -18,7 +18,7 @@ from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol
-from repre_jax.evaluation.protocols import LINEAR_PROTOCOL_OF, LINEAR_PROTOCOLS
+from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, default_linear_protocol
 from repre_jax.finetune_evaluation import measure_finetune
 from repre_jax.health_evaluation import measure_health
 from repre_jax.linear_evaluation import measure_linear
@@ -197,7 +197,7 @@ def _protocol(config: ConfigDict, pretrained: Pretrained) -> str:
     """The protocol asked for, or that of the method (linear probe) or backbone (fine-tuning)."""
     method, model = pretrained.method, pretrained.config.model.name
     known, usual = {
-        "linear": (LINEAR_PROTOCOLS, LINEAR_PROTOCOL_OF.get(method, "moco_v3")),
+        "linear": (LINEAR_PROTOCOLS, default_linear_protocol(method)),
         "finetune": (RECIPES, default_protocol(model)),
     }[config.task]
     name = config.protocol or usual

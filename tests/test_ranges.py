@@ -1,10 +1,12 @@
 """Numbers outside their range, and that every number of a config has one."""
 
+import importlib
 import math
 
 import pytest
 
 from configs import default
+from repre_jax import evaluate
 from repre_jax.config_resolution import RANGES
 from repre_jax.errors import UserError
 from repre_jax.explain import flat_keys
@@ -44,9 +46,20 @@ def test_numbers_are_found_in_sections_and_lists():
 def test_every_number_of_a_config_has_a_range_and_is_inside(method):
     config = default.get_config(method)
     check_ranges(config, RANGES)
-    numbers = {
+    assert numbers_of(config) - FREE <= set(RANGES)
+
+
+@pytest.mark.parametrize("task", evaluate.MEASURES)
+def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
+    config = importlib.import_module(f"configs.eval.{task}").get_config()
+    check_ranges(config, evaluate.RANGES)
+    assert numbers_of(config) <= set(evaluate.RANGES)
+
+
+def numbers_of(config):
+    """Keys whose values are numbers."""
+    return {
         key
         for key, value in flat_keys(config).items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    assert numbers - FREE <= set(RANGES)

@@ -68,7 +68,8 @@ def test_runs_that_began_as_the_same_share_a_row(monkeypatch):
         return types.SimpleNamespace(fingerprint=folder[-1])  # of architecture and seed
 
     monkeypatch.setattr(evaluation, "open_pretrained", opened)
-    assert evaluation.rows_of({"a": "runs/1", "b": "runs/2", "c": "other/1"}) == {
+    runs = {"a": "runs/1", "b": "runs/2", "c": "other/1"}
+    assert evaluation.rows_of(runs, evaluation.beginnings(runs)) == {
         "random:a": ("runs/1", "random"),
         "random:b": ("runs/2", "random"),
         "a": ("runs/1", "auto"),

@@ -7,8 +7,8 @@ Source: junchen14/LoMaR d9ca9c8ee8ac0d012128149ed10165ab947ecdaf (irpe.py, model
 vision_transformer_irpe.py, util/lr_decay.py, util/lr_sched.py); timm's mixup from the package
 index.
 Versions: Python 3.11, torch 2.13.0 (CPU), timm 1.0.29, numpy 2.4.6; float32.
-Shims: golden/official.py says which and why; ``timm.models.resnet.resnet26d`` and ``resnet50d``,
-which the recorded code imports and never calls, and easydict are stood in for.
+Shims: golden/official.py says which and why; besides, a plain namespace stands in for easydict, and
+Python's own ``profile`` is imported before the checkout's file of that name could be.
 
 Keys: ``buckets`` int8 [1 + gh * gw, 1 + gh * gw], query by key, of ``LOMAR_GRID``. ``lomar/...``:
 see ``record_finetune.three_steps``. ``class_token`` [B, D]: the feature of the form without global
@@ -39,7 +39,7 @@ def buckets() -> dict[str, np.ndarray]:
 
 def main(checkout: str) -> None:
     """Records everything."""
-    import_module("profile")  # Python's own, before the checkout's file of that name is found
+    import_module("profile")
     official.use_checkout(checkout)
     official.stub_module("easydict", EasyDict=types.SimpleNamespace)
     official.import_timm()
