@@ -18,9 +18,9 @@ from ml_collections import ConfigDict, config_flags
 
 from repre_jax.errors import UserError
 from repre_jax.evaluate import MEASURES, evaluate
-from repre_jax.explain import explain, flat_keys
 from repre_jax.pretrain import pretrain
 from repre_jax.table import tabulate
+from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(MEASURES, evaluate) | {"table": tabulate}
 

@@ -28,7 +28,7 @@ from absl import app, flags
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
-from repre_jax.pretrained import open_pretrained
+from repre_jax.evaluation.checkpoint import open_pretrained
 
 RANDOM = "random"
 TASKS = ("knn", "linear", "few_label", "finetune")

@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 
-from repre_jax.learner import Learner
 from repre_jax.models.relative_positions import BUCKETS, SIDE
 from repre_jax.models.repre_decoder import RePreDecoder
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
+from repre_jax.training.learner import Learner
 
 _BACKWARD = 2  # forward passes that a backward pass costs
 

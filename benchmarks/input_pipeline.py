@@ -19,7 +19,8 @@ from benchmarks.options import start
 from benchmarks.provenance import provenance, save_result
 from repre_jax.data.pipeline import training_batches
 from repre_jax.data.recipes import ViewRecipe
-from repre_jax.data.sources import Source, open_source
+from repre_jax.data.sources import open_source
+from repre_jax.data.sources.source import Source
 
 OPTIONS = flags.FlagValues()
 _DATA = flags.DEFINE_string("data", None, "folder of images", required=True, flag_values=OPTIONS)

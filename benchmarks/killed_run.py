@@ -19,9 +19,9 @@ from pathlib import Path
 
 import main as command_line
 from repre_jax import pretrain
-from repre_jax.checkpoints import Checkpoints
-from repre_jax.data.device_prefetch import DevicePrefetcher
+from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.evaluation import online
+from repre_jax.runs.checkpoints import Checkpoints
 
 _POLL_SECONDS = 1e-4
 

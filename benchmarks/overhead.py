@@ -24,11 +24,11 @@ from benchmarks import step_time
 from benchmarks.flops import step_flops
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, save_result
-from repre_jax.config_resolution import resolve
 from repre_jax.errors import UserError
-from repre_jax.learner import build_learner
 from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
+from repre_jax.training.learner import build_learner
+from repre_jax.training.resolution import resolve
 
 BACKBONES = ("vits", "vitb", "swint")
 ROWS = [f"{method}_{backbone}" for backbone, method in itertools.product(BACKBONES, METHODS)]

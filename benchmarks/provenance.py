@@ -11,8 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from repre_jax.code_commit import code_commit
-from repre_jax.data.cores import usable_cores
+from repre_jax.data.host.cores import usable_cores
+from repre_jax.runs.commit import code_commit
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-headless", "pillow")

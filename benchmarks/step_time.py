@@ -30,14 +30,14 @@ import main as command_line
 from benchmarks.device_peaks import peak_flops_per_second
 from benchmarks.flops import step_flops
 from benchmarks.provenance import provenance, save_result
-from repre_jax.config_resolution import resolve
-from repre_jax.data.augmentations import augment_views
+from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
-from repre_jax.explain import parameter_count
-from repre_jax.learner import Learner, build_learner
 from repre_jax.sharding import by_row, make_mesh, replicated
-from repre_jax.train_state import TrainState
-from repre_jax.train_step import train_step
+from repre_jax.training.explain import parameter_count
+from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.resolution import resolve
+from repre_jax.training.step import train_step
+from repre_jax.training.train_state import TrainState
 
 flags.DEFINE_integer("batch_size", None, "images a step; default: 4 a device on a CPU, else 128")
 flags.DEFINE_integer("image_size", None, "side of a global view in pixels; default: the config's")

@@ -14,16 +14,16 @@ import jax
 from ml_collections import ConfigDict
 
 import main as command_line
-from repre_jax.config_resolution import resolve
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import pixel_features
 from repre_jax.evaluation.knn import knn_accuracy
 from repre_jax.evaluation.online import OnlineEvaluation
-from repre_jax.learner import build_learner
-from repre_jax.run_folder import write_json
+from repre_jax.runs.folder import write_json
 from repre_jax.sharding import make_mesh
+from repre_jax.training.learner import build_learner
+from repre_jax.training.resolution import resolve
 
 
 def measure(config: ConfigDict) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A config file names a method, states what differs from here, and hands the variants after the colon
 to ``apply_variants``. Only independent numbers stand in configs: what follows from them (steps,
-scaled learning rate) is derived by ``repre_jax/config_resolution.py`` after the command line.
+scaled learning rate) is derived by ``repre_jax/training/resolution.py`` after the command line.
 """
 
 import inspect

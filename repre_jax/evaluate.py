@@ -12,21 +12,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.code_commit import code_commit
-from repre_jax.config_resolution import COMPUTE_DTYPES, compute_dtype
-from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
-from repre_jax.evaluation.finetune_recipes import RECIPES, default_protocol
-from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS, default_linear_protocol
-from repre_jax.finetune_evaluation import measure_finetune
-from repre_jax.health_evaluation import measure_health
-from repre_jax.linear_evaluation import measure_linear
-from repre_jax.measures import Evaluation, check_same_classes, measure_few_label, measure_knn
-from repre_jax.pretrained import Pretrained, open_pretrained
+from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
+from repre_jax.evaluation.finetune.measure import measure_finetune
+from repre_jax.evaluation.finetune.recipes import RECIPES, default_protocol
+from repre_jax.evaluation.health import measure_health
+from repre_jax.evaluation.linear.measure import measure_linear
+from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS, default_linear_protocol
+from repre_jax.evaluation.task import Evaluation, check_same_classes, measure_few_label, measure_knn
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, Range, check_ranges
-from repre_jax.run_folder import RunFolder, write_json
+from repre_jax.runs.commit import code_commit
+from repre_jax.runs.folder import RunFolder, write_json
 from repre_jax.sharding import make_mesh
+from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 
 # name of the task -> function that gives its own part of results.json
 MEASURES: dict[str, Callable[[Evaluation], dict[str, Any] | None]] = {

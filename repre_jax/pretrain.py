@@ -13,25 +13,25 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from repre_jax.checkpoints import Checkpoints
-from repre_jax.config_resolution import Resolution, resolve
 from repre_jax.data.batches import read_or_next
-from repre_jax.data.device_prefetch import DevicePrefetcher
+from repre_jax.data.device.prefetch import DevicePrefetcher
+from repre_jax.data.host.crops import centre_view
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
-from repre_jax.data.source import Source
 from repre_jax.data.sources import has_split, open_source
-from repre_jax.data.views import centre_view
-from repre_jax.evaluation.health import collapse_verdict, effective_rank
+from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.online import OnlineEvaluation
-from repre_jax.fingerprints import params_sha256
-from repre_jax.learner import Learner, build_learner
+from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.models.taps import apply_with_taps
-from repre_jax.run_folder import RunFolder
-from repre_jax.run_logs import RunLogs
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.fingerprints import params_sha256
+from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.logs import RunLogs
+from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.sharding import by_row, make_mesh
-from repre_jax.train_state import TrainState
-from repre_jax.train_step import loss_gradient_norms, train_step
-from repre_jax.training_loop import TrainingLoop, open_training, scalars
+from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.step import loss_gradient_norms, train_step
+from repre_jax.training.train_state import TrainState
 from repre_jax.visualize.reconstructions import save_reconstructions
 
 # Settings that may differ when a run is resumed: none of them changes what is trained.

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.disk_trouble import disk_trouble_told
 from repre_jax.errors import UserError
 from repre_jax.evaluate import MEASURES, evaluate
-from repre_jax.run_folder import write_text
+from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.runs.folder import write_text
 
 
 def tabulate(config: ConfigDict, workdir: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 
 # Files that take longest come first, so that parallel workers end together.
-LONGEST_FIRST = ("test_resume.py", "test_train_step.py", "test_main.py", "test_every_method.py")
+LONGEST_FIRST = ("test_resume", "training/test_step", "test_main", "test_every_method")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -28,4 +28,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+    def late(item):
+        return not any(str(item.path).endswith(f"{name}.py") for name in LONGEST_FIRST)
+
+    items.sort(key=late)

@@ -14,11 +14,11 @@ from orbax.checkpoint._src.path import atomicity
 
 import main
 from repre_jax import pretrain
-from repre_jax.checkpoints import Checkpoints
 from repre_jax.data import batches
 from repre_jax.evaluation import online
-from repre_jax.run_logs import RunLogs
-from repre_jax.training_loop import TrainingLoop
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.logs import RunLogs
+from repre_jax.runs.loop import TrainingLoop
 
 
 def before(owner: object, name: str, call: int, act: Callable[..., None]) -> None:

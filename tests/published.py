@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from whole_runs import ROOT
 
-from repre_jax.config_resolution import resolve
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Method
+from repre_jax.training.resolution import resolve
 
 ENCODERS = ("vits", "vitb", "swint")
 STEPS_PER_EPOCH = 10

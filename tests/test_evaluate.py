@@ -13,10 +13,10 @@ from tiny import saved_run
 from whole_runs import ROOT, command, image_folder, rows
 
 from repre_jax import evaluate as story
-from repre_jax import linear_evaluation
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.pretrained import Pretrained
+from repre_jax.evaluation.checkpoint import Pretrained
+from repre_jax.evaluation.linear import measure as linear_evaluation
 from repre_jax.table import tabulate
 
 

@@ -13,10 +13,10 @@ from whole_runs import ROOT, command, image_folder, summary
 
 from configs import default
 from repre_jax import pretrain
-from repre_jax.config_resolution import resolve
-from repre_jax.data.decode import BadImage
-from repre_jax.learner import build_learner
+from repre_jax.data.sources.decode import BadImage
 from repre_jax.methods import METHODS
+from repre_jax.training.learner import build_learner
+from repre_jax.training.resolution import resolve
 
 SMOKE = "--config=configs/quickstart.py:smoke"
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "default")

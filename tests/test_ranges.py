@@ -7,11 +7,11 @@ import pytest
 
 from configs import default
 from repre_jax import evaluate
-from repre_jax.config_resolution import RANGES
 from repre_jax.errors import UserError
-from repre_jax.explain import flat_keys
 from repre_jax.methods import METHODS
 from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
+from repre_jax.training.explain import flat_keys
+from repre_jax.training.resolution import RANGES
 
 # Any number will do for these; those of views are checked with the recipe (methods/method.py).
 FREE = {"seed"}

@@ -16,7 +16,7 @@ from whole_runs import (
     without_timings,
 )
 
-from repre_jax.run_logs import RunLogs
+from repre_jax.runs.logs import RunLogs
 
 CONFIGS = {"dino": "configs/dino_vits.py:smoke", "moco_v3": "configs/moco_v3_vits.py:smoke"}
 # Two steps an epoch, evaluations at 4 and 8, checkpoints at 2, 4, 6 and 8.

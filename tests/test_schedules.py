@@ -1,7 +1,5 @@
 """Whole schedules against tables of the official PyTorch code."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,13 @@ from golden.cases import (
     TABLE_STEPS_PER_EPOCH,
     TABLE_WARMUP_EPOCHS,
 )
+from golden.compare import FOLDER
 from golden.finetune_cases import DEIT_TABLE
 from golden.from_torch_names import with_prefix
 
 from repre_jax import schedules
-from repre_jax.evaluation.protocols import LINEAR_PROTOCOLS
+from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 
-FOLDER = Path(__file__).parent / "golden"
 DINO = with_prefix(np.load(FOLDER / "dino.npz"), "table/")
 MOCO_V3 = with_prefix(np.load(FOLDER / "moco_v3.npz"), "table/")
 CLOCK = schedules.Clock(TABLE_STEPS_PER_EPOCH, TABLE_EPOCHS * TABLE_STEPS_PER_EPOCH)

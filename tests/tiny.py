@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from repre_jax.checkpoints import Checkpoints
-from repre_jax.config_resolution import resolve
-from repre_jax.learner import Learner, build_learner
 from repre_jax.models import BACKBONES, swin, vit
-from repre_jax.optimizers import map_with_path
-from repre_jax.run_folder import RunFolder
-from repre_jax.train_state import TrainState
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.folder import RunFolder
+from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.optimizers import map_with_path
+from repre_jax.training.resolution import resolve
+from repre_jax.training.train_state import TrainState
 
 RECIPES = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
 WIDTH, DEPTH, HEADS = 32, 4, 2

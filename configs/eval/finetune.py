@@ -10,21 +10,21 @@ The last one trains from scratch with the same budget. The recipes are those of 
 32 GPUs; a small set of images wants a smaller batch. Published with them, each after the authors'
 pre-training: MAE ViT-B/16 83.6 %, MoCo v3 ViT-B/16 83.2 %, SimMIM Swin-B at 192 px (100 + 100
 epochs) 82.8 %; none has been run here. Every number and its source:
-repre_jax/evaluation/finetune_recipes.py.
+repre_jax/evaluation/finetune/recipes.py.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs.eval import default
-from repre_jax.evaluation.finetune_recipes import RECIPES
+from repre_jax.evaluation.finetune.recipes import RECIPES
 
 
 def get_config():
     config = default.get_config("finetune")
     config.protocol = ""  # "mae", "moco_v3", "simmim"; empty: by the backbone
     # Replaces numbers of the protocol; None keeps the paper's. Meaning and units of the fields:
-    # FinetuneRecipe in repre_jax/evaluation/finetune_recipes.py.
+    # FinetuneRecipe in repre_jax/evaluation/finetune/recipes.py.
     numbers = vars(RECIPES["mae"])
     config.recipe = ConfigDict(
         {name: placeholder(type(value)) for name, value in numbers.items()},

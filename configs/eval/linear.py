@@ -9,8 +9,9 @@ are for a ResNet-50, are probed as MoCo v3 is.
         --config.protocol=mae --config.train_batch_size=1024
 
 Protocols: dino, moco_v3, moby, simsiam, mocov2, byol, simclr, mae
-(repre_jax/evaluation/protocols.py). ``:sweep`` trains thirteen learning rates around the protocol's
-own, all in one training. SIGTERM saves after the step under way; the same command goes on.
+(repre_jax/evaluation/linear/protocols.py). ``:sweep`` trains thirteen learning rates around the
+protocol's own, all in one training. SIGTERM saves after the step under way; the same command goes
+on.
 """
 
 from configs.eval import default

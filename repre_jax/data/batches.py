@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from grain.experimental import index_shuffle
 
-from repre_jax.data.decode import BadImage
+from repre_jax.data.host.crops import CENTRE_CROP, centre_view, crop_views, empty_views
 from repre_jax.data.recipes import ViewRecipe
-from repre_jax.data.source import NO_LABEL, Source
-from repre_jax.data.views import CENTRE_CROP, centre_view, crop_views, empty_views
+from repre_jax.data.sources.decode import BadImage
+from repre_jax.data.sources.source import NO_LABEL, Source
 from repre_jax.errors import UserError
 
 # Rows made in one go, by one thread of one worker. Few enough that the first batch comes soon

@@ -13,11 +13,11 @@ import numpy as np
 from absl import flags
 
 from repre_jax.data.batches import EvaluationChunks, Rows, TrainingChunks
-from repre_jax.data.cores import usable_cores
-from repre_jax.data.device_prefetch import prefetch_to_device
+from repre_jax.data.device.prefetch import prefetch_to_device
+from repre_jax.data.host.cores import usable_cores
+from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.recipes import ViewRecipe
-from repre_jax.data.source import Source
-from repre_jax.data.views import CENTRE_CROP
+from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 
 __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batches"]

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from repre_jax.code_commit import code_commit
-from repre_jax.disk_trouble import disk_trouble_told
 from repre_jax.evaluation.features import Features
+from repre_jax.runs.commit import code_commit
+from repre_jax.runs.disk_errors import disk_trouble_told
 
 _ARRAYS = tuple(f"{name}.npy" for name in Features._fields)
 _COMMIT = "commit"

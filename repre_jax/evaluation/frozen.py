@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.data.augmentations import encoder_input
+from repre_jax.data.device.augment import encoder_input
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 

@@ -1,147 +1,163 @@
-"""Collapse meters: do the features still spread over the sphere?"""
+"""Health of a checkpoint's features, without training anything: how they spread, block by block."""
 
+import dataclasses
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from repre_jax.normalisation import l2_normalise
-
-# Features of which all share a direction but for a part e of their length have a std of about
-# e / sqrt(D): at 0.05 the mean cosine of two images is 0.9975. Untrained transformers, whose
-# features resemble each other most of all healthy ones, have 0.18 on digits, 0.7 on photographs.
-_COLLAPSED_STD_SHARE = 0.05
-# Below two there is no second direction; a collapse onto two opposite points reads as one.
-_COLLAPSED_RANK = 2.0
-# DINO (arXiv 2104.14294, section 5.3 and figure 7): in a collapse teacher and student agree
-# whatever the image, so their divergence vanishes while the teacher's entropy is 0 (one prototype
-# takes all) or log K (all alike). An entropy near either end means nothing by itself.
-_VANISHED_DIVERGENCE = 0.01
-_ENTROPY_MARGIN = 0.01
-
-
-def feature_std(features: jax.Array) -> jax.Array:
-    """Mean over dimensions of the standard deviation over examples of L2-normalised features.
-
-    About 1/sqrt(D) for features spread evenly over the sphere, 0 when all are the same
-    (SimSiam, arXiv 2011.10566, section 4.1).
-
-    Args:
-      features: [n, D].
-
-    Returns:
-      float32 scalar.
-    """
-    return jnp.std(l2_normalise(features), axis=0).mean()
+from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.sources.source import Source
+from repre_jax.errors import UserError
+from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
+from repre_jax.evaluation.retrieval import retrieval_scores
+from repre_jax.evaluation.task import Evaluation
+from repre_jax.losses.meters import (
+    alignment,
+    collapse_verdict,
+    effective_rank,
+    feature_std,
+    spectrum,
+    uniformity,
+)
+from repre_jax.sharding import by_row, replicated
 
 
-def effective_rank(features: jax.Array) -> jax.Array:
-    """Exponential of the entropy of the singular values (RankMe, arXiv 2210.02885, equation 1).
-
-    From 1, when all features lie on one line, to min(n, D), when all directions are used alike.
-
-    Args:
-      features: [n, D], neither normalised nor centred.
-
-    Returns:
-      float32 scalar.
-    """
-    # From the matrix itself: the Gram matrix would square the condition number, and float32 noise
-    # in its small eigenvalues reads as rank.
-    values = jnp.linalg.svd(jnp.asarray(features, jnp.float32), compute_uv=False)
-    shares = values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
-    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares)))
-
-
-def alignment(first: jax.Array, second: jax.Array) -> jax.Array:
-    """|x - y|^2 of L2-normalised features of two views of each image: its mean is the alignment.
-
-    0 when the views of an image are the same. Source: arXiv 2005.10242, section 4.1, alpha = 2.
-
-    Args:
-      first, second: [n, D], row by row of the same images.
-
-    Returns:
-      float32 [n].
-    """
-    return jnp.sum((l2_normalise(first) - l2_normalise(second)) ** 2, axis=1)
-
-
-def uniformity(features: jax.Array) -> jax.Array:
-    """log of the mean of exp(-2 |x - y|^2) over pairs of different L2-normalised features.
-
-    0 when all are the same; the lower, the more evenly they spread over the sphere. Source: arXiv
-    2005.10242, section 4.1, t = 2.
-
-    Args:
-      features: [n, D], n at least 2.
-
-    Returns:
-      float32 scalar.
-    """
-    unit = l2_normalise(features)
-    count = len(unit)
-
-    def row(query_and_place):
-        query, place = query_and_place
-        distances = jnp.sum((unit - query) ** 2, axis=1)
-        others = jnp.arange(count) != place
-        return jnp.sum(jnp.exp(-2 * distances) * others)
-
-    total = jnp.sum(jax.lax.map(row, (unit, jnp.arange(count)), batch_size=64))
-    return jnp.log(total / (count * (count - 1)))
+def measure_health(evaluation: Evaluation) -> dict[str, Any]:
+    """Spread, rank, alignment, uniformity, spectra of blocks and retrieval of validation images."""
+    config = evaluation.config
+    features, labels, index = evaluation.features_of(evaluation.val)
+    count = min(config.images, len(features))
+    if count < 2:
+        raise UserError(f"Health needs two images at least; there are {len(features)}.")
+    # Spread over the whole set, whose images are sorted by class.
+    chosen = np.unique(np.linspace(0, len(features) - 1, count).astype(int))
+    sample, sample_labels = np.asarray(features[chosen]), np.asarray(labels[chosen])
+    functions = {
+        "feature_std": feature_std,
+        "effective_rank": effective_rank,
+        "uniformity": uniformity,
+    }
+    health = jax.jit(lambda x: {name: function(x) for name, function in functions.items()})
+    numbers: dict[str, Any] = {name: float(x) for name, x in health(sample).items()}
+    numbers["width"], numbers["images"] = sample.shape[1], len(sample)
+    verdict = numbers["verdict"] = collapse_verdict(
+        numbers["feature_std"], sample.shape[1], numbers["effective_rank"]
+    )
+    numbers["alignment"] = _alignment(evaluation)
+    numbers["blocks"] = _blocks(evaluation, index[chosen])
+    if np.bincount(sample_labels[sample_labels >= 0], minlength=1).max() > 1:
+        numbers["retrieval"] = retrieval_scores(sample, sample_labels, mesh=evaluation.mesh)
+    rank = numbers["effective_rank"]
+    return {
+        "metric": "effective_rank",
+        "value": rank,
+        "protocol": "health",
+        "formula": (
+            f"RankMe of the pooled features of {len(sample)} images: exp(entropy of the shares of "
+            "the singular values)"
+        ),
+        "numbers": numbers,
+        "line": evaluation.line(
+            f"effective rank {rank:.1f} of {sample.shape[1]}, feature std "
+            f"{numbers['feature_std']:.3g}, alignment {numbers['alignment']:.3g}, uniformity "
+            f"{numbers['uniformity']:.3g}{f'; {verdict}' if verdict else ''}"
+        ),
+    }
 
 
-def spectrum(features: jax.Array) -> jax.Array:
-    """Singular values of the centred features as shares of their sum, descending, [min(n, D)]."""
-    features = jnp.asarray(features, jnp.float32)
-    values = jnp.linalg.svd(features - features.mean(axis=0), compute_uv=False)
-    return values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
+class _Repeated(Source):
+    """So many images spread evenly over a source, begun again until there are ``length``."""
+
+    def __init__(self, source: Source, images: int, length: int):
+        self._source, self._length = source, length
+        self._chosen = np.linspace(0, len(source) - 1, images).astype(int)
+        self.description, self.fingerprint = source.description, source.fingerprint
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _original(self, index: int) -> int:
+        return int(self._chosen[index % len(self._chosen)])
+
+    def read(self, index: int) -> np.ndarray:
+        return self._source.read(self._original(index))
+
+    def name_of(self, index: int) -> str:
+        return self._source.name_of(self._original(index))
 
 
-def collapse_verdict(
-    std: float,
-    width: int,
-    rank: float,
-    *,
-    teacher_entropy: float | None = None,
-    teacher_divergence: float | None = None,
-    prototypes: int | None = None,
-) -> str | None:
-    """A plain sentence when the features have collapsed, None while they are healthy.
+def _alignment(evaluation: Evaluation) -> float:
+    """Of the run's own two global views, over as many validation images as the other numbers."""
+    config, mesh = evaluation.config, evaluation.mesh
+    recipe = dataclasses.replace(evaluation.pretrained.views, local_crops=0)
+    count = min(config.images, len(evaluation.val))
+    batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
+    steps = -(-count // batch_size)
+    encoder = evaluation.pretrained.encoder
+    normalised = evaluation.pretrained.config.model.normalise
 
-    Args:
-      std: of ``feature_std``.
-      width: D of the features.
-      rank: of ``effective_rank``.
-      teacher_entropy: mean entropy of the teacher's distributions in nats, DINO only.
-      teacher_divergence: cross-entropy loss less that entropy, in nats.
-      prototypes: K, over which the teacher's distributions go.
-    """
-    even = width**-0.5
-    if not std >= _COLLAPSED_STD_SHARE * even:  # so that NaN is no health either
-        return (
-            f"The features have collapsed to one point: their std is {std:.2g}, where an even "
-            f"spread over {width} dimensions has {even:.2g}."
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def total(params, batch):
+        """Sum over the images of a batch, without those that only fill it."""
+        views = augment_views(batch, recipe, config.seed)["global"]
+        images = encoder_input(views, normalised)
+        pair = [frozen_features(encoder, params, images[:, v], "pooled") for v in (0, 1)]
+        return jnp.sum(alignment(*pair) * (batch["index"] < count))
+
+    batches = training_batches(
+        _Repeated(evaluation.val, count, steps * batch_size),
+        recipe,
+        image_size=config.image_size,
+        batch_size=batch_size,
+        seed=config.seed,
+        start_step=0,
+        total_steps=steps,
+        workers=config.data.workers,
+    )
+    with prefetch_to_device(batches, by_row(mesh)) as device_batches:
+        totals = []
+        for batch in device_batches:
+            batch = {key: batch[key] for key in ("global", "index", "epoch")}
+            totals.append(float(total(evaluation.params, batch)))
+    return math.fsum(totals) / count
+
+
+def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
+    """Spread of every block's class token (mean token without one) over images of those indices."""
+    config, mesh = evaluation.config, evaluation.mesh
+    encoder = evaluation.pretrained.encoder
+    normalised = evaluation.pretrained.config.model.normalise
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def encode(params, images):
+        return block_features(encoder, params, from_bytes(images, normalised))
+
+    rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
+    with evaluation.batches(evaluation.val, "bicubic") as batches:
+        for batch in batches:
+            wanted = batch["mask"] & np.isin(batch["index"], chosen)
+            images, wanted = (
+                jax.make_array_from_process_local_data(by_row(mesh), x)
+                for x in (batch["image"], wanted)
+            )
+            wanted = np.asarray(jax.device_put(wanted, replicated(mesh)))
+            for block, feature in zip(rows, encode(evaluation.params, images), strict=True):
+                block.append(np.asarray(feature)[wanted])
+    describe = jax.jit(lambda x: (feature_std(x), effective_rank(x), spectrum(x)))
+    blocks = []
+    for k, parts in enumerate(rows):
+        std, rank, shares = describe(np.concatenate(parts))
+        blocks.append(
+            {
+                "block": k,
+                "feature_std": float(std),
+                "effective_rank": float(rank),
+                "spectrum": [float(share) for share in shares[: config.spectrum_values]],
+            }
         )
-    if rank < _COLLAPSED_RANK:
-        return (
-            f"The features have collapsed to one line: their effective rank is {rank:.2f} of "
-            f"{width}."
-        )
-    if teacher_entropy is None or teacher_divergence is None or prototypes is None:
-        return None
-    if abs(teacher_divergence) > _VANISHED_DIVERGENCE:
-        return None
-    share = teacher_entropy / math.log(prototypes)
-    if share < _ENTROPY_MARGIN:
-        return (
-            "The teacher has collapsed onto one prototype: its entropy is "
-            f"{teacher_entropy:.2g} nats and the student agrees whatever the image."
-        )
-    if share > 1 - _ENTROPY_MARGIN:
-        return (
-            f"The teacher has collapsed to even indifference: its entropy is {teacher_entropy:.2f} "
-            f"of at most {math.log(prototypes):.2f} nats and the student agrees whatever the image."
-        )
-    return None
+    return blocks

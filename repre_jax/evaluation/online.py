@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from repre_jax.data.pipeline import evaluation_batches
-from repre_jax.data.source import Source
+from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.features import Features, extract_features, pixel_features
 from repre_jax.evaluation.few_label import few_label_accuracy
 from repre_jax.evaluation.frozen import encode_pixels
-from repre_jax.evaluation.health import effective_rank, feature_std
 from repre_jax.evaluation.knn import knn_accuracy
+from repre_jax.losses.meters import effective_rank, feature_std
 from repre_jax.sharding import by_row
 
 

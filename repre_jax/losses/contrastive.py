@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from repre_jax.normalisation import l2_normalise
+from repre_jax.losses.normalisation import l2_normalise
 
 
 def in_batch_info_nce(queries: jax.Array, keys: jax.Array, *, temperature: float) -> jax.Array:

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import BYOL, ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
+from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor, moco_v3_projector
 from repre_jax.models.layers import haiku_default_kernel
-from repre_jax.models.projection_heads import ProjectionMLP, ProjectorPredictor, moco_v3_projector
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bicubic", photometric=BYOL)

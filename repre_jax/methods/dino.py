@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.self_distillation import self_distillation
 from repre_jax.methods.method import Frozen, Method, with_overrides
-from repre_jax.models.projection_heads import PrototypeHead
+from repre_jax.models.heads import PrototypeHead
 from repre_jax.schedules import Clock, cosine, epoch_linear
 
 VIEWS = ViewRecipe(

@@ -14,7 +14,7 @@ from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
 from repre_jax.methods.method import Method, with_overrides
 from repre_jax.methods.queue import advance, enqueue, random_keys
-from repre_jax.models.projection_heads import ProjectionMLP, ProjectorPredictor
+from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(

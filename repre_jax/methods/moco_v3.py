@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import in_batch_info_nce
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, with_overrides
-from repre_jax.models.projection_heads import ProjectorPredictor, moco_v3_projector
+from repre_jax.models.heads import ProjectorPredictor, moco_v3_projector
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bilinear")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from repre_jax.normalisation import l2_normalise
+from repre_jax.losses.normalisation import l2_normalise
 
 
 def random_keys(key: jax.Array, size: int, width: int) -> jax.Array:

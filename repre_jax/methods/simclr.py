@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 from repre_jax.data.recipes import SIMCLR, ViewRecipe
 from repre_jax.losses.contrastive import nt_xent
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
-from repre_jax.models.projection_heads import ProjectionMLP, moco_v3_projector
+from repre_jax.models.heads import ProjectionMLP, moco_v3_projector
 from repre_jax.schedules import Clock
 
 VIEWS = ViewRecipe(

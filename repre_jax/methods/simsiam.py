@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, with_overrides
-from repre_jax.models.projection_heads import ProjectionMLP, ProjectorPredictor
+from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock
 
 # MoCo v2's augmentation.

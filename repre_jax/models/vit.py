@@ -17,7 +17,7 @@ from repre_jax.models.layers import (
     normal_002,
     patch_embedding,
 )
-from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
+from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import RelativeAttention
 from repre_jax.models.taps import BlockOutput, Encoded, even_taps, tap_name
 

@@ -7,12 +7,12 @@ import pytest
 
 from benchmarks.flops import decoder_multiply_adds, encoder_multiply_adds, step_flops
 from configs import dino_vits, moco_v2_vits, moco_v3_vits, simclr_swint
-from repre_jax.config_resolution import resolve
-from repre_jax.learner import build_learner
 from repre_jax.models.repre_decoder import RePreDecoder
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
-from repre_jax.train_step import loss_and_gradients
+from repre_jax.training.learner import build_learner
+from repre_jax.training.resolution import resolve
+from repre_jax.training.step import loss_and_gradients
 
 BATCH_SIZE = 8
 

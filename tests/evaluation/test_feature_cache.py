@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from repre_jax.code_commit import code_commit
 from repre_jax.evaluation import feature_cache
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features
+from repre_jax.runs.commit import code_commit
 
 FEATURES = Features(
     np.arange(12, dtype=np.float32).reshape(4, 3),

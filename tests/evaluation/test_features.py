@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from repre_jax.data.augmentations import IMAGENET_MEAN, IMAGENET_STD
+from repre_jax.data.device.augment import IMAGENET_MEAN, IMAGENET_STD
 from repre_jax.evaluation.features import extract_features, pixel_features
 
 

@@ -1,13 +1,13 @@
 """Features of frozen encoders against DINO's recorded layers: the right blocks and norms."""
 
 import itertools
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from golden import from_torch_names
 from golden.cases import FORWARD_VIT
+from golden.compare import FOLDER
 from golden.weights import images, normalised, vit_shapes, weights
 from tiny import random_state, tiny_learner, tiny_swin_config
 
@@ -16,7 +16,7 @@ from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 from repre_jax.models.vit import ViT
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "vit.npz"))
+GOLDEN = dict(np.load(FOLDER / "vit.npz"))
 # get_intermediate_layers(n=3) of three blocks: [blocks, B, 1 + N, D], each after the final norm.
 LAYERS = GOLDEN["dino/32/layers"]
 IMAGES = normalised(images("forward/32", 2, 32))

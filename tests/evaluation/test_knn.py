@@ -1,11 +1,10 @@
 """Weighted k-NN against a plain numpy reading of the protocol."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from golden.cases_probe import KNN, NEIGHBOURS, TEMPERATURE, knn_features
+from golden.compare import FOLDER
 from jax.sharding import Mesh
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
@@ -13,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from repre_jax.evaluation import knn
 from repre_jax.evaluation.knn import knn_accuracies, knn_accuracy, knn_rankings
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "eval_knn.npz"))
+GOLDEN = dict(np.load(FOLDER / "eval_knn.npz"))
 
 
 def reference(train, train_labels, val, val_labels, *, k, num_classes, temperature=0.07):

@@ -1,9 +1,12 @@
 """Comparison of parameter trees with recorded ones, leaf by leaf, and of what no run can decide."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+FOLDER = Path(__file__).parent  # of the recordings
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:

@@ -17,12 +17,12 @@ from golden.linear_encoder import LinearEncoder
 from ml_collections import ConfigDict
 
 from configs import default
-from repre_jax.config_resolution import resolve
-from repre_jax.learner import Learner, build_learner
 from repre_jax.models import BACKBONES, swin, vit
-from repre_jax.optimizers import map_with_path
-from repre_jax.train_state import TrainState, target_part
-from repre_jax.train_step import train_step
+from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.optimizers import map_with_path
+from repre_jax.training.resolution import resolve
+from repre_jax.training.step import train_step
+from repre_jax.training.train_state import TrainState, target_part
 
 
 def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[ConfigDict, int]:

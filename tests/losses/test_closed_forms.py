@@ -10,7 +10,7 @@ from repre_jax.losses.contrastive import in_batch_info_nce
 from repre_jax.losses.reconstruction import mean_absolute_error
 from repre_jax.losses.self_distillation import self_distillation
 from repre_jax.methods import METHODS
-from repre_jax.models.projection_heads import Projected
+from repre_jax.models.heads import Projected
 from repre_jax.schedules import Clock
 
 N, D, K = 24, 16, 65536

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from repre_jax.losses.contrastive import nt_xent, queue_info_nce
 from repre_jax.losses.negative_cosine import negative_cosine
 from repre_jax.methods import METHODS
-from repre_jax.models.projection_heads import Projected
+from repre_jax.models.heads import Projected
 from repre_jax.schedules import Clock
 
 B, D = 12, 16

@@ -1,7 +1,5 @@
 """Losses on random features against the official PyTorch code: values, gradients, centre."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +10,12 @@ from golden.cases import (
     dino_logits,
     moco_v3_features,
 )
+from golden.compare import FOLDER
 from golden.from_torch_names import with_prefix
 
 from repre_jax.losses.contrastive import in_batch_info_nce
 from repre_jax.losses.self_distillation import self_distillation
 
-FOLDER = Path(__file__).parents[1] / "golden"
 DINO = with_prefix(np.load(FOLDER / "dino.npz"), "loss/")
 MOCO_V3 = with_prefix(np.load(FOLDER / "moco_v3.npz"), "loss/")
 

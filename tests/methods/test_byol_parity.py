@@ -4,8 +4,6 @@ Heads, loss, LARS, schedules, moving average, running statistics, on a linear en
 golden/record_byol.py.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,11 +20,11 @@ from golden.cases_contrastive import (
     features,
     global_views,
 )
-from golden.compare import assert_close, kernels
+from golden.compare import FOLDER, assert_close, kernels
 
-from repre_jax.models.projection_heads import Projected
+from repre_jax.models.heads import Projected
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "byol.npz"))
+GOLDEN = dict(np.load(FOLDER / "byol.npz"))
 
 
 def initial_tree() -> dict:

@@ -4,8 +4,6 @@ Schedules, per-tensor clipping, frozen last layer, decay mask, teacher, centre, 
 in these runs. Recorded by golden/record_dino.py.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from golden import from_torch_names, replay
@@ -19,9 +17,9 @@ from golden.cases import (
     dino_views,
     dino_weights,
 )
-from golden.compare import assert_close
+from golden.compare import FOLDER, assert_close
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "dino.npz"))
+GOLDEN = dict(np.load(FOLDER / "dino.npz"))
 
 # A bias of the keys adds the same to every logit of a query: the softmax does not see it.
 UNDETERMINED = ("qkv/bias/key",)

@@ -5,8 +5,6 @@ decay mask; on a ViT and on Swin. Recorded by golden/record_moby.py. Drop path i
 tests/test_every_method.py.
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -29,11 +27,10 @@ from golden.cases_contrastive import (
     moby_weights,
     queue,
 )
-from golden.compare import assert_close
+from golden.compare import FOLDER, assert_close
 
 from repre_jax.losses.contrastive import queue_info_nce
 
-FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = dict(np.load(FOLDER / "moby.npz")) | dict(np.load(FOLDER / "moby_swin.npz"))
 CASES = MOBY_CASES | {"swin": MOBY_SWIN_CASE}
 

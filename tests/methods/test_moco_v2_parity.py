@@ -3,8 +3,6 @@
 Head, queue, key encoder, SGD, cosine by the epoch. Recorded by golden/record_moco_v2.py.
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -21,12 +19,12 @@ from golden.cases_contrastive import (
     moco_v2_weights,
     queue,
 )
-from golden.compare import assert_close
+from golden.compare import FOLDER, assert_close
 
 from repre_jax.losses.contrastive import queue_info_nce
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "moco_v2.npz"))
+GOLDEN = dict(np.load(FOLDER / "moco_v2.npz"))
 
 PROJECTOR = [("fc.0", None), ("fc.2", None)]
 

@@ -4,8 +4,6 @@ Heads with BatchNorm, both losses, schedules, frozen patch embedding, decay of e
 encoder and running statistics. Recorded by golden/record_moco_v3.py.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from golden import from_torch_names, replay
@@ -20,9 +18,9 @@ from golden.cases import (
     moco_v3_views,
     moco_v3_weights,
 )
-from golden.compare import assert_close
+from golden.compare import FOLDER, assert_close
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "moco_v3.npz"))
+GOLDEN = dict(np.load(FOLDER / "moco_v3.npz"))
 
 # A bias of the keys adds the same to every logit of a query; the bias of the encoder's last norm
 # shifts what the projector's first BatchNorm centres again.

@@ -4,8 +4,6 @@ Projection head over both views, loss, LARS with the learning rate inside its mo
 running statistics, pixels in [0, 1], on a linear encoder. Recorded by golden/record_simclr.py.
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -22,11 +20,11 @@ from golden.cases_contrastive import (
     global_views,
     simclr_weights,
 )
-from golden.compare import assert_close, kernels
+from golden.compare import FOLDER, assert_close, kernels
 
 from repre_jax.losses.contrastive import nt_xent
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "simclr.npz"))
+GOLDEN = dict(np.load(FOLDER / "simclr.npz"))
 
 LAYERS = [(f"projector.dense_{k}", f"projector.norm_{k}") for k in range(3)]
 

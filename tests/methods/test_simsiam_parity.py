@@ -4,8 +4,6 @@ Heads, loss, SGD, cosine by the epoch, constant learning rate of the predictor, 
 Recorded by golden/record_simsiam.py.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +19,12 @@ from golden.cases_contrastive import (
     global_views,
     simsiam_weights,
 )
-from golden.compare import assert_close
+from golden.compare import FOLDER, assert_close
 
-from repre_jax.models.projection_heads import Projected
+from repre_jax.models.heads import Projected
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "simsiam.npz"))
+GOLDEN = dict(np.load(FOLDER / "simsiam.npz"))
 
 PROJECTOR = [("fc.0", "fc.1"), ("fc.3", "fc.4"), ("fc.6", "fc.7")]
 PREDICTOR = [("predictor.0", "predictor.1"), ("predictor.3", None)]

@@ -1,18 +1,18 @@
 """LoMaR's relative positions against the official buckets, a plain gather, and its encoder."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from golden import from_torch_names
+from golden.compare import FOLDER
 from golden.finetune_cases import LOMAR_GRID, LOMAR_VIT, finetune_batch, lomar_weights
 
 from repre_jax.models import ViT
 from repre_jax.models.relative_positions import BUCKETS, bucket_of_offset, relative_logits
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "lomar.npz"))
+GOLDEN = dict(np.load(FOLDER / "lomar.npz"))
 VIT = ViT(**dataclasses.asdict(LOMAR_VIT), position="relative")
 
 

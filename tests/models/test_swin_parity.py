@@ -1,12 +1,10 @@
 """Swin against four implementations in PyTorch, at sizes where they differ (tests/golden)."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.compare import assert_same_shapes
+from golden.compare import FOLDER, assert_same_shapes
 from golden.from_torch_names import with_prefix
 from golden.swin_weights import (
     CASES,
@@ -24,7 +22,7 @@ from golden.swin_weights import (
 from repre_jax.models.swin import SWIN_SIZES, Swin
 from repre_jax.models.taps import apply_with_taps
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "swin.npz"))
+GOLDEN = dict(np.load(FOLDER / "swin.npz"))
 
 
 def encoder(case):

@@ -1,22 +1,20 @@
 """Encoders, positions and parameter counts against the official PyTorch code (tests/golden)."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import from_torch_names
 from golden.cases import FORWARD_VIT, SINCOS_ROWS
-from golden.compare import assert_same_shapes
+from golden.compare import FOLDER, assert_same_shapes
 from golden.weights import ViTShape, faint, images, normalised, vit_shapes, weights
 
-from repre_jax.models.position_embeddings import bicubic_resize_matrix, sincos_2d
-from repre_jax.models.projection_heads import PrototypeHead, moco_v3_projector
+from repre_jax.models.heads import PrototypeHead, moco_v3_projector
+from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.taps import tap_name
 from repre_jax.models.vit import VIT_SIZES, ViT
 
-GOLDEN = dict(np.load(Path(__file__).parents[1] / "golden" / "vit.npz"))
+GOLDEN = dict(np.load(FOLDER / "vit.npz"))
 COUNTS = from_torch_names.with_prefix(GOLDEN, "parameters/")
 
 

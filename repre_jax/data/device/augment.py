@@ -1,0 +1,186 @@
+"""Augments batches of views on the device: what is drawn, in which order, with which key.
+
+Order: flip, jitter, grey, blur, solarise, as in DINO (main_dino.py, DataAugmentationDINO). MoCo v3
+(main_moco.py) flips last; the flip commutes with every operator, so the views are the same. The
+operators themselves are in ``photometric``.
+"""
+
+import enum
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from repre_jax.data.device.photometric import (
+    colour_jitter,
+    flip,
+    grey,
+    jitter_order,
+    pillow_blur,
+    sampled_blur,
+    solarise,
+)
+from repre_jax.data.recipes import TORCHVISION, ViewRecipe
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Keeps these draws apart from all others that are made of the same seed ("augm" in ASCII: no step
+# or epoch comes near it).
+_STREAM = 0x6175676D
+
+
+class _Purpose(enum.IntEnum):
+    """What a draw is for. Values are part of what a seed means: append, never renumber."""
+
+    FLIP = 0
+    JITTER = 1
+    ORDER = 2
+    FACTORS = 3
+    GREY = 4
+    BLUR = 5
+    SIGMA = 6
+    SOLARISE = 7
+
+
+def augment_views(
+    batch: dict[str, jax.Array], recipe: ViewRecipe, seed: int
+) -> dict[str, jax.Array]:
+    """Augments all views of a batch; a row depends on its own pixels, index and epoch alone.
+
+    Every draw is a function of (seed, epoch, index, view, purpose), where the global views come
+    first and the local crops follow. Hence pixels depend neither on the row's place in the
+    batch nor on workers, hosts or devices.
+
+    Args:
+      batch: "global" uint8 [B, V, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
+        local crops; "index" and "epoch" int32 [B].
+      recipe: static. What has probability 0 is not compiled at all.
+      seed: of every draw.
+
+    Returns:
+      {"global": float32 [B, V, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
+      crops, "local": float32 [B, n, s, s, 3].
+
+    Raises:
+      ValueError: pixels are not uint8, or views are not as many as the recipe says.
+    """
+    _check_views(batch["global"], recipe.global_crops, "global")
+    if recipe.local_crops:
+        _check_views(batch["local"], recipe.local_crops, "local")
+    pairs = zip(recipe.blur_probability, recipe.solarise_probability, strict=True)
+    views = [
+        _augment_group(batch, batch["global"][:, v : v + 1], recipe, seed, v, *probabilities)
+        for v, probabilities in enumerate(pairs)
+    ]
+    augmented = {"global": jnp.concatenate(views, axis=1)}
+    if recipe.local_crops:
+        augmented["local"] = _augment_group(
+            batch,
+            batch["local"],
+            recipe,
+            seed,
+            recipe.global_crops,
+            recipe.local_blur_probability,
+            0.0,
+        )
+    return augmented
+
+
+def normalise(pixels: jax.Array) -> jax.Array:
+    """[..., 3] in [0, 1] -> zero mean, unit variance per colour over ImageNet."""
+    return (pixels - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+
+
+def encoder_input(pixels: jax.Array, normalised: bool) -> jax.Array:
+    """Pixels [..., 3] in [0, 1] as an encoder takes them.
+
+    Args:
+      pixels: float32.
+      normalised: whether it takes them less ImageNet's mean, over its deviation.
+    """
+    return normalise(pixels) if normalised else pixels
+
+
+def _check_views(views: jax.Array, count: int, name: str) -> None:
+    if views.dtype != jnp.uint8 or views.ndim != 5 or views.shape[1] != count:
+        raise ValueError(
+            f'"{name}" views must be uint8 [B, {count}, H, W, 3], '
+            f"not {views.dtype} {list(views.shape)}"
+        )
+
+
+def _augment_group(
+    batch: dict[str, jax.Array],
+    pixels: jax.Array,
+    recipe: ViewRecipe,
+    seed: int,
+    first_view: int,
+    blur_probability: float,
+    solarise_probability: float,
+) -> jax.Array:
+    """Augments views that share their probabilities: uint8 [B, V, H, W, 3] -> float32."""
+    # Named, because the hardware generators ("rbg") draw differently under vmap.
+    root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _STREAM)
+
+    def augment_row(epoch, index, row):
+        example = jax.random.fold_in(jax.random.fold_in(root, epoch), index)
+        views = first_view + jnp.arange(row.shape[0])
+        keys = jax.vmap(lambda view: jax.random.fold_in(example, view))(views)
+        return jax.vmap(
+            lambda key, view: _augment_view(
+                key, view, recipe, blur_probability, solarise_probability
+            )
+        )(keys, row)
+
+    return jax.vmap(augment_row)(batch["epoch"], batch["index"], pixels)
+
+
+def _augment_view(
+    key: jax.Array,
+    pixels: jax.Array,
+    recipe: ViewRecipe,
+    blur_probability: float,
+    solarise_probability: float,
+) -> jax.Array:
+    """One view: uint8 [H, W, 3] -> float32 in [0, 1]."""
+
+    def draw(purpose):
+        return jax.random.fold_in(key, purpose)
+
+    def jitter(image):
+        *strengths, hue = recipe.jitter
+        low = jnp.asarray([*(max(0.0, 1 - s) for s in strengths), -hue])
+        high = jnp.asarray([*(1 + s for s in strengths), hue])
+        uniform = jax.random.uniform(draw(_Purpose.FACTORS), (4,))
+        drawn = low + (high - low) * uniform
+        order = jitter_order(draw(_Purpose.ORDER))
+        return colour_jitter(image, drawn[:3], drawn[3], *order, recipe.photometric)
+
+    def blur(image):
+        low, high = recipe.blur_sigma
+        sigma = jax.random.uniform(draw(_Purpose.SIGMA), (), minval=low, maxval=high)
+        if recipe.photometric == TORCHVISION:
+            return pillow_blur(image, sigma, high)
+        return sampled_blur(image, sigma)
+
+    image = pixels.astype(jnp.float32) / 255
+    image = _perhaps(flip, image, recipe.flip_probability, draw(_Purpose.FLIP))
+    image = _perhaps(jitter, image, recipe.jitter_probability, draw(_Purpose.JITTER))
+    image = _perhaps(grey, image, recipe.grey_probability, draw(_Purpose.GREY))
+    image = _perhaps(blur, image, blur_probability, draw(_Purpose.BLUR))
+    return _perhaps(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
+
+
+def _perhaps(
+    operator: Callable[[jax.Array], jax.Array],
+    image: jax.Array,
+    probability: float,
+    key: jax.Array,
+) -> jax.Array:
+    """``operator(image)`` with that probability; 0 and 1 are settled while tracing."""
+    if probability <= 0:
+        return image
+    if probability >= 1:
+        return operator(image)
+    return jnp.where(jax.random.bernoulli(key, probability), operator(image), image)

@@ -1,0 +1,1 @@
+"""What is done to images on the host: crops and 8-bit operators."""

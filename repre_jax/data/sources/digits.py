@@ -1,0 +1,54 @@
+"""The handwritten digits that scikit-learn carries, as a source."""
+
+import numpy as np
+
+from repre_jax.data.sources.source import SPLITS, Source, short_hash
+
+# One digit in five of every class is kept for validation.
+_DIGITS_VALIDATION_EVERY = 5
+
+
+class DigitsSource(Source):
+    """The 1,797 handwritten digits that scikit-learn carries: 8 x 8, ten classes, no download.
+
+    Grey levels 0..16 become uint8 0..255 in all three channels. Every fifth image of each class,
+    in scikit-learn's order, is the validation split.
+    """
+
+    def __init__(self, split: str):
+        from sklearn.datasets import load_digits  # a second to import: only who wants digits pays
+
+        digits = load_digits()
+        classes = digits.target.astype(np.int32)
+        order_in_class = np.zeros(len(classes), np.int64)
+        for label in range(10):
+            members = np.flatnonzero(classes == label)
+            order_in_class[members] = np.arange(len(members))
+        is_validation = order_in_class % _DIGITS_VALIDATION_EVERY == _DIGITS_VALIDATION_EVERY - 1
+        chosen = np.flatnonzero(is_validation == (split == "val"))
+        grey = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        self._pixels = np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=-1))
+        self._rows = chosen
+        self.labels = classes[chosen]
+        self.class_names = tuple(str(name) for name in digits.target_names)
+        self.description = f"scikit-learn digits ({split})"
+        self.fingerprint = short_hash(grey.tobytes(), self.labels.tobytes())
+
+    @classmethod
+    def open(cls, data_config, split: str) -> "DigitsSource":
+        """Opens a split; nothing in ``data_config`` matters."""
+        return cls(split)
+
+    @classmethod
+    def has_split(cls, data_config, split: str) -> bool:
+        """Digits have both splits."""
+        return split in SPLITS
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._pixels[index]
+
+    def name_of(self, index: int) -> str:
+        return f"digits[{self._rows[index]}]"

@@ -1,0 +1,180 @@
+"""Any image set that TensorFlow Datasets has prepared as array_record, without TensorFlow."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from repre_jax.data.sources.decode import BadImage, decode_image
+from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
+from repre_jax.errors import UserError
+
+# Few sets call their held-out images the same.
+_SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
+
+
+class TfdsSource(Source):
+    """The records of one split of a prepared data set, in the order of its files.
+
+    The encoded bytes go through the same decoder as the files of a folder; features other than
+    the image and its class are never decoded.
+    """
+
+    labels_at_hand = False
+
+    def __init__(self, builder, split: str):
+        """Opens a split of a prepared builder.
+
+        Args:
+          builder: ``tfds.core.DatasetBuilder`` with array_record files.
+          split: the data set's own name of the split.
+
+        Raises:
+          UserError: no image among the features, files missing or of another format.
+        """
+        import tensorflow_datasets as tfds  # only who reads such a set pays for the import
+
+        info = builder.info
+        self.description = f"TFDS {info.full_name} ({split}) in {info.data_dir}"
+        self._image = _image_feature(info, self.description)
+        self._label = _label_feature(info)
+        wanted = {self._image: info.features[self._image]}
+        if self._label:
+            wanted[self._label] = info.features[self._label]
+            self.class_names = tuple(wanted[self._label].names or ()) or None
+        self._features = tfds.features.FeaturesDict(wanted)
+        self._decoders = {self._image: tfds.decode.SkipDecoding()}
+        try:
+            # Raw records: TFDS would decode every feature of an example, masks and all.
+            self._records = builder.as_data_source(
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except NotImplementedError:
+            raise UserError(
+                f"{self.description} is stored as {info.file_format.value}, which cannot be read "
+                "at random; prepare it again with --file_format=array_record."
+            ) from None
+        self.fingerprint = _fingerprint(info, split, self.description)
+
+    @classmethod
+    def open(cls, data_config, split: str) -> "TfdsSource":
+        """Opens data set ``data_config.name`` under the data folder ``data_config.path``."""
+        builder = _builder(data_config)
+        name = _split_name(builder, split)
+        if name is None:
+            raise UserError(
+                f"TFDS {builder.info.full_name} has no {split} split, only "
+                f"{', '.join(builder.info.splits)}."
+            )
+        return cls(builder, name)
+
+    @classmethod
+    def has_split(cls, data_config, split: str) -> bool:
+        """Whether the data set has the split; raises ``UserError`` when it is not prepared."""
+        return _split_name(_builder(data_config), split) is not None
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """All labels; the first use reads every record, for labels lie beside the images."""
+        if self._label is None:
+            return None
+        return np.asarray([self._example(index)[1] for index in range(len(self))], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.read_with_label(index)[0]
+
+    def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
+        encoded, label = self._example(index)
+        return decode_image(encoded, self.name_of(index)), label
+
+    def name_of(self, index: int) -> str:
+        return f"{self.description} record {index}"
+
+    def _example(self, index: int) -> tuple[bytes, int]:
+        try:
+            example = self._features.deserialize_example_np(
+                self._records[index], decoders=self._decoders
+            )
+        # A damaged record fails wherever array_record, protobuf or TFDS notices it.
+        except Exception as error:
+            raise BadImage(self.name_of(index), f"damaged record ({error})") from None
+        label = NO_LABEL if self._label is None else int(example[self._label])
+        return example[self._image], label
+
+
+def _builder(data_config):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+    name, folder = data_config.name, data_config.path or None
+    if not name:
+        raise UserError("data.source is tfds but data.name is empty; set --config.data.name.")
+    where = folder or "~/tensorflow_datasets"
+    try:
+        # From the files alone: the code that prepared them may need TensorFlow.
+        return tfds.core.read_only_builder.builder_from_files(
+            name, data_dir=str(Path(folder).expanduser()) if folder else None
+        )
+    except DatasetNotFoundError:
+        raise UserError(
+            f"The TFDS data set {name} is not prepared in {where}; prepare it once with "
+            f"`tfds build {name} --data_dir={where} --file_format=array_record` or correct "
+            "--config.data.path (pip install 'repre_jax[prepare]' if the builder needs "
+            "TensorFlow)."
+        ) from None
+    except Exception as error:  # damaged dataset_info.json or features.json, no permission, ...
+        raise UserError(
+            f"The TFDS data set {name} in {where} cannot be read ({error}); prepare it again."
+        ) from None
+
+
+def _split_name(builder, split: str) -> str | None:
+    return next((name for name in _SPLIT_NAMES[split] if name in builder.info.splits), None)
+
+
+def _image_feature(info, description: str) -> str:
+    import tensorflow_datasets as tfds
+
+    # A LabeledImage is a mask, and a subclass of Image.
+    images = [
+        key
+        for key, feature in info.features.items()
+        if isinstance(feature, tfds.features.Image)
+        and not isinstance(feature, tfds.features.LabeledImage)
+    ]
+    if "image" in images:
+        return "image"
+    if len(images) != 1:
+        found = ", ".join(images) or "none"
+        raise UserError(
+            f"{description} must have one image feature, or one called image; it has {found}."
+        )
+    return images[0]
+
+
+def _label_feature(info) -> str | None:
+    import tensorflow_datasets as tfds
+
+    labels = [
+        key
+        for key, feature in info.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    ]
+    if "label" in labels:
+        return "label"
+    return labels[0] if len(labels) == 1 else None
+
+
+def _fingerprint(info, split: str, description: str) -> str:
+    sizes = []
+    for path in info.splits[split].filepaths:
+        if not path.exists():
+            raise UserError(f"{description} lacks its file {path}; prepare the data set again.")
+        sizes.append(path.stat().length)
+    names = "\0".join(sorted(info.splits[split].filenames))
+    return short_hash(
+        info.full_name.encode(), names.encode(), np.asarray(sizes, np.int64).tobytes()
+    )

@@ -1,0 +1,235 @@
+"""What a pre-training run has learnt, opened without touching the run: its encoder and config."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from repre_jax.data.recipes import ViewRecipe
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
+from repre_jax.models import BACKBONES
+from repre_jax.runs.fingerprints import array_sha256s
+from repre_jax.schedules import Clock
+from repre_jax.training.train_state import init_encoder
+
+WEIGHTS = ("auto", "online", "target", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """An encoder of a run.
+
+    Attributes:
+      run: folder of the run.
+      step: of the checkpoint; 0 for the encoder before training.
+      weights: "online", "target" (the moving average) or "random" (before training).
+      config: of the run; keys that are newer than the run have their defaults.
+      encoder: the module, in the compute type asked for.
+      views: how the run augmented its images.
+      fingerprint: 16 hexadecimal digits, the same only for the same parameters.
+    """
+
+    run: Path
+    step: int
+    weights: str
+    config: ConfigDict
+    encoder: nn.Module
+    views: ViewRecipe
+    fingerprint: str
+
+    @property
+    def method(self) -> str:
+        """Name of the method that trained it."""
+        return self.config.method.name
+
+    def load_params(self) -> Any:
+        """Reads the encoder's parameters, float32 arrays on the host.
+
+        Raises:
+          UserError: the checkpoint is damaged, or holds another encoder than the config says.
+        """
+        shape = {"image_size": self.config.model.image_size, "seed": self.config.seed}
+        if self.weights == "random":
+            init = jax.jit(lambda: init_encoder(self.encoder, **shape))
+            return jax.device_get(init())
+        expected = jax.eval_shape(lambda: init_encoder(self.encoder, **shape))
+        part = "params" if self.weights == "online" else "target_params"
+        folder = self.run / "checkpoints" / str(self.step)
+        return _read_encoder(folder, part, expected)
+
+
+def open_pretrained(
+    checkpoint: str | Path,
+    *,
+    step: int | None = None,
+    weights: str = "auto",
+    compute_dtype: jnp.dtype = jnp.float32,
+) -> Pretrained:
+    """Opens a run for reading; parameters are read when they are asked for.
+
+    Keys that the run's config lacks, because they are newer than the run, take today's defaults: a
+    new key's default must mean what the code did before it.
+
+    Args:
+      checkpoint: the run's folder, or one of the folders in its ``checkpoints/``.
+      step: of the checkpoint; None for the newest.
+      weights: of ``WEIGHTS``; "auto" for those that the method's paper evaluates.
+      compute_dtype: of the encoder's activations.
+
+    Raises:
+      UserError: no such run, checkpoint or weights, or not a pre-training run.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights!r} must be one of {', '.join(WEIGHTS)}.")
+    run, named_step = _run_and_step(checkpoint)
+    config = _run_config(run)
+    try:
+        encoder = BACKBONES[config.model.name](config.model, compute_dtype)
+        method = METHODS[config.method.name].build(
+            config.method, config.views, Clock(1, 1), jnp.float32
+        )
+    except (KeyError, AttributeError) as error:
+        raise UserError(
+            f"{run / 'config.json'} names what this version does not know ({error}): use the "
+            "version that made the run."
+        ) from error
+    if weights == "auto":
+        weights = method.evaluated
+    if weights == "random":
+        identity = [config.model.to_dict(), config.seed, "random"]
+        return Pretrained(run, 0, weights, config, encoder, method.views, _short_hash(identity))
+    if weights == "target" and method.target_heads is None:
+        raise UserError(
+            f"{run} was trained by {config.method.name}, which has no target network: set "
+            "weights=online."
+        )
+    step = _checkpoint_step(run, named_step if step is None else step)
+    identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
+    return Pretrained(run, step, weights, config, encoder, method.views, _short_hash(identity))
+
+
+def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:
+    if not str(checkpoint):
+        raise UserError("checkpoint is empty: set --config.checkpoint=runs/<name of a run>.")
+    path = Path(checkpoint).expanduser().absolute()
+    if not path.is_dir():
+        state = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"The checkpoint {path} {state}: give the folder of a run.")
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parents[1], int(path.name)
+    return (path.parent if path.name == "checkpoints" else path), None
+
+
+def _run_config(run: Path) -> ConfigDict:
+    path = run / "config.json"
+    if not path.exists():
+        raise UserError(f"{run} is not the folder of a run: it has no config.json.")
+    try:
+        saved = json.loads(path.read_text())
+        task = saved["task"]
+        name = saved["method"]["name"] if task == "pretrain" else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the config of a run ({error!r}).") from error
+    if task != "pretrain":
+        raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
+    if name not in METHODS:
+        raise UserError(f"{path} names the method {name!r}; known are {', '.join(METHODS)}.")
+    defaults = importlib.import_module("configs.default").get_config(name)
+    return ConfigDict(_filled(saved, defaults.to_dict()))
+
+
+def _filled(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``saved`` with the keys that it lacks, at every depth, from ``defaults``."""
+    merged = dict(defaults) | dict(saved)
+    for key, value in saved.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            merged[key] = _filled(value, defaults[key])
+    return merged
+
+
+def _checkpoint_step(run: Path, step: int | None) -> int:
+    folders = (run / "checkpoints").glob("[0-9]*")
+    # Orbax names what it is still writing otherwise, so a number means a whole checkpoint.
+    steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+    if not steps:
+        raise UserError(f"{run} has no checkpoint yet.")
+    if step is None:
+        return steps[-1]
+    if step not in steps:
+        there = ", ".join(map(str, steps))
+        raise UserError(f"{run} has no checkpoint of step {step}; there are {there}.")
+    return step
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """{"sha256" of the whole state, "arrays": that of each array} of a checkpoint."""
+    path = folder / "about" / "metadata"
+    try:
+        about = json.loads(path.read_text())
+        return {key: about[key] for key in ("sha256", "arrays")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Checkpoint {folder} is damaged, or of an older version: {path} cannot be read "
+            f"({error!r})."
+        ) from error
+
+
+def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
+    """The encoder under ``params`` or ``target_params``; nothing else of the state is read."""
+    import orbax.checkpoint as ocp  # seconds to import, which cached features do without
+    from etils import epath
+
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        state = epath.Path(folder / "state")
+        tree = handler.metadata(state).tree
+        stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree[part])
+        _check_same_shapes(folder, stored["encoder"], expected)
+        item = {part: {"encoder": stored["encoder"]}}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        restored = ocp.Checkpointer(handler).restore(
+            state,
+            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
+        )
+    except (UserError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON each have their own types
+        raise _damaged(folder, type(error).__name__) from error
+    saved = _about(folder)["arrays"]
+    if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
+        raise _damaged(folder, "its bytes are not those that were saved")
+    return restored[part]["encoder"]
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder} is damaged ({reason}): evaluate another step, or bring it back from a copy."
+    )
+
+
+def _check_same_shapes(folder: Path, stored: Any, expected: Any) -> None:
+    def shapes(tree):
+        pairs = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in pairs}
+
+    stored, expected = shapes(stored), shapes(expected)
+    for name in sorted(stored.keys() | expected.keys()):
+        if stored.get(name) != expected.get(name):
+            raise UserError(
+                f"{folder} holds another encoder than the run's config.json describes: {name} is "
+                f"{stored.get(name, 'absent')} there, {expected.get(name, 'absent')} by the config."
+            )
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

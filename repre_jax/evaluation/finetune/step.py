@@ -1,0 +1,277 @@
+"""Fine-tuning as one pure function (state, batch) -> (state, metrics), and its static parts."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.device.erasing import erase
+from repre_jax.data.device.mixing import mix
+from repre_jax.evaluation.finetune.layer_decay import layer_scales, scale_by_layer
+from repre_jax.evaluation.finetune.recipes import FinetuneRecipe, mixing_of, views_of
+from repre_jax.models.layers import layer_norm
+from repre_jax.models.positions import resize_learned_positions, sincos_2d
+from repre_jax.models.taps import apply_with_taps
+from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, WarmUp
+from repre_jax.training.optimizers import build_optimizer
+
+# Keep the draws of each purpose apart from all others of the same seed ("head", "eras", "mixu" and
+# "ftdp" in ASCII).
+_HEAD_STREAM, _ERASING_STREAM = 0x68656164, 0x65726173
+_MIXING_STREAM, _DROP_PATH_STREAM = 0x6D697875, 0x66746470
+
+
+class FinetuneState(struct.PyTreeNode):
+    """Everything that changes; parameters and moments are float32.
+
+    Attributes:
+      step: int32, steps taken, skipped ones included.
+      params: {"encoder", "head"} and, with pooling "tokens", {"norm"}.
+      average: moving average of ``params``; {} without one.
+      opt_state: of the optimizer.
+      nonfinite_in_a_row: int32, steps skipped directly before now because loss or gradient was not
+        finite.
+    """
+
+    step: jax.Array
+    params: Any
+    average: Any
+    opt_state: Any
+    nonfinite_in_a_row: jax.Array
+
+
+class Head(nn.Module):
+    """Perhaps a norm, then the linear classifier, in float32."""
+
+    classes: int
+    deviation: float
+    norm_epsilon: float | None  # None for no norm
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """[B, D] -> logits [B, C]."""
+        features = features.astype(jnp.float32)
+        if self.norm_epsilon is not None:
+            features = layer_norm(self.norm_epsilon, jnp.float32, "norm")(features)
+        kernel_init = nn.initializers.normal(self.deviation)
+        return nn.Dense(self.classes, kernel_init=kernel_init, name="head")(features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuner:
+    """What the step is made of.
+
+    Attributes:
+      encoder: with the drop path and the grid of positions of the fine-tuning.
+      head: on its feature.
+      recipe: the numbers.
+      optimizer: optax transformation that takes the keyword ``step``.
+      learning_rate: of the last layer, the schedule in ``optimizer``.
+      normalise: whether the encoder takes pixels less ImageNet's mean, over its deviation.
+      seed: of every draw.
+    """
+
+    encoder: nn.Module
+    head: Head
+    recipe: FinetuneRecipe
+    optimizer: optax.GradientTransformationExtraArgs
+    learning_rate: Schedule
+    normalise: bool
+    seed: int
+
+    def logits(self, params: Any, images: jax.Array, **apply_options: Any) -> jax.Array:
+        """float32 [B, C] of images [B, S, S, 3] as the encoder takes them."""
+        last = (self.encoder.depth - 1,) if self.recipe.pooling == "tokens" else ()
+        encoded, maps = apply_with_taps(
+            self.encoder, {"params": params["encoder"]}, images, last, **apply_options
+        )
+        feature = maps[0].astype(jnp.float32).mean(axis=(1, 2)) if maps else encoded.pooled
+        head = {name: part for name, part in params.items() if name != "encoder"}
+        return self.head.apply({"params": head}, feature)
+
+    def encoder_input(self, pixels: jax.Array) -> jax.Array:
+        """Pixels [..., 3] in [0, 1] as the encoder takes them."""
+        return encoder_input(pixels, self.normalise)
+
+
+def finetuned_encoder(
+    encoder: nn.Module, params: Any, *, image_size: int, drop_path: float
+) -> tuple[nn.Module, Any]:
+    """A pre-trained encoder and its parameters, made ready for training at an image size.
+
+    The absolute positions of a ViT become parameters of the new grid whatever they were, as in MAE
+    and DeiT, where fixed ones are fine-tuned, too. Relative ones fit every grid, and Swin keeps the
+    windows that it was made for, which any image size runs through.
+    """
+    if getattr(encoder, "position", "relative") == "relative":
+        return encoder.clone(drop_path=drop_path), params
+    side = image_size // encoder.patch_size
+    if "position_embedding" in params:
+        positions = resize_learned_positions(params["position_embedding"], side)
+    else:
+        positions = sincos_2d((side, side), encoder.width)
+    encoder = encoder.clone(drop_path=drop_path, image_size=image_size, position="learned")
+    return encoder, {**params, "position_embedding": positions}
+
+
+def build_finetuner(
+    encoder: nn.Module,
+    recipe: FinetuneRecipe,
+    params: Any,
+    *,
+    classes: int,
+    clock: Clock,
+    normalised: bool,
+    seed: int,
+) -> Finetuner:
+    """The static parts for a run of this length; see ``Finetuner``.
+
+    Args:
+      encoder: of ``finetuned_encoder``.
+      recipe: the numbers.
+      params: of that encoder; only their shapes matter.
+      classes: C.
+      clock: of the run.
+      normalised: as ``Finetuner.normalise``.
+      seed: of every draw.
+    """
+    scale = recipe.batch_size / 256
+    end_scale = scale if recipe.scale_ends else 1.0
+    learning_rate = LEARNING_RATE_SCHEDULES[recipe.schedule](
+        recipe.learning_rate * scale,
+        clock,
+        WarmUp(
+            steps=clock.steps(recipe.warmup_epochs),
+            start=recipe.start_learning_rate * end_scale,
+            end=recipe.end_learning_rate * end_scale,
+        ),
+    )
+    epsilon = encoder.norm_epsilon if recipe.pooling == "tokens" else None
+    head = Head(classes, recipe.head_deviation, epsilon)
+    shapes = jax.eval_shape(lambda: _all_params(head, encoder, params, seed))
+    optimizer = build_optimizer(
+        "adamw",
+        shapes,
+        learning_rate=learning_rate,
+        weight_decay=lambda step: recipe.weight_decay,
+        decay="kernels",
+        clip_global=recipe.clip_global,
+    )
+    scales = layer_scales(shapes, encoder, recipe.layer_decay)
+    return Finetuner(
+        encoder=encoder,
+        head=head,
+        recipe=recipe,
+        optimizer=optax.chain(optimizer, scale_by_layer(scales)),
+        learning_rate=learning_rate,
+        normalise=normalised,
+        seed=seed,
+    )
+
+
+def initial_state(finetuner: Finetuner, encoder_params: Any) -> FinetuneState:
+    """The state at step 0: a pre-trained encoder under a fresh head."""
+    params = _all_params(finetuner.head, finetuner.encoder, encoder_params, finetuner.seed)
+    zero = jnp.zeros((), jnp.int32)
+    return FinetuneState(
+        step=zero,
+        params=params,
+        average=jax.tree.map(jnp.copy, params) if finetuner.recipe.average_decay else {},
+        opt_state=finetuner.optimizer.init(params),
+        nonfinite_in_a_row=zero,
+    )
+
+
+def _all_params(head: Head, encoder: nn.Module, encoder_params: Any, seed: int) -> Any:
+    key = jax.random.fold_in(jax.random.key(seed), _HEAD_STREAM)
+    fresh = head.init(key, jnp.zeros((1, encoder.width)))["params"]
+    return {"encoder": jax.tree.map(jnp.asarray, encoder_params), **fresh}
+
+
+def finetune_step(
+    finetuner: Finetuner, state: FinetuneState, batch: dict[str, jax.Array]
+) -> tuple[FinetuneState, dict[str, jax.Array]]:
+    """One step of fine-tuning.
+
+    Args:
+      finetuner: static parts; bind it with ``functools.partial`` before ``jax.jit``.
+      state: donated by the caller.
+      batch: of ``data.pipeline``: "global" uint8 [B, 1, S, S, 3], "label", "index" and "epoch"
+        int32 [B].
+
+    Returns:
+      (next state, metrics: scalars).
+    """
+    images, targets = augmented(finetuner, batch, state.step)
+    return update(finetuner, state, images, targets)
+
+
+def augmented(
+    finetuner: Finetuner, batch: dict[str, jax.Array], step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Flipped, normalised, erased and mixed images [B, S, S, 3], and their soft targets [B, C].
+
+    All draws but the mixture, which is the step's, are functions of (seed, epoch, index).
+    """
+    recipe, seed = finetuner.recipe, finetuner.seed
+    pixels = augment_views(batch, views_of(recipe), seed)["global"][:, 0]
+    images = finetuner.encoder_input(pixels)
+    if recipe.erasing_probability:
+        # Named, because the hardware generators ("rbg") draw differently under vmap.
+        root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _ERASING_STREAM)
+
+        def erase_row(epoch, index, image):
+            key = jax.random.fold_in(jax.random.fold_in(root, epoch), index)
+            return erase(key, image, recipe.erasing_probability)
+
+        images = jax.vmap(erase_row)(batch["epoch"], batch["index"], images)
+    key = _step_key(seed, _MIXING_STREAM, step)
+    return mix(key, images, batch["label"], mixing_of(recipe), classes=finetuner.head.classes)
+
+
+def update(
+    finetuner: Finetuner, state: FinetuneState, images: jax.Array, targets: jax.Array
+) -> tuple[FinetuneState, dict[str, jax.Array]]:
+    """The gradient step on images as the encoder takes them and soft targets [B, C].
+
+    A step whose loss or gradient is not finite changes nothing but the clock and the counter.
+    """
+    drop_path = _step_key(finetuner.seed, _DROP_PATH_STREAM, state.step)
+
+    def objective(params):
+        logits = finetuner.logits(params, images, train=True, rngs={"drop_path": drop_path})
+        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
+
+    loss, gradients = jax.value_and_grad(objective)(state.params)
+    grad_norm = optax.tree.norm(gradients)
+    updates, opt_state = finetuner.optimizer.update(
+        gradients, state.opt_state, state.params, step=state.step
+    )
+    params = optax.apply_updates(state.params, updates)
+    average, decay = state.average, finetuner.recipe.average_decay
+    if decay:
+        average = optax.incremental_update(params, average, 1 - decay)
+    taken = state.replace(params=params, average=average, opt_state=opt_state)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
+    skipped = 1 - finite.astype(jnp.int32)
+    new_state = kept.replace(
+        step=state.step + 1,
+        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
+    )
+    metrics = {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "learning_rate": finetuner.learning_rate(state.step),
+        "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
+    }
+    return new_state, metrics
+
+
+def _step_key(seed: int, stream: int, step: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)

@@ -1,0 +1,170 @@
+"""A linear probe from top to bottom: protocol, heads, training, numbers; resumes exactly."""
+
+import contextlib
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.errors import UserError
+from repre_jax.evaluation.linear.probe import (
+    LinearProbe,
+    ProbeState,
+    compiled_step,
+    in_chunks,
+    linear_numbers,
+)
+from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS, LinearProtocol
+from repre_jax.evaluation.task import Evaluation
+from repre_jax.runs.loop import TrainingLoop, open_training, scalars
+from repre_jax.schedules import Clock
+from repre_jax.sharding import by_row, replicated
+
+
+def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Linear probe by a paper's protocol; learning rates and seeds are heads of one training.
+
+    Returns:
+      This task's part of results.json; None when it was told to stop, which saves.
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    config = evaluation.config
+    protocol = LINEAR_PROTOCOLS[config.protocol]
+    batch_size = config.train_batch_size or protocol.batch_size
+    probe = build_probe(evaluation, protocol, batch_size)
+    feature = protocol.feature_of(probe.encoder)
+    started = time.monotonic()
+    found = evaluation.features_of(evaluation.val, feature, protocol.interpolation)
+    features, labels = found.features, found.labels
+    evaluation.check_classes(labels)
+    seconds = time.monotonic() - started
+    state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
+    if state is None:
+        return None
+    numbers = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
+    last, best, rates = numbers["last"], numbers["best"], len(probe.learning_rates)
+    formula = protocol.in_words(feature, batch_size, probe.epochs)
+    formula += f"; last epoch, mean of {probe.seeds} head(s)"
+    if rates > 1:
+        formula += f"; best of {rates} learning rates on the validation set"
+    return {
+        "metric": "top1",
+        "value": last["top1"],
+        "spread": last.get("top1_std"),
+        "protocol": f"linear_{config.protocol}",
+        "formula": formula,
+        "numbers": numbers,
+        "wall_seconds": round(seconds + training_seconds, 2),
+        "line": evaluation.line(
+            f"linear top-1 {last['top1']:.2%} (protocol {config.protocol}, last epoch; best epoch "
+            f"{best['top1']:.2%}; learning rate {numbers['learning_rate']:g})"
+        ),
+    }
+
+
+def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: int) -> LinearProbe:
+    """The probe that the config describes.
+
+    Raises:
+      UserError: a batch that neither images nor devices can share.
+    """
+    config, images, devices = evaluation.config, len(evaluation.train), evaluation.mesh.size
+    if batch_size % devices:
+        raise UserError(f"train_batch_size={batch_size} cannot be split over {devices} devices.")
+    if images < batch_size:
+        raise UserError(
+            f"Protocol {config.protocol} trains with batches of {batch_size} and there are "
+            f"{images} images: set --config.train_batch_size; the learning rate scales with it."
+        )
+    if not config.rate_factors:
+        raise UserError("rate_factors is empty: (1.0,) is the protocol's own learning rate.")
+    steps = images // batch_size
+    epochs = config.epochs or protocol.epochs
+    if protocol.warmup_epochs > epochs:
+        raise UserError(
+            f"Protocol {config.protocol} warms up for {protocol.warmup_epochs:g} epochs and "
+            f"epochs={epochs}: set --config.epochs to more."
+        )
+    peak = protocol.learning_rate * batch_size / 256
+    return LinearProbe(
+        encoder=evaluation.pretrained.encoder,
+        normalised=evaluation.pretrained.config.model.normalise,
+        protocol=protocol,
+        clock=Clock(steps, steps * epochs),
+        classes=evaluation.classes,
+        learning_rates=tuple(peak * factor for factor in config.rate_factors),
+        seeds=config.seeds,
+        seed=config.seed,
+    )
+
+
+def _train(
+    evaluation: Evaluation,
+    probe: LinearProbe,
+    batch_size: int,
+    features: np.ndarray,
+    labels: np.ndarray,
+) -> tuple[ProbeState | None, float]:
+    """(state after the last epoch, None after a SIGTERM; seconds that training has taken).
+
+    Args:
+      evaluation: config, images, devices, folder.
+      probe: what is trained.
+      batch_size: images of a step.
+      features: float32 [n, F] of the validation images.
+      labels: theirs, int [n], -1 for unknown.
+    """
+    config, mesh, clock = evaluation.config, evaluation.mesh, probe.clock
+    with contextlib.ExitStack() as stack:
+        opened = open_training(
+            evaluation.folder,
+            functools.partial(probe.init, features.shape[1]),
+            mesh=mesh,
+            total_steps=clock.total_steps,
+            batch_size=batch_size,
+            keep=2,
+            best_metric=None,
+        )
+        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
+        batches = training_batches(
+            evaluation.train,
+            probe.protocol.views,
+            image_size=config.image_size,
+            batch_size=batch_size,
+            seed=config.seed,
+            start_step=int(state.step),
+            total_steps=clock.total_steps,
+            workers=config.data.workers,
+        )
+        batches = stack.enter_context(prefetch_to_device(batches, by_row(mesh)))
+        step = compiled_step(probe, mesh)
+        params = jax.device_put(evaluation.params, replicated(mesh))
+        validation = in_chunks(features, labels, mesh)
+        loop = TrainingLoop(
+            step=lambda state, batch: step(params, state, batch, validation),
+            total_steps=clock.total_steps,
+            log_every=config.log_every_steps,
+            save_every=config.save_every_epochs * clock.steps_per_epoch,
+            checkpoints=checkpoints,
+            logs=logs,
+            source=evaluation.train,
+            to_host=functools.partial(_to_host, _known(labels)),
+        )
+        state, numbers = loop.run(state, batches, stop_requested)
+        return None if numbers is None else state, logs.wall_seconds
+
+
+def _to_host(images: int, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """Scalars of a step, hits among ``images`` as an accuracy."""
+    numbers = scalars(step, metrics)
+    return numbers | {"val/top1": numbers.pop("val/hits") / images}
+
+
+def _known(labels: np.ndarray) -> int:
+    """How many labels are not -1."""
+    return int(np.sum(np.asarray(labels) >= 0))

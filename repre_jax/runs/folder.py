@@ -1,0 +1,212 @@
+"""The folder of one run: whose it is, what is in it, whether it is finished.
+
+config.json     the resolved config that made the run
+metrics.jsonl   one JSON object per log step
+summary.json    final numbers, written when the run is finished
+bad_files.txt   images that could not be read
+tensorboard/ checkpoints/ figures/
+"""
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.errors import UserError
+
+_SHOWN_DIFFERENCES = 8
+_LOCK = ".lock"
+_LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
+
+
+class RunFolder:
+    """Opens a run's folder for one run at a time, new or to be resumed.
+
+    In a run of several processes only the primary one locks and writes; the others know the paths.
+
+    Attributes:
+      path, config_path, metrics_path, summary_path, bad_files_path: where things lie.
+      tensorboard, checkpoints, figures: folders.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        ignore: tuple[str, ...] = (),
+        primary: bool = True,
+    ):
+        """Makes the folder, or checks that it belongs to the same run, and locks it.
+
+        One in which nothing has been made yet belongs to nobody.
+
+        Args:
+          path: of the folder.
+          config: resolved config as a nested dictionary of JSON values.
+          ignore: dotted keys, or their leading parts, that may differ when a run is resumed
+            because they do not change what is trained.
+          primary: whether this process writes.
+
+        Raises:
+          UserError: the folder cannot be written, is in use, or holds a run of another config.
+        """
+        self.path = Path(path).absolute()
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.summary_path = self.path / "summary.json"
+        self.bad_files_path = self.path / "bad_files.txt"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self._lock: int | None = None
+        if not primary:
+            return
+        with disk_trouble_told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+        try:
+            _check_same_run(self.path, self.config_path, config, ignore)
+            write_json(self.config_path, config)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run wrote; None while it is not finished."""
+        try:
+            summary = json.loads(self.summary_path.read_text())
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) and summary.get("finished") else None
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        write_json(self.summary_path, {**summary, "finished": True})
+
+    def close(self) -> None:
+        """Lets another process use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+      UserError: disk full or no permission.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      UserError: disk full or no permission.
+    """
+    unfinished = path.with_name(path.name + ".tmp")
+    with disk_trouble_told(path):
+        with open(unfinished, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def config_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = ()
+) -> list[str]:
+    """Lines "key: old -> new" for the dotted keys in which two nested configs differ.
+
+    Args:
+      old: nested dictionary of JSON values.
+      new: the same.
+      ignore: dotted keys, or their leading parts, that may differ.
+    """
+    # A tuple and the list that JSON made of it are the same setting.
+    old, new = (_flatten(json.loads(json.dumps(config))) for config in (old, new))
+    keys = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if not any(key == part or key.startswith(part + ".") for part in ignore)
+    ]
+    return [
+        f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
+        for key in keys
+        if _shown(old, key) != _shown(new, key)
+    ]
+
+
+def _check_same_run(
+    folder: Path, config_path: Path, config: Mapping[str, Any], ignore: tuple[str, ...]
+) -> None:
+    try:
+        old = json.loads(config_path.read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{config_path} cannot be read ({error}), so it is not known which run lies there; "
+            "bring it back from a copy or choose another --workdir."
+        ) from error
+    differences = config_differences(old, config, ignore)
+    if differences and not _unused(folder):
+        more = len(differences) - _SHOWN_DIFFERENCES
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))
+        raise UserError(
+            f"{folder} holds a run of another config ({shown}): choose another --workdir, or "
+            "repeat the old settings to resume that run."
+        )
+
+
+def _unused(folder: Path) -> bool:
+    """Whether nothing was made there: what opened the folder was refused before it began."""
+    return {path.name for path in folder.iterdir()} <= {"config.json", _LOCK}
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"
+
+
+def _lock(folder: Path) -> int | None:
+    """An exclusive lock that the system drops when the process ends, however it ends."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(descriptor)
+                return None  # some network file systems have no locks
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise UserError(
+                f"Another process ({holder or 'unknown'}) is training in {folder}: wait for it, "
+                "stop it, or choose another --workdir."
+            ) from error
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    return descriptor

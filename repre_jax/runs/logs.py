@@ -1,0 +1,248 @@
+"""The numbers of a run as it goes: metrics.jsonl, TensorBoard, progress, summary, bad files."""
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+
+from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.runs.progress import ProgressDisplay
+from repre_jax.runs.folder import RunFolder
+
+_RATE = "images_per_second"
+
+
+class RunLogs:
+    """Writes and shows the numbers of one run; other processes than the primary list bad files.
+
+    A resumed run goes on from its checkpoint's step, so rows of later steps, which will be made
+    again, are removed first. Log a step before its checkpoint is saved: a row once missing behind
+    a checkpoint would never be made again.
+
+    Attributes:
+      numbers_before: those of the row of the step that a resumed run goes on from; empty when that
+        step was not logged.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        start_step: int,
+        total_steps: int,
+        batch_size: int,
+        primary: bool = True,
+        stream: TextIO | None = None,
+    ):
+        """Opens the logs of ``folder``.
+
+        Args:
+          folder: of the run.
+          start_step: steps done so far, 0 for a new run.
+          total_steps: of the whole run.
+          batch_size: images of a step, over all devices.
+          primary: whether this process writes and shows.
+          stream: where progress goes, standard output unless given.
+
+        Raises:
+          UserError: the files cannot be written.
+        """
+        self._folder = folder
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self._primary = primary
+        self._step = start_step
+        self._rates: list[float] = []
+        self._rates_before: list[float] = []
+        self._waited = 0.0
+        self._started = self._interval_started = time.perf_counter()
+        self._paused_seconds = 0.0
+        self._first_logged: tuple[int, float] | None = None
+        self._wall_seconds_before = 0.0
+        self._bad_files: set[str] = set()
+        self.numbers_before: dict[str, float] = {}
+        if not primary:
+            return
+        with disk_trouble_told(folder.path):
+            rows = _drop_rows_after(folder.metrics_path, start_step)
+            self._recall(rows, start_step)
+            self._metrics_file = open(folder.metrics_path, "a")  # noqa: SIM115 (until close)
+            self._bad_files = _bad_files(folder.bad_files_path)
+            self._tensorboard = SummaryWriter(
+                str(folder.tensorboard), purge_step=start_step + 1 if start_step else None
+            )
+        self._display = ProgressDisplay(
+            start_step=start_step, total_steps=total_steps, stream=stream
+        )
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds that the run has taken, earlier parts up to their last logged row included."""
+        return self._wall_seconds_before + time.perf_counter() - self._started
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Median over the log intervals of this process, the first, which compiles, left out.
+
+        Where this process made no step, over those of the ones before.
+        """
+        rates = self._rates[1:] or self._rates or self._rates_before[1:] or self._rates_before
+        return statistics.median(rates) if rates else None
+
+    @property
+    def bad_file_count(self) -> int:
+        """Number of different files that no process could read so far."""
+        return len(_bad_files(self._folder.bad_files_path))
+
+    def log(self, step: int, metrics: Mapping[str, float], *, waited_seconds: float) -> None:
+        """Writes one row and shows it; adds ``images_per_second``, ``input_bound``, wall time.
+
+        Args:
+          step: steps done; where no step was made since the last call, as for an evaluation that
+            follows the last step, there is no speed to add.
+          metrics: name -> number, fetched from the device, so that the steps really are done.
+          waited_seconds: that the loop has waited for input since this process began.
+
+        Raises:
+          UserError: disk full or no permission.
+        """
+        now = time.perf_counter()
+        row = {key: float(value) for key, value in metrics.items()} | {"step": step}
+        if step > self._step:
+            seconds = max(now - self._interval_started - self._paused_seconds, 1e-9)
+            rate = (step - self._step) * self._batch_size / seconds
+            self._rates.append(rate)
+            row["images_per_second"] = rate
+            row["input_bound"] = min(1.0, max(0.0, waited_seconds - self._waited) / seconds)
+            self._waited, self._step = waited_seconds, step
+            self._interval_started, self._paused_seconds = now, 0.0
+        row["wall_seconds"] = self.wall_seconds
+        self._first_logged = self._first_logged or (step, now)
+        if self._primary:
+            self._write(row)
+            self._display.update(step, row, self._seconds_left(step, now))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside (evaluation, pictures) counts neither as training nor as waiting."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused_seconds += time.perf_counter() - start
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence above the progress bar."""
+        if self._primary:
+            self._display.say(sentence)
+
+    def bad_file(self, name: str, reason: str = "") -> None:
+        """Notes an image that could not be read; says so once, lists every one.
+
+        Args:
+          name: path or record id.
+          reason: what the decoder said.
+        """
+        if name in self._bad_files:
+            return
+        if not self._bad_files:
+            self.say(
+                f"{name} cannot be read{f' ({reason})' if reason else ''}: in training another "
+                "image takes its place, in evaluations it does not count; all such files are "
+                f"listed in {self._folder.bad_files_path}."
+            )
+        self._bad_files.add(name)
+        path = self._folder.bad_files_path
+        with disk_trouble_told(path), open(path, "a") as file:
+            file.write(f"{name}\t{reason}".replace("\n", " ").rstrip() + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished; adds ``steps``, ``wall_seconds``, speed and bad files."""
+        if self._primary:
+            rate = self.images_per_second
+            self._folder.write_summary(
+                {
+                    "steps": self._step,
+                    "wall_seconds": self.wall_seconds,
+                    "images_per_second": rate,
+                    "bad_files": self.bad_file_count,
+                    **_finite(summary),
+                }
+            )
+
+    def close(self) -> None:
+        """Flushes and closes everything; the terminal is the user's again."""
+        if self._primary:
+            self._display.close()
+            self._metrics_file.close()
+            self._tensorboard.close()
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        with disk_trouble_told(self._folder.metrics_path):
+            self._metrics_file.write(json.dumps(_finite(row)) + "\n")
+            self._metrics_file.flush()
+        for key, value in row.items():
+            if key not in ("step", "wall_seconds"):
+                self._tensorboard.add_scalar(key, value, row["step"])
+
+    def _recall(self, rows: list[dict[str, Any]], start_step: int) -> None:
+        """Takes up what the rows of earlier processes say."""
+        if not rows:
+            return
+        self._wall_seconds_before = rows[-1].get("wall_seconds") or 0.0
+        self._rates_before = [row[_RATE] for row in rows if row.get(_RATE)]
+        if rows[-1]["step"] == start_step:
+            added = ("step", "wall_seconds", _RATE, "input_bound")
+            self.numbers_before = {k: v for k, v in rows[-1].items() if k not in added}
+
+    def _seconds_left(self, step: int, now: float) -> float | None:
+        """From the pace since the first log, evaluations included, compilation left out."""
+        first_step, first_time = self._first_logged
+        if step == first_step:
+            return None
+        return (now - first_time) / (step - first_step) * (self._total_steps - step)
+
+
+def _bad_files(path: Path) -> set[str]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line.split("\t")[0] for line in lines}
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a number that is not finite becomes null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in numbers.items()
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a crash cut short is left out."""
+    rows = []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
+    if not path.exists():
+        return []
+    kept = [row for row in read_rows(path) if row.get("step", step + 1) <= step]
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(unfinished, path)
+    return kept

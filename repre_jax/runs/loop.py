@@ -1,0 +1,213 @@
+"""How every training goes, whatever is trained: begin or go on, step, log, measure, save, stop."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.data.device.prefetch import DevicePrefetcher
+from repre_jax.data.sources.source import Source
+from repre_jax.errors import UserError
+from repre_jax.runs.interruption import on_sigterm
+from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.logs import RunLogs
+from repre_jax.sharding import replicated
+
+Numbers = dict[str, float]
+
+
+class Opened(NamedTuple):
+    """A training that begins or goes on.
+
+    Attributes:
+      state: of the newest sound checkpoint, or of step 0.
+      checkpoints: where states go.
+      logs: where numbers go.
+      stop_requested: whether SIGTERM has come.
+    """
+
+    state: Any
+    checkpoints: Checkpoints
+    logs: RunLogs
+    stop_requested: Callable[[], bool]
+
+
+@contextlib.contextmanager
+def open_training(
+    folder: RunFolder,
+    init: Callable[..., Any],
+    *inputs: Any,
+    mesh: Mesh,
+    total_steps: int,
+    batch_size: int,
+    keep: int,
+    best_metric: str | None,
+) -> Iterator[Opened]:
+    """Takes up the training in ``folder`` where it stopped, or begins it.
+
+    Args:
+      folder: of the run.
+      init: makes the state at step 0 from ``inputs``; jitted here.
+      *inputs: arrays.
+      mesh: the devices, each of which gets the whole state.
+      total_steps: of the whole run.
+      batch_size: images of a step, over all devices.
+      keep: newest checkpoints to keep.
+      best_metric: the number by which one more checkpoint is kept, higher is better, or None.
+
+    Raises:
+      UserError: the folder cannot be written to, or holds the checkpoints of something else.
+    """
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(folder.checkpoints, keep=keep, best_metric=best_metric)
+        stack.callback(checkpoints.close)
+        state, messages = checkpoints.restore_or_init(init, replicated(mesh), *inputs)
+        logs = RunLogs(
+            folder,
+            start_step=int(state.step),
+            total_steps=total_steps,
+            batch_size=batch_size,
+            primary=jax.process_index() == 0,
+        )
+        stack.callback(logs.close)
+        for message in messages:
+            logs.say(message)
+        yield Opened(state, checkpoints, logs, stack.enter_context(on_sigterm()))
+
+
+def scalars(step: int, metrics: dict[str, jax.Array]) -> Numbers:
+    """Metrics of a step on the host."""
+    del step  # other functions in this place speak of it
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLoop:
+    """What a training consists of, apart from its state and its input.
+
+    Attributes:
+      step: compiled (state, batch) -> (state, metrics); it may have the state donated. Where it
+        skips what is not finite, "nonfinite_in_a_row" among the metrics counts.
+      total_steps: of the whole run.
+      log_every, save_every: in steps, 0 for never; the last step is logged and saved in any case.
+      checkpoints: where states go.
+      logs: where numbers go.
+      source: of the images, to name those that cannot be read.
+      measure: state -> numbers, ``checkpoints.best_metric`` among them; None for no measurement.
+      measure_every: in steps, 0 for never; the last step is measured in any case.
+      diagnose: (state, batch) -> metrics of the steps that are logged, before they are taken.
+      to_host: (step, metrics) -> numbers.
+      max_nonfinite_steps: so many steps in a row that are not finite end the run.
+      advice: what to do then.
+    """
+
+    step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
+    total_steps: int
+    log_every: int
+    save_every: int
+    checkpoints: Checkpoints
+    logs: RunLogs
+    source: Source
+    measure: Callable[[Any], Numbers] | None = None
+    measure_every: int = 0
+    diagnose: Callable[[Any, Any], dict[str, jax.Array]] | None = None
+    to_host: Callable[[int, dict[str, jax.Array]], Numbers] = scalars
+    max_nonfinite_steps: int = 10
+    advice: str = ""
+
+    def run(
+        self, state: Any, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
+    ) -> tuple[Any, Numbers | None]:
+        """Steps until the end of the run or until asked to stop; either way the state is saved.
+
+        A measurement that is under way is finished first; one that is due when the run is asked to
+        stop is left to the process that goes on.
+
+        Args:
+          state: with a scalar integer ``step``.
+          batches: from that step on.
+          stop_requested: asked after every step.
+
+        Returns:
+          (state, numbers of the last step; None when it was asked to stop).
+
+        Raises:
+          UserError: too many steps in a row that are not finite, or a disk that is full.
+        """
+        numbers = self._numbers_before(state, batches)
+        previous, stop = None, False
+        for step in range(int(state.step) + 1, self.total_steps + 1):
+            batch = next(batches)
+            self._note_bad_files(batch.pop("replaced"))
+            last = step == self.total_steps
+            log_now = last or _due(step, self.log_every)
+            diagnosis = self.diagnose(state, batch) if log_now and self.diagnose else {}
+            state, metrics = self.step(state, batch)
+            if previous is not None:
+                # Waiting for the step before keeps the device one step ahead of the host, no more.
+                self._check_finite(step - 1, previous)
+            previous = metrics
+
+            stop = stop_requested() or self.checkpoints.preempted(step)
+            measure_now = self._measured_at(step) and not stop
+            if log_now or measure_now or stop:
+                numbers = self.to_host(step, metrics | diagnosis)
+                if measure_now:
+                    numbers |= self._measure(state)
+                self.logs.log(step, numbers, waited_seconds=batches.waited_seconds)
+            if last or stop or measure_now or _due(step, self.save_every):
+                self.checkpoints.save(state, numbers if measure_now else None)
+            if stop:
+                break
+        if previous is not None:
+            self._check_finite(int(state.step), previous)
+        self.checkpoints.wait()
+        if stop:
+            self.logs.say(f"Stopped and saved at step {step:,}; the same command goes on.")
+        return state, None if stop else numbers
+
+    def _numbers_before(self, state: Any, batches: DevicePrefetcher) -> Numbers:
+        """Those of the step that the run goes on from; the measurement that a stop left out, too.
+
+        Measured numbers come from the checkpoint, which all processes read, not from the logs.
+        """
+        step = int(state.step)
+        if not (step and self._measured_at(step)):
+            return self.logs.numbers_before
+        numbers = self.checkpoints.metrics_of(step)
+        if not numbers:
+            numbers = self.logs.numbers_before | self._measure(state)
+            self.logs.log(step, numbers, waited_seconds=batches.waited_seconds)
+            self.checkpoints.add_metrics(step, numbers)
+        return numbers
+
+    def _measured_at(self, step: int) -> bool:
+        due = step == self.total_steps or _due(step, self.measure_every)
+        return self.measure is not None and due
+
+    def _measure(self, state: Any) -> Numbers:
+        with self.logs.paused():
+            return self.measure(state)
+
+    def _note_bad_files(self, replaced: np.ndarray) -> None:
+        for index in replaced[replaced >= 0]:
+            self.logs.bad_file(self.source.name_of(int(index)))
+
+    def _check_finite(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        jax.block_until_ready(metrics)
+        count = int(metrics.get("nonfinite_in_a_row", 0))
+        if count >= self.max_nonfinite_steps:
+            raise UserError(
+                f"Loss or gradient was not finite {count} steps in a row, up to step {step:,}; "
+                f"those steps were skipped and the checkpoints in {self.checkpoints.folder} are "
+                f"sound. {self.advice}"
+            )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,1 @@
+"""What a pre-training step is made of, from config to update."""

@@ -1,0 +1,120 @@
+"""``--explain``: what a run would be, number by number, and where each number came from."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from repre_jax.data.sources import open_source
+from repre_jax.errors import UserError
+from repre_jax.sharding import make_mesh
+from repre_jax.training.learner import build_learner
+from repre_jax.training.resolution import Resolution, resolve
+
+
+def flat_keys(config: ConfigDict) -> dict[str, Any]:
+    """{"train.batch_size": 1024, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{key}.{inner}": x for inner, x in flat_keys(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def explain(config: ConfigDict, config_filename: str) -> str:
+    """The resolved run as text.
+
+    Args:
+      config: after the command line.
+      config_filename: as given, "configs/dino_vits.py:baseline", to tell the layers apart.
+    """
+    mesh = make_mesh(config.train.devices)
+    images, images_from = _images(config)
+    resolution = resolve(config, images=images, devices=mesh.size)
+    sections = [
+        ("the run", _run_lines(config, resolution, images_from)),
+        ("parameters", _parameter_lines(config, resolution)),
+        ("values that differ from configs/default.py", _provenance(config, config_filename)),
+    ]
+    return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
+
+
+# Sizes of well-known training sets, so that a recipe can be explained without its data.
+KNOWN_IMAGES = {"imagenet2012": 1_281_167}
+
+
+def _images(config: ConfigDict) -> tuple[int, str]:
+    data = config.data.copy_and_resolve_references()
+    data.cache_size = 0  # counting needs no cache, and making one takes long
+    try:
+        return len(open_source(data, "train")), "counted"
+    except UserError:
+        if config.data.name in KNOWN_IMAGES and config.data.source == "tfds":
+            return KNOWN_IMAGES[config.data.name], "data not found here: published size"
+        raise
+
+
+def _run_lines(config: ConfigDict, r: Resolution, images_from: str) -> list[str]:
+    steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
+    optimizer = config.optimizer
+    decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
+    return [
+        f"method          {config.method.name}, RePre {'on' if config.repre.enabled else 'off'}",
+        f"images          {r.images:,} ({images_from})",
+        f"batch           {r.batch_size} = {r.devices} device(s) x {config.train.accumulate} "
+        f"micro-batch(es) x {r.rows_per_device}",
+        f"steps           {steps:,} = {r.epochs:g} epochs x {per_epoch:,}",
+        f"learning rate   {r.learning_rate:.6g} = {optimizer.learning_rate:g} x {r.batch_size} / "
+        f"256, warm-up {r.warm_up.steps:,} steps, {optimizer.schedule} cosine to {r.warm_up.end:g}",
+        f"optimizer       {optimizer.name}",
+        f"weight decay    {decay} on {optimizer.decay}",
+        f"compute dtype   {r.compute_dtype.name}",
+        f"run folder      {config.workdir}",
+    ]
+
+
+def _parameter_lines(config: ConfigDict, resolution: Resolution) -> list[str]:
+    learner = build_learner(config, resolution)
+    state = jax.eval_shape(learner.init)
+    parts = {"encoder": state.params["encoder"]}
+    parts |= {f"head {name}": tree for name, tree in state.params["heads"].items()}
+    if "repre" in state.params:
+        parts["RePre decoder"] = state.params["repre"]["decoder"]
+    parts["target copy"] = state.target_params
+    lines = [f"{name:<16}{parameter_count(tree):>14,}" for name, tree in parts.items()]
+    size = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return [*lines, f"{'train state':<16}{size / 2**20:>11,.1f} MiB on every device"]
+
+
+def parameter_count(tree: Any) -> int:
+    """Number of scalars in a tree of arrays or shapes."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+
+
+def _provenance(config: ConfigDict, config_filename: str) -> list[str]:
+    file, _, variants = config_filename.partition(":")
+    spec = importlib.util.spec_from_file_location("explained_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    default = importlib.import_module("configs.default").get_config(config.method.name)
+    layers = [("default", default), (Path(file).name, module.get_config(""))]
+    named = list(filter(None, variants.split(",")))
+    for k, name in enumerate(named):
+        layers.append((f"variant {name}", module.get_config(",".join(named[: k + 1]))))
+    layers.append(("command line", config))
+    flats = [(name, flat_keys(layer)) for name, layer in layers]
+    lines = []
+    for key, value in flats[-1][1].items():
+        origin = "default"
+        for (_, before), (name, after) in itertools.pairwise(flats):
+            if before.get(key) != after.get(key):
+                origin = name
+        if origin != "default" and key != "workdir":
+            lines.append(f"{key} = {value}   [{origin}; default {flats[0][1].get(key)}]")
+    return lines or ["none"]

@@ -1,0 +1,183 @@
+"""From the independent numbers of a config to the numbers of a run: steps, rates, divisibility."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
+from repre_jax.models import BACKBONES
+from repre_jax.models.vit import POSITIONS
+from repre_jax.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Range,
+    check_ranges,
+)
+from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
+from repre_jax.training.optimizers import DECAY_RULES, OPTIMIZERS
+
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+
+RANGES = {
+    "model.patch_size": AT_LEAST_ONE,
+    "model.image_size": AT_LEAST_ONE,
+    "model.heads": AT_LEAST_ONE,
+    "model.window": AT_LEAST_ONE,
+    "model.norm_epsilon": POSITIVE,
+    "model.drop_path": SHARE_BELOW_ONE,
+    "data.workers": NOT_NEGATIVE,
+    "data.cache_size": NOT_NEGATIVE,
+    "train.batch_size": Range(2),
+    "train.epochs": NOT_NEGATIVE,
+    "train.steps": NOT_NEGATIVE,
+    "train.accumulate": AT_LEAST_ONE,
+    "train.devices": NOT_NEGATIVE,
+    "train.max_nonfinite_steps": AT_LEAST_ONE,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.start_learning_rate": NOT_NEGATIVE,
+    "optimizer.end_learning_rate": NOT_NEGATIVE,
+    "optimizer.warmup_epochs": NOT_NEGATIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.end_weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": SHARE_BELOW_ONE,
+    "optimizer.clip_per_tensor": NOT_NEGATIVE,
+    "optimizer.clip_global": NOT_NEGATIVE,
+    "checkpoint.every_steps": NOT_NEGATIVE,
+    "checkpoint.keep": AT_LEAST_ONE,
+    "evaluation.knn_every_epochs": NOT_NEGATIVE,
+    "evaluation.neighbours": AT_LEAST_ONE,
+    "evaluation.batch_size": AT_LEAST_ONE,
+    "logging.every_steps": NOT_NEGATIVE,
+    "repre.fixed_weights": NOT_NEGATIVE,
+    "repre.decoder.layers": AT_LEAST_ONE,
+    "repre.decoder.width": AT_LEAST_ONE,
+    # Of the methods, where they have such a number.
+    "method.layers": AT_LEAST_ONE,
+    "method.hidden": AT_LEAST_ONE,
+    "method.output": AT_LEAST_ONE,
+    "method.predictor_hidden": AT_LEAST_ONE,
+    "method.prototypes": AT_LEAST_ONE,
+    "method.bottleneck": AT_LEAST_ONE,
+    "method.queue": AT_LEAST_ONE,
+    "method.temperature": POSITIVE,
+    "method.student_temperature": POSITIVE,
+    "method.teacher_temperature_start": POSITIVE,
+    "method.teacher_temperature": POSITIVE,
+    "method.teacher_temperature_warmup_epochs": NOT_NEGATIVE,
+    "method.freeze_last_layer_epochs": NOT_NEGATIVE,
+    "method.momentum": SHARE,
+    "method.end_momentum": SHARE,
+    "method.centre_momentum": SHARE,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """What a config means for so many images and devices.
+
+    Attributes:
+      clock: steps of an epoch (the last, partial batch is dropped) and of the run.
+      images: in the training set.
+      devices: that share a step.
+      batch_size: images a step, over all devices.
+      rows_per_device: images that a device's encoder sees at once.
+      learning_rate: peak, scaled from a batch of 256 to this one.
+      warm_up: of the learning rate, and where that ends.
+      compute_dtype: of activations; parameters are float32 always.
+    """
+
+    clock: Clock
+    images: int
+    devices: int
+    batch_size: int
+    rows_per_device: int
+    learning_rate: float
+    warm_up: WarmUp
+    compute_dtype: jnp.dtype
+
+    @property
+    def epochs(self) -> float:
+        """Length of the run in epochs."""
+        return self.clock.total_steps / self.clock.steps_per_epoch
+
+
+def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
+    """Derives the numbers of a run and checks that they fit together.
+
+    Args:
+      config: of a pre-training run.
+      images: in the training set.
+      devices: that share a step.
+
+    Raises:
+      UserError: a name that does not exist, or numbers that do not fit.
+    """
+    _check_names(config)
+    check_ranges(config, RANGES)
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    if batch_size % (devices * accumulate):
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be split over {devices} device(s) x "
+            f"train.accumulate={accumulate}; choose a multiple of {devices * accumulate}."
+        )
+    if images < batch_size:
+        raise UserError(
+            f"The training set has {images} images, fewer than train.batch_size={batch_size}; "
+            "lower the batch size."
+        )
+    steps_per_epoch = images // batch_size
+    total_steps = config.train.steps or steps_per_epoch * config.train.epochs
+    if total_steps < 1:
+        raise UserError("train.epochs and train.steps leave nothing to train; set one above 0.")
+    clock = Clock(steps_per_epoch, total_steps)
+    scale = batch_size / 256
+    end_scale = scale if config.optimizer.scale_ends else 1.0
+    return Resolution(
+        clock=clock,
+        images=images,
+        devices=devices,
+        batch_size=batch_size,
+        rows_per_device=batch_size // (devices * accumulate),
+        learning_rate=config.optimizer.learning_rate * scale,
+        warm_up=WarmUp(
+            steps=clock.steps(config.optimizer.warmup_epochs),
+            start=config.optimizer.start_learning_rate * end_scale,
+            end=config.optimizer.end_learning_rate * end_scale,
+        ),
+        compute_dtype=compute_dtype(config.train.compute_dtype),
+    )
+
+
+def _check_names(config: ConfigDict) -> None:
+    choices = {
+        "method.name": (config.method.name, METHODS),
+        "model.name": (config.model.name, BACKBONES),
+        "model.position": (config.model.position, (None, *POSITIONS)),
+        "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
+        "optimizer.name": (config.optimizer.name, OPTIMIZERS),
+        "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
+        "optimizer.decay": (config.optimizer.decay, DECAY_RULES),
+        "train.compute_dtype": (config.train.compute_dtype, COMPUTE_DTYPES),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            names = ", ".join(name for name in allowed if name)
+            raise UserError(f"{key}={value!r} must be one of {names}.")
+    if set(config.method) != set(METHODS[config.method.name].default_config()):
+        raise UserError(
+            f"method.name={config.method.name!r} does not fit this config, which has the numbers "
+            f"of another method: take one of configs/{config.method.name}_*.py."
+        )
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type of activations: "float32", "bfloat16", or what suits the device ("auto")."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

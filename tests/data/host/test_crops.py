@@ -1,0 +1,230 @@
+"""Crops as torchvision draws them, resizing near to Pillow's, and the centre view."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repre_jax.data.host import crops as views
+from repre_jax.data.host.crops import centre_view, crop_views, random_crop_box, resize
+from repre_jax.data.recipes import RandAugment, ViewRecipe
+
+RATIO = (3 / 4, 4 / 3)
+
+
+def picture(height, width, seed=0) -> np.ndarray:
+    """Smooth shading, sharp discs and some texture: the frequencies of a photograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    pixels = 90 + 60 * np.stack([np.sin(x / 31 + c) * np.cos(y / 23 - c) for c in range(3)], -1)
+    for _ in range(25):
+        centre, radius = rng.uniform(0, 1, 2) * (height, width), rng.uniform(3, height / 4)
+        inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+        pixels[inside] = 0.4 * pixels[inside] + 0.6 * rng.uniform(0, 255, 3)
+    return np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def torchvision_box(height, width, scale, ratio, rng):
+    """RandomResizedCrop.get_params, written from its description with other draws."""
+    for _ in range(10):
+        target_area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w = round(math.sqrt(target_area * aspect))
+        h = round(math.sqrt(target_area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    w, h = width, height
+    if width / height < min(ratio):
+        h = round(w / min(ratio))
+    elif width / height > max(ratio):
+        w = round(h * max(ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("size", [(160, 160), (120, 400), (375, 250)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.4, 1.0), (0.05, 0.4)])
+def test_crop_distribution_is_torchvisions(size, scale):
+    draws, rng, other = 4000, np.random.default_rng(1), np.random.default_rng(2)
+    ours = np.array([random_crop_box(*size, scale, RATIO, rng) for _ in range(draws)])
+    theirs = np.array([torchvision_box(*size, scale, RATIO, other) for _ in range(draws)])
+    for of in (
+        lambda box: box[:, 2] * box[:, 3],
+        lambda box: box[:, 3] / box[:, 2],
+        lambda box: box[:, 0] / np.maximum(size[0] - box[:, 2], 1),
+        lambda box: box[:, 1] / np.maximum(size[1] - box[:, 3], 1),
+    ):
+        a, b = np.sort(of(ours)), np.sort(of(theirs))
+        points = np.concatenate([a, b])
+        gap = np.searchsorted(a, points, "right") - np.searchsorted(b, points, "right")
+        # Kolmogorov-Smirnov for two samples, at a false alarm in ten thousand.
+        assert np.abs(gap).max() / draws < 2.23 * math.sqrt(2 / draws)
+
+
+def test_crops_stay_inside_and_reach_every_edge():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_crop_box(30, 40, (0.3, 1.0), RATIO, rng) for _ in range(3000)])
+    top, left, rows, columns = boxes.T
+    assert top.min() == 0 and left.min() == 0
+    assert (top + rows).max() == 30 and (left + columns).max() == 40
+    assert (rows > 0).all() and (columns > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((10, 1000), (0, 493, 10, 13)),  # too wide: 4/3 of the height, centred
+        ((1000, 10), (493, 0, 13, 10)),  # too high: 3/4
+        ((1, 1), (0, 0, 1, 1)),
+        ((1, 50), (0, 24, 1, 1)),
+    ],
+)
+def test_centre_fallback(size, box):
+    got = random_crop_box(*size, (0.9, 1.0), RATIO, np.random.default_rng(0))
+    assert got == box == torchvision_box(*size, (0.9, 1.0), RATIO, np.random.default_rng(0))
+
+
+def test_views_have_the_recipes_shapes_and_are_cut_from_the_image():
+    image = picture(90, 120)
+    recipe = ViewRecipe(crop_scale=(0.4, 1.0), local_crops=3, local_size=24)
+    views = crop_views(image, recipe, 64, np.random.default_rng(0))
+    assert {key: (x.shape, x.dtype) for key, x in views.items()} == {
+        "global": ((2, 64, 64, 3), np.uint8),
+        "local": ((3, 24, 24, 3), np.uint8),
+    }
+    rng = np.random.default_rng(0)
+    boxes = [random_crop_box(90, 120, (0.4, 1.0), RATIO, rng) for _ in range(2)]
+    boxes += [random_crop_box(90, 120, (0.05, 0.4), RATIO, rng) for _ in range(3)]
+    for view, (top, left, rows, columns) in zip(
+        [*views["global"], *views["local"]], boxes, strict=True
+    ):
+        crop = image[top : top + rows, left : left + columns]
+        np.testing.assert_array_equal(view, resize(crop, *view.shape[:2], "bicubic"))
+    without = crop_views(image, ViewRecipe(crop_scale=(0.4, 1.0)), 64, np.random.default_rng(0))
+    assert "local" not in without
+    np.testing.assert_array_equal(without["global"], views["global"])
+
+
+def test_one_pixel_image_fills_its_views():
+    image = np.array([[[10, 20, 30]]], np.uint8)
+    recipe = ViewRecipe(crop_scale=(0.08, 1.0), local_crops=1)
+    for view in crop_views(image, recipe, 32, np.random.default_rng(0)).values():
+        assert (view == image[0, 0]).all()
+    assert (centre_view(image, 32) == image[0, 0]).all()
+
+
+# Mean and largest difference to Pillow in grey levels of 255, over the picture above.
+RESIZE_CASES = [
+    ("bilinear", (50, 60), 0.6, 2),  # enlarging: the same filter, rounded elsewhere
+    ("bilinear", (149, 171), 0.6, 12),
+    ("bilinear", (100, 120), 0.6, 12),
+    ("bilinear", (310, 290), 0.6, 12),
+    ("bilinear", (900, 700), 0.6, 12),
+    ("bicubic", (50, 60), 0.8, 20),  # enlarging: OpenCV's cubic has a = -0.75, Pillow's -0.5
+    ("bicubic", (149, 171), 0.6, 12),
+    ("bicubic", (100, 120), 0.6, 12),
+    ("bicubic", (310, 290), 0.6, 12),
+    ("bicubic", (900, 700), 0.6, 12),
+    ("bicubic", (60, 300), 0.6, 12),  # one side grows, the other shrinks
+]
+
+
+@pytest.mark.parametrize(("interpolation", "size", "mean", "largest"), RESIZE_CASES)
+def test_resize_is_near_to_pillow(interpolation, size, mean, largest):
+    image = picture(*size)
+    kind = Image.BILINEAR if interpolation == "bilinear" else Image.BICUBIC
+    expected = np.asarray(Image.fromarray(image).resize((96, 96), kind))
+    difference = np.abs(resize(image, 96, 96, interpolation).astype(int) - expected)
+    assert difference.mean() < mean and difference.max() <= largest
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("side", [7, 40, 64, 65, 200, 1500])
+def test_resize_keeps_flat_areas_and_does_not_shift(interpolation, side):
+    flat = np.full((side, side, 3), (3, 128, 252), np.uint8)
+    assert (resize(flat, 64, 64, interpolation) == flat[0, 0]).all()
+    left_right = np.zeros((side, side, 3), np.uint8)
+    left_right[:, side // 2 + side % 2 :] = 250
+    resized = resize(left_right, 64, 64, interpolation).astype(int)
+    mirrored = resize(left_right[:, ::-1], 64, 64, interpolation).astype(int)[:, ::-1]
+    assert np.abs(resized - mirrored).max() <= 1
+
+
+def test_resize_removes_what_is_too_fine_to_show():
+    stripes = np.zeros((448, 448, 3), np.uint8)
+    stripes[:, ::2] = 255  # alternate columns; without antialiasing they would alias to bands
+    assert np.abs(resize(stripes, 96, 96, "bicubic")[:, 2:-2].astype(int) - 127).max() <= 3
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    image = picture(40, 40)
+    np.testing.assert_array_equal(resize(image, 40, 40, "bicubic"), image)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (400, 300), (256, 256), (40, 64)])
+def test_centre_view_is_resize_then_centre_crop(size):
+    image = picture(*size)
+    height, width = size
+    short = min(size)
+    resized = Image.fromarray(image).resize(
+        (int(256 * width / short), int(256 * height / short)), Image.BICUBIC
+    )
+    left, top = round((resized.width - 224) / 2), round((resized.height - 224) / 2)
+    expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
+    got = centre_view(image, 224)
+    assert got.shape == (224, 224, 3)
+    assert np.abs(got - expected).mean() < 0.8
+
+
+def test_centre_view_keeps_its_ratio_at_small_sizes():
+    image = np.zeros((80, 80, 3), np.uint8)
+    image[5:75, 5:75] = 255  # exactly the part that 224 of 256 keeps
+    assert centre_view(image, 28)[1:-1, 1:-1].min() > 250
+    assert centre_view(image, 28, crop_ratio=1.0)[0].max() < 10
+
+
+def test_centre_view_of_an_endless_strip_stays_small():
+    assert centre_view(np.zeros((1, 100_000, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
+    image = picture(40, 50)
+    plain = ViewRecipe(crop_scale=(0.3, 1.0), global_crops=1)
+    changed = 0
+    for seed in range(8):
+        cut = [
+            crop_views(image, recipe, 24, np.random.default_rng(seed))["global"]
+            for recipe in (
+                plain,
+                dataclasses.replace(plain, rand_augment=RandAugment(operators=0)),
+                dataclasses.replace(plain, rand_augment=RandAugment()),
+                dataclasses.replace(plain, rand_augment=RandAugment()),
+            )
+        ]
+        assert cut[0].shape == (1, 24, 24, 3)
+        np.testing.assert_array_equal(cut[0], cut[1])
+        np.testing.assert_array_equal(cut[2], cut[3])
+        changed += int((cut[0] != cut[2]).any())
+    assert changed >= 3  # three images in four, on average
+
+
+def test_one_global_view():
+    recipe = ViewRecipe(crop_scale=(0.08, 1.0), global_crops=1)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    one = crop_views(image, recipe, 16, np.random.default_rng(3))["global"]
+    two = crop_views(image, ViewRecipe(crop_scale=(0.08, 1.0)), 16, np.random.default_rng(3))[
+        "global"
+    ]
+    assert one.shape == (1, 16, 16, 3)
+    assert two.shape == (2, 16, 16, 3)
+
+
+def test_clamped_crops_are_cut_down_and_not_drawn_again():
+    """MAE's crop (util/crop.py): one draw, its sides at most those of the image."""
+    area, aspect = 20 * 100 * 0.9, 4 / 3
+    draws = [0.9 / 0.99 - 0.01 / 0.99, 1.0, 0.5, 0.5] + [0.0] * 36
+    box = views._crop_box(20, 100, (0.01, 1.0), (3 / 4, 4 / 3), draws, clamp=True)
+    columns = round((area * aspect) ** 0.5)
+    assert box == (0, int(0.5 * (100 - columns + 1)), 20, columns)
+    assert views._crop_box(20, 100, (0.01, 1.0), (3 / 4, 4 / 3), draws)[2] < 20  # drawn again

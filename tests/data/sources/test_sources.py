@@ -1,0 +1,154 @@
+"""Digits, and folders of every shape."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from folders import folder_config, labelled_folder, write_image
+from ml_collections import ConfigDict
+
+from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources.decode import BadImage
+from repre_jax.errors import UserError
+
+# digits
+
+
+def test_digits_are_the_1797_of_scikit_learn_split_by_class():
+    from sklearn.datasets import load_digits
+
+    train, val = (open_source(ConfigDict({"source": "digits"}), s) for s in ("train", "val"))
+    assert len(train) + len(val) == 1797
+    for label in range(10):
+        share = (val.labels == label).sum() / (load_digits().target == label).sum()
+        assert 0.18 < share < 0.21
+    rows = sorted(source.name_of(i) for source in (train, val) for i in range(len(source)))
+    assert len(set(rows)) == 1797  # no image is in both
+    assert train.fingerprint != val.fingerprint
+    assert train.fingerprint == open_source(ConfigDict({"source": "digits"}), "train").fingerprint
+
+
+def test_digits_pixels():
+    from sklearn.datasets import load_digits
+
+    source = open_source(ConfigDict({"source": "digits"}), "val")
+    row = int(source.name_of(7)[len("digits[") : -1])
+    image = source.read(7)
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+    np.testing.assert_allclose(image[..., 2], load_digits().images[row] * 255 / 16, atol=0.5)
+    assert source.labels[7] == load_digits().target[row]
+    assert max(source.read(i).max() for i in range(len(source))) == 255
+
+
+# folders
+
+
+def test_labelled_folder(tmp_path):
+    labelled_folder(tmp_path)
+    train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
+    assert train.class_names == val.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(train.labels, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(val.labels, [0, 0, 1, 1])
+    assert train.labels.dtype == np.int32
+    assert train.read(4)[0, 0, 0] == 51
+    assert train.name_of(4) == str(tmp_path / "train" / "dog" / "1.png")
+    assert train.read_with_label(4)[1] == 1
+
+
+def test_validation_classes_keep_the_numbers_of_training(tmp_path):
+    for name in ("ant", "bee", "cow"):
+        write_image(tmp_path / "train" / name / "a.png")
+    write_image(tmp_path / "val" / "cow" / "a.png")
+    assert open_source(folder_config(tmp_path), "val").labels.tolist() == [2]
+    write_image(tmp_path / "val" / "yak" / "a.png")
+    with pytest.raises(UserError, match="yak"):
+        open_source(folder_config(tmp_path), "val")
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png")
+    source = open_source(folder_config(tmp_path), "train")
+    assert len(source) == 3 and source.labels is None and source.class_names is None
+    assert source.read_with_label(0)[1] == -1
+    assert not has_split(folder_config(tmp_path), "val")
+    with pytest.raises(UserError, match="no val split"):
+        open_source(folder_config(tmp_path), "val")
+
+
+def test_unlabelled_train_and_val(tmp_path):
+    write_image(tmp_path / "train" / "a.png")
+    write_image(tmp_path / "val" / "b.png")
+    assert has_split(folder_config(tmp_path), "val")
+    source = open_source(folder_config(tmp_path), "val")
+    assert source.labels is None and source.name_of(0).endswith("b.png")
+
+
+def test_one_subfolder_is_no_class(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    assert open_source(folder_config(tmp_path), "train").labels is None
+
+
+def test_depth_suffixes_hidden_files_and_links(tmp_path):
+    write_image(tmp_path / "cat" / "deep" / "er" / "a.PNG")
+    write_image(tmp_path / "cat" / "b.JPEG")
+    write_image(tmp_path / "dog" / "ünï cødé.jpg")
+    write_image(tmp_path / "dog" / "d.webp")
+    write_image(tmp_path / "dog" / ".hidden.png")
+    (tmp_path / "dog" / "notes.txt").write_text("no image")
+    (tmp_path / "dog" / "loop").symlink_to(tmp_path)
+    (tmp_path / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    source = open_source(folder_config(tmp_path), "train")
+    names = [os.path.relpath(source.name_of(i), tmp_path) for i in range(len(source))]
+    expected = ["cat/b.JPEG", "cat/deep/er/a.PNG", "dog/d.webp", "dog/gone.jpg"]
+    assert names == [*expected, "dog/ünï cødé.jpg"]
+    assert source.labels.tolist() == [0, 0, 1, 1, 1]
+    assert source.read(4).shape == (20, 30, 3)
+    with pytest.raises(BadImage, match="No such file"):
+        source.read(3)
+
+
+def test_bad_files_are_named(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"hello")
+    source = open_source(folder_config(tmp_path), "train")
+    for index, name in enumerate(("empty.jpg", "text.png")):
+        with pytest.raises(BadImage) as caught:
+            source.read(index)
+        assert caught.value.path == str(tmp_path / name)
+
+
+def test_folder_errors_say_where_and_what_to_do(tmp_path):
+    for path, words in (
+        ("", "data.path"),
+        (tmp_path / "missing", "does not exist"),
+        (tmp_path, "No image was found"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_source(folder_config(path), "train")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="not a folder"):
+        open_source(folder_config(tmp_path / "file"), "train")
+    write_image(tmp_path / "val" / "a.png")
+    with pytest.raises(UserError, match="no train folder"):
+        open_source(folder_config(tmp_path), "train")
+    with pytest.raises(UserError, match=r"digits, folder, tfds"):
+        open_source(folder_config(tmp_path, source="s3"), "train")
+
+
+def test_fingerprint_follows_names_sizes_and_labels(tmp_path):
+    root = labelled_folder(tmp_path)
+    first = open_source(folder_config(root), "train").fingerprint
+    assert open_source(folder_config(root), "train").fingerprint == first
+    write_image(root / "train" / "cat" / "0.png", 7, height=200, width=200)  # another size
+    second = open_source(folder_config(root), "train").fingerprint
+    (root / "train" / "cat" / "1.png").rename(root / "train" / "dog" / "1b.png")
+    third = open_source(folder_config(root), "train").fingerprint
+    assert len({first, second, third}) == 3
+
+
+def test_folder_source_pickles_small(tmp_path):
+    source = open_source(folder_config(labelled_folder(tmp_path)), "train")
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy.read(5), source.read(5))

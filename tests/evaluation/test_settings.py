@@ -1,0 +1,166 @@
+"""That an evaluation measures with the numbers of its config: what it hands to its parts.
+
+A number that is lost on the way still gives an accuracy, and a good one. Nothing is trained or
+encoded here: whatever an evaluation calls last is replaced by something that notes its arguments.
+"""
+
+import numpy as np
+import pytest
+from tiny import saved_run
+from whole_runs import image_folder
+
+from repre_jax.evaluate import evaluate
+from repre_jax.evaluation import task as measures
+from repre_jax.evaluation.features import Features
+from repre_jax.evaluation.linear import measure as linear_evaluation
+from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
+from repre_jax.evaluation.task import Evaluation
+from repre_jax.schedules import Clock
+
+IMAGES, BATCH = 32, 16
+
+
+class Enough(Exception):
+    """What a test wanted to see has been seen."""
+
+
+class Noted:
+    """Stands in for a function; notes the arguments of its one call, which goes no further."""
+
+    def __call__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+        raise Enough
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A DINO run with random parameters, whose protocol is DINO's, and images of two classes."""
+    root = tmp_path_factory.mktemp("settings")
+    saved_run(root / "run", "dino", steps=(3,))
+    image_folder(root / "images", train=IMAGES, val=11)
+    return root
+
+
+@pytest.fixture
+def noted(root, tmp_path, monkeypatch):
+    """Function: what a function of a module is called with in an evaluation with these changes."""
+
+    def run(module, name, task, **changes):
+        config = __import__(f"configs.eval.{task}", fromlist=["get_config"]).get_config()
+        config.checkpoint = str(root / "run")
+        config.data.update({"source": "folder", "path": str(root / "images")})
+        config.update_from_flattened_dict(changes)
+        with monkeypatch.context() as patch:
+            spy = Noted()
+            patch.setattr(module, name, spy)
+            with pytest.raises(Enough):
+                evaluate(config, tmp_path / name / task / str(changes.get("protocol")))
+        return spy
+
+    return run
+
+
+@pytest.fixture
+def made_features(monkeypatch):
+    """Features of training and validation images that no encoder has made."""
+    rng = np.random.default_rng(0)
+    made = [
+        Features(
+            rng.normal(size=(count, 128)).astype(np.float32),
+            (np.arange(count) % 2).astype(np.int32),
+            np.arange(count, dtype=np.int32),
+        )
+        for count in (IMAGES, 11)
+    ]
+
+    def features_of(evaluation, source, *_):
+        return made[source.description == evaluation.val.description]
+
+    monkeypatch.setattr(Evaluation, "features_of", features_of)
+    return made
+
+
+def assert_given(spy, made):
+    """That the function was called with features and labels of both sets."""
+    for given, expected in zip(spy.arguments, (*made[0][:2], *made[1][:2]), strict=True):
+        np.testing.assert_array_equal(given, expected)
+
+
+def test_knn(noted, made_features):
+    asked = {"neighbours": (7, 3), "reported_neighbours": 3, "temperature": 0.2}
+    spy = noted(measures, "knn_accuracies", "knn", devices=2, **asked)
+    assert_given(spy, made_features)
+    assert spy.options.pop("mesh").size == 2
+    assert spy.options == {"neighbours": (7, 3), "temperature": 0.2, "num_classes": 2}
+
+
+def test_few_label(noted, made_features):
+    asked = {"draws": 2, "seed": 5, "neighbours": 7, "temperature": 0.2, "strength": 0.5}
+    spy = noted(measures, "few_label_scores", "few_label", devices=2, budgets=(4,), **asked)
+    assert_given(spy, made_features)
+    assert spy.options.pop("mesh").size == 2
+    assert spy.options == asked | {"budget": "4"}
+
+
+@pytest.mark.parametrize("name", LINEAR_PROTOCOLS)
+def test_linear_probe(noted, name):
+    """Rates are those at a batch of 256, scaled to the batch and times the factors."""
+    asked = {"epochs": 12, "rate_factors": (1.0, 10.0), "seeds": 2, "seed": 5}
+    asked |= {"protocol": name, "train_batch_size": BATCH}
+    probe = noted(linear_evaluation, "LinearProbe", "linear", **asked).options
+    peak = LINEAR_PROTOCOLS[name].learning_rate * BATCH / 256
+    assert probe["learning_rates"] == pytest.approx((peak, 10 * peak))
+    assert probe["protocol"] is LINEAR_PROTOCOLS[name]
+    assert probe["clock"] == Clock(IMAGES // BATCH, 12 * (IMAGES // BATCH))
+    assert (probe["classes"], probe["seeds"], probe["seed"]) == (2, 2, 5)
+
+
+def test_linear_probe_with_the_numbers_of_its_protocol(noted):
+    probe = noted(linear_evaluation, "LinearProbe", "linear", train_batch_size=BATCH).options
+    assert probe["clock"].total_steps == LINEAR_PROTOCOLS["dino"].epochs * (IMAGES // BATCH)
+    assert probe["learning_rates"] == (LINEAR_PROTOCOLS["dino"].learning_rate * BATCH / 256,)
+
+
+def test_training_crops_of_a_linear_probe(noted, made_features):
+    """BYOL's, which differ from the usual ones most."""
+    del made_features
+    asked = {"protocol": "byol", "train_batch_size": BATCH, "epochs": 3, "seed": 5}
+    spy = noted(linear_evaluation, "training_batches", "linear", **asked)
+    _, views = spy.arguments
+    assert views == LINEAR_PROTOCOLS["byol"].views
+    assert (
+        spy.options.items()
+        >= {
+            "image_size": 16,
+            "batch_size": BATCH,
+            "seed": 5,
+            "start_step": 0,
+            "total_steps": 3 * (IMAGES // BATCH),
+        }.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "interpolation"),
+    [
+        ("knn", None, "bicubic"),
+        ("few_label", None, "bicubic"),
+        ("health", None, "bicubic"),
+        *(("linear", name, LINEAR_PROTOCOLS[name].interpolation) for name in LINEAR_PROTOCOLS),
+    ],
+)
+def test_images_of_a_frozen_encoder(noted, task, protocol, interpolation):
+    """Centre crops of 7 / 8, as many at a time as the devices share evenly."""
+    changes = {"batch_size": 11, "devices": 4}
+    if protocol:
+        changes |= {"protocol": protocol, "train_batch_size": BATCH, "epochs": 12}
+    options = noted(measures, "evaluation_batches", task, **changes).options
+    assert options["interpolation"] == interpolation
+    assert (options["crop_ratio"], options["batch_size"], options["image_size"]) == (7 / 8, 12, 16)
+
+
+def test_feature_of_a_linear_probe(noted):
+    for name, feature in (("dino", "last_4"), ("moco_v3", "pooled")):
+        changes = {"protocol": name, "train_batch_size": BATCH}
+        encoder, asked, normalised = noted(measures, "encode_pixels", "linear", **changes).arguments
+        assert (encoder.width, asked, normalised) == (128, feature, True)

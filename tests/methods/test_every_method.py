@@ -1,0 +1,173 @@
+"""What every method keeps with RePre: one device is eight, resume is exact, on ViT and on Swin."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from steps import assert_agree, bits, measure
+from tiny import BATCH, random_pixels, random_state, tiny_config, tiny_learner, tiny_swin_config
+from whole_runs import ROOT, command, rows
+
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS, moco_v3
+from repre_jax.methods.method import Method, with_overrides
+from repre_jax.models.heads import ProjectionMLP
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.training.learner import _check_views
+from repre_jax.training.step import train_step
+
+# training/test_step.py and test_resume.py try the two that are left out in more ways.
+OTHERS = sorted(set(METHODS) - {"dino", "moco_v3"})
+CONFIGS = {"vit": tiny_config, "swin": tiny_swin_config}
+ALL = [(method, "vit") for method in OTHERS] + [
+    pytest.param(method, "swin", marks=() if method == "moby" else pytest.mark.slow)
+    for method in METHODS
+]
+
+
+@pytest.mark.parametrize(("method", "backbone"), ALL)
+def test_one_device_is_eight(method, backbone):
+    learner = tiny_learner(CONFIGS[backbone](method))
+    assert learner.repre is not None
+    assert_agree(measure(learner, devices=8), measure(learner))
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2"])
+def test_accumulation_changes_nothing(method):
+    """Negatives of the batch, one view a network, a queue: with the encoder in four pieces."""
+    learner = tiny_learner(tiny_config(method))
+    assert_agree(measure(dataclasses.replace(learner, accumulate=4)), measure(learner))
+
+
+def batch_of(learner, step):
+    return random_pixels(learner, seed=step) | {
+        "index": np.arange(BATCH, dtype=np.int32),
+        "epoch": np.zeros(BATCH, np.int32),
+    }
+
+
+# Every kind of memory: none, one queue, two queues with a target, a centre.
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [
+        pytest.param(method, "vit", marks=pytest.mark.slow if method in ("byol", "simsiam") else ())
+        for method in METHODS
+    ]
+    + [pytest.param("moby", "swin", marks=pytest.mark.slow)],
+)
+def test_two_steps_and_two_after_a_restore_are_four(method, backbone, tmp_path):
+    config = CONFIGS[backbone](method)
+    config.model.drop_path = 0.2  # draws from a stream that must go on, too
+    learner = tiny_learner(config)
+    mesh = make_mesh(1)
+    step = jax.jit(functools.partial(train_step, learner))
+    state = jax.device_put(random_state(learner), replicated(mesh))
+    for t in range(4):
+        if t == 2:
+            checkpoints = Checkpoints(tmp_path, keep=1, best_metric=None)
+            checkpoints.save(state)
+            checkpoints.close()
+        state, _ = step(state, jax.device_put(batch_of(learner, t), by_row(mesh)))
+
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints = Checkpoints(tmp_path, keep=1, best_metric=None)
+    resumed, _ = checkpoints.restore_newest(abstract)
+    checkpoints.close()
+    assert int(resumed.step) == 2
+    for t in (2, 3):
+        resumed, _ = step(resumed, jax.device_put(batch_of(learner, t), by_row(mesh)))
+    assert bits(resumed) == bits(state)
+    assert step._cache_size() == 1
+
+
+def test_the_target_network_drops_no_path():
+    """MoBY: drop path is the online network's; the keys in the queues are those without any."""
+    outcomes = []
+    for rate in (0.0, 0.5):
+        config = tiny_config("moby")
+        config.model.drop_path = rate
+        learner = tiny_learner(config)
+        step = jax.jit(functools.partial(train_step, learner))
+        outcomes.append(step(random_state(learner), batch_of(learner, 0)))
+    (plain, plain_metrics), (dropped, dropped_metrics) = outcomes
+    for name in ("queue_1", "queue_2"):
+        np.testing.assert_allclose(plain.memory[name], dropped.memory[name], atol=1e-6)
+    assert abs(plain_metrics["loss/contrast"] - dropped_metrics["loss/contrast"]) > 1e-3
+
+
+def test_methods_without_a_target_keep_none():
+    for method in ("simclr", "simsiam"):
+        state = jax.eval_shape(tiny_learner(tiny_config(method)).init)
+        assert state.target_params == {}
+        assert state.target_batch_stats == {}
+
+
+def test_queues_start_with_normalised_keys_of_their_own():
+    memory = tiny_learner(tiny_config("moby")).method.initial_memory(jax.random.key(0))
+    for name in ("queue_1", "queue_2"):
+        np.testing.assert_allclose(np.linalg.norm(memory[name], axis=1), 1, rtol=1e-6)
+    assert np.abs(memory["queue_1"] - memory["queue_2"]).max() > 0.1
+
+
+class ToyHead(nn.Module):
+    """A linear map, the same for all views."""
+
+    def setup(self):
+        self.projector = ProjectionMLP(features=(8,), biases=(True,))
+
+    def __call__(self, pooled, train):
+        return self.projector(pooled, train)
+
+
+class toy_method:
+    """A method as CONTRIBUTING.md describes it: pulls the views of an image together."""
+
+    @staticmethod
+    def default_config():
+        return ConfigDict({"name": "toy", "strength": 2.0})
+
+    @staticmethod
+    def build(config, views, clock, dtype):
+        def loss(online, target, memory, step):
+            distance = jnp.sum(jnp.square(online[:, 0] - online[:, 1]), axis=-1)
+            return config.strength * distance, {"toy": jnp.mean(distance)}
+
+        recipe = with_overrides(moco_v3.VIEWS, views)
+        return Method(views=recipe, heads=ToyHead(), loss=loss, evaluated="online")
+
+
+TOY_CONFIG = """
+from configs import default
+
+def get_config(variants=""):
+    return default.apply_variants(default.get_config("toy"), variants)
+"""
+
+
+def test_an_eighth_method_from_outside_trains(monkeypatch, tmp_path):
+    """Its file, its entry in METHODS and its config are all that main.py needs."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(METHODS, "toy", toy_method)
+    (tmp_path / "toy_vits.py").write_text(TOY_CONFIG)
+    run = ["--config.train.steps=2", f"--workdir={tmp_path / 'run'}"]
+    assert command(f"--config={tmp_path / 'toy_vits.py'}:smoke", *run) == 0
+    first, second = rows(tmp_path / "run")
+    assert second["step"] == 2 and np.isfinite(second["loss/reconstruct"])
+    for row in (first, second):
+        assert row["loss/contrast"] == pytest.approx(2 * row["toy"], rel=1e-6)
+
+
+def test_repre_refuses_a_method_that_does_not_see_view_1_whole():
+    learner = tiny_learner(tiny_config("moco_v2"))
+    crops_only = dataclasses.replace(learner.method, online_views=(1,))
+    with pytest.raises(UserError, match="reconstructs view 1, and patches does not pass it whole"):
+        _check_views(crops_only, learner.encoder, learner.repre, "patches")
+    _check_views(crops_only, learner.encoder, None, "patches")

@@ -1,0 +1,163 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repre_jax.errors import UserError
+from repre_jax.runs import folder as run_folder
+from repre_jax.runs.folder import RunFolder, config_differences, write_json
+
+CONFIG = {
+    "seed": 0,
+    "workdir": "runs/a",
+    "optimizer": {"learning_rate": 0.0005, "warmup": 10},
+    "repre": {"taps": (2, 5, 8, 11)},
+}
+
+
+def changed(**optimizer):
+    return CONFIG | {"optimizer": CONFIG["optimizer"] | optimizer}
+
+
+def begin(path):
+    """A run that has logged something."""
+    folder = RunFolder(path, CONFIG)
+    folder.metrics_path.touch()
+    folder.close()
+
+
+def test_new_folder_holds_the_config(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "a", CONFIG)
+    written = json.loads(folder.config_path.read_text())
+    assert written["optimizer"] == CONFIG["optimizer"]
+    assert written["repre"]["taps"] == [2, 5, 8, 11]
+    assert folder.path.is_dir()
+    assert folder.summary is None
+    folder.close()
+
+
+def test_same_config_resumes(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    RunFolder(tmp_path, json.loads(json.dumps(CONFIG))).close()
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    begin(tmp_path)
+    other = changed(learning_rate=0.1) | {"method": {"name": "dino"}}
+    with pytest.raises(UserError) as caught:
+        RunFolder(tmp_path, other)
+    message = str(caught.value)
+    assert "optimizer.learning_rate: 0.0005 -> 0.1" in message
+    assert 'method.name: absent -> "dino"' in message
+    assert "warmup" not in message
+    assert str(tmp_path) in message
+    assert "\n" not in message
+    # Refused means untouched, and unlocked again.
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    RunFolder(tmp_path, CONFIG).close()
+
+
+def test_a_folder_in_which_nothing_began_is_free(tmp_path):
+    """What was refused for a setting shall run, mended, in the same folder."""
+    RunFolder(tmp_path, CONFIG).close()
+    RunFolder(tmp_path, changed(learning_rate=0.1)).close()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["optimizer"]["learning_rate"] == 0.1
+
+
+def test_ignored_keys_may_differ(tmp_path):
+    begin(tmp_path)
+    other = changed(warmup=20) | {"workdir": "elsewhere"}
+    folder = RunFolder(tmp_path, other, ignore=("workdir", "optimizer"))
+    assert json.loads(folder.config_path.read_text())["workdir"] == "elsewhere"
+    folder.close()
+    with pytest.raises(UserError, match="optimizer_name"):
+        RunFolder(tmp_path, other | {"optimizer_name": "x"}, ignore=("optimizer",))
+
+
+def test_many_differences_are_counted():
+    old = {f"key{i:02d}": i for i in range(30)}
+    assert len(config_differences(old, {})) == 30
+    assert config_differences(old, old | {"key07": True}) == ["key07: 7 -> true"]
+    assert config_differences({"a": {}}, {"a": {"b": 1}}) == ["a: {} -> absent", "a.b: absent -> 1"]
+
+
+def test_unreadable_config_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(UserError, match="cannot be read"):
+        RunFolder(tmp_path, CONFIG)
+
+
+def test_finished_run_is_recognised(tmp_path):
+    folder = RunFolder(tmp_path, CONFIG)
+    write_json(folder.summary_path, {"steps": 3})
+    assert folder.summary is None, "only a summary marked as finished counts"
+    folder.write_summary({"steps": 10})
+    folder.close()
+    folder = RunFolder(tmp_path, CONFIG)
+    assert folder.summary == {"steps": 10, "finished": True}
+    folder.summary_path.write_text('{"steps": 10, "fin')
+    assert folder.summary is None
+    folder.close()
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "_LOCK_PATIENCE_SECONDS", 0.2)
+    code = (
+        "import sys; from repre_jax.runs.folder import RunFolder;"
+        "RunFolder(sys.argv[1], {}); print('locked', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    try:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on .* is training in"):
+            RunFolder(tmp_path, {})
+    finally:
+        process.kill()
+        process.communicate()
+    RunFolder(tmp_path, {}).close()  # the lock of a killed run is gone
+
+
+def test_only_the_primary_process_locks_and_writes(tmp_path):
+    RunFolder(tmp_path / "a", CONFIG, primary=False)
+    assert not (tmp_path / "a").exists()
+    primary = RunFolder(tmp_path / "a", CONFIG)
+    RunFolder(tmp_path / "a", CONFIG, primary=False).close()
+    primary.close()
+
+
+def test_no_write_permission(tmp_path, monkeypatch):
+    # A path under a regular file, for permissions do not stop root.
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write .*file/run: a file of that name is in"):
+        RunFolder(tmp_path / "file" / "run", CONFIG)
+
+    def forbidden(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(UserError, match=r"permission denied\. Make the folder writable"):
+        RunFolder(tmp_path / "run", CONFIG)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_json(path, {"steps": 1})
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="no space is left"):
+        write_json(path, {"steps": 2})
+    assert json.loads(path.read_text()) == {"steps": 1}

@@ -1,0 +1,150 @@
+"""The loop that every training shares, on a training of one number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from whole_runs import rows
+
+from repre_jax.errors import UserError
+from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.loop import TrainingLoop, open_training
+from repre_jax.sharding import make_mesh
+
+TOTAL = 6
+
+
+class Count(struct.PyTreeNode):
+    step: jax.Array
+    total: jax.Array
+
+
+def initial() -> Count:
+    return Count(jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+
+@jax.jit
+def add(state: Count, batch):
+    """Adds the batch; what is not finite is skipped."""
+    value = batch["value"]
+    total = state.total + jnp.where(jnp.isfinite(value), value, 0)
+    skipped = jnp.where(jnp.isfinite(value), 0, 4)
+    return Count(state.step + 1, total), {"loss": total, "nonfinite_in_a_row": skipped}
+
+
+class Batches:
+    """What a DevicePrefetcher gives: one number a step, whatever the step before was."""
+
+    waited_seconds = 0.0
+
+    def __init__(self, start_step: int, bad_step: int | None = None):
+        self.step, self.bad_step = start_step, bad_step
+
+    def __next__(self):
+        self.step += 1
+        value = np.inf if self.step == self.bad_step else float(self.step)
+        replaced = np.array([-1, 7 if self.step == 2 else -1])
+        return {"value": jnp.float32(value), "replaced": replaced}
+
+
+class Images:
+    def name_of(self, index: int) -> str:
+        return f"image {index}"
+
+
+def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
+    """Trains to the end, or to a step; returns (state, numbers)."""
+    measured = [] if measured is None else measured
+
+    def measure(state):
+        measured.append(int(state.step))
+        return {"score": float(state.total)}
+
+    folder = RunFolder(workdir, {"task": "count"}, ignore=(), primary=True)
+    try:
+        with open_training(
+            folder,
+            initial,
+            mesh=make_mesh(1),
+            total_steps=TOTAL,
+            batch_size=1,
+            keep=9,
+            best_metric="score",
+        ) as (state, checkpoints, logs, _):
+            batches = Batches(int(state.step), bad_step)
+            loop = TrainingLoop(
+                step=add,
+                total_steps=TOTAL,
+                checkpoints=checkpoints,
+                logs=logs,
+                source=Images(),
+                measure=measure,
+                **({"log_every": 2, "save_every": 2, "measure_every": 3} | options),
+            )
+            return loop.run(state, batches, lambda: batches.step == stop_after)
+    finally:
+        folder.close()
+
+
+def without_time(workdir):
+    return [
+        {key: row[key] for key in ("step", "loss", "score") if key in row} for row in rows(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, numbers) of an uninterrupted training."""
+    folder = tmp_path_factory.mktemp("loop") / "whole"
+    return folder, train(folder)[1]
+
+
+def test_logs_measures_and_saves_when_due(whole):
+    folder, numbers = whole
+    assert without_time(folder) == [
+        {"step": 2, "loss": 3.0},
+        {"step": 3, "loss": 6.0, "score": 6.0},
+        {"step": 4, "loss": 10.0},
+        {"step": 6, "loss": 21.0, "score": 21.0},
+    ]
+    assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [2, 3, 4, 6]
+    assert numbers["score"] == 21.0
+    assert (folder / "bad_files.txt").read_text() == "image 7\n"
+
+
+def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
+    state, numbers = train(tmp_path / "run", stop_after=5)
+    assert int(state.step) == 5 and numbers is None
+    assert "Stopped and saved at step 5; the same command goes on." in capsys.readouterr().out
+    state, numbers = train(tmp_path / "run")
+    assert "Resumed at step 5." in capsys.readouterr().out
+    assert float(state.total) == 21.0 and numbers["score"] == whole[1]["score"]
+
+
+@pytest.mark.parametrize("stop_after", [3, TOTAL])
+def test_a_measurement_that_a_stop_left_out_is_made_up_for(whole, tmp_path, stop_after):
+    """A scheduler that stops a run leaves no time for it."""
+    measured = []
+    _, numbers = train(tmp_path / "run", stop_after=stop_after, measured=measured)
+    assert stop_after not in measured and numbers is None, "a run without its end is not finished"
+    train(tmp_path / "run", stop_after=TOTAL, measured=measured)
+    _, numbers = train(tmp_path / "run", measured=measured)
+    assert measured == [3, TOTAL], "made up for once, whatever happens then"
+    assert numbers["score"] == whole[1]["score"]
+    scored = [row for row in without_time(tmp_path / "run") if "score" in row]
+    assert scored == [row for row in without_time(whole[0]) if "score" in row]
+
+
+def test_a_finished_training_measures_nothing_again(tmp_path):
+    measured = []
+    train(tmp_path / "run", measured=measured)
+    _, numbers = train(tmp_path / "run", measured=measured)
+    assert measured == [3, TOTAL] and numbers["score"] == 21.0
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
+    with pytest.raises(UserError, match=r"not finite 4 steps in a row, up to step 5;.* Rest\."):
+        train(tmp_path / "run", bad_step=5, max_nonfinite_steps=4, advice="Rest.")
+    state, _ = train(tmp_path / "other", bad_step=5, max_nonfinite_steps=5)
+    assert float(state.total) == 16.0
