@@ -1,12 +1,12 @@
-"""What RePre adds to every row of the paper: operations by formula, and time if asked for.
+"""What RePre adds to every row of the paper: operations, and time if asked for.
 
     python -m benchmarks.overhead                                  # operations: seconds a row
     python -m benchmarks.overhead --time --batch_size=128          # and time, on this device
     python -m benchmarks.overhead --configs=moby_swint,dino_vits --time
 
-Operations are counted by ``flops.py`` for one image; times are those of ``step_time``, baseline and
-RePre taking turns on one batch. Writes ``results/overhead_<device>.json`` after every row; stopped,
-the same command goes on from there.
+Operations are those of loss and gradients (``training/operations.py``) for one image; times are
+those of ``step_time``, baseline and RePre taking turns on one batch. Writes
+``results/overhead_<device>.json`` after every row; stopped, the same command goes on from there.
 """
 
 import importlib
@@ -21,13 +21,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks import step_time
-from benchmarks.flops import step_flops
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, save_result
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
 from repre_jax.training.learner import build_learner
+from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
 
 BACKBONES = ("vits", "vitb", "swint")
@@ -56,14 +56,14 @@ def operations(config: ConfigDict, widths: list[str]) -> dict[str, Any]:
     flops = {}
     for name, variant in step_time.variants(config, widths).items():
         learner = build_learner(variant, resolve(variant, images=1_281_167, devices=1))
-        flops[name] = step_flops(learner, 1)
-    baseline = flops["baseline"]["total"]
+        flops[name] = step_multiply_adds(learner, 2)  # of two images: an operation is half of it
+    baseline = flops["baseline"]
     row = {"baseline_gflop": round(baseline / 1e9, 3)}
-    for name, parts in flops.items():
+    for name, total in flops.items():
         if name != "baseline":
             row[name] = {
-                "decoder_gflop": round(parts["decoder"] / 1e9, 3),
-                "flops_over_baseline": round(parts["total"] / baseline, 4),
+                "decoder_gflop": round((total - baseline) / 1e9, 3),
+                "flops_over_baseline": round(total / baseline, 4),
             }
     return row
 

@@ -28,16 +28,15 @@ from ml_collections import ConfigDict
 
 import main as command_line
 from benchmarks.device_peaks import peak_flops_per_second
-from benchmarks.flops import step_flops
 from benchmarks.provenance import provenance, save_result
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training.explain import parameter_count
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
 from repre_jax.training.step import train_step
-from repre_jax.training.train_state import TrainState
 
 flags.DEFINE_integer("batch_size", None, "images a step; default: 4 a device on a CPU, else 128")
 flags.DEFINE_integer("image_size", None, "side of a global view in pixels; default: the config's")
@@ -165,7 +164,7 @@ def synthetic_batch(learner: Learner, batch_size: int, mesh: Mesh) -> dict[str, 
     def pixels(views: int, side: int) -> np.ndarray:
         return rng.integers(0, 256, (batch_size, views, side, side, 3), np.uint8)
 
-    batch = {"global": pixels(2, learner.image_size)}
+    batch = {"global": pixels(recipe.global_crops, learner.image_size)}
     if recipe.local_crops:
         batch["local"] = pixels(recipe.local_crops, recipe.local_size)
     batch["index"] = np.arange(batch_size, dtype=np.int32)
@@ -224,8 +223,8 @@ def describe(
 ) -> dict[str, Any]:
     """The row of one variant."""
     median = statistics.median(seconds)
-    formula = step_flops(program.learner, batch_size)
-    rate = formula["total"] / median
+    flops = 2 * step_multiply_adds(program.learner, batch_size)
+    rate = flops / median
     memory = program.compiled.memory_analysis()
     bytes_of = {
         part: getattr(memory, f"{part}_size_in_bytes")
@@ -241,7 +240,7 @@ def describe(
         "images_per_second": round(batch_size / median, 2),
         # One device's program is a share of the step.
         "flops_per_step_xla": program.compiled.cost_analysis()["flops"] * devices,
-        "flops_per_step_formula": formula,
+        "flops_per_step": flops,
         "flops_per_second": rate,
         "share_of_peak": None if peak is None else round(rate / (peak * devices), 4),
         "trace_seconds": round(program.trace_seconds, 2),
@@ -257,12 +256,12 @@ def add_overheads(rows: list[dict[str, Any]], seconds: dict[str, list[float]]) -
     for row in rows[1:]:
         pair = (seconds[row["name"]], seconds[baseline["name"]])
         ratios = [own / base for own, base in zip(*pair, strict=True)]
-        flops, memory = "flops_per_step_formula", "memory_bytes_per_device"
+        flops, memory = "flops_per_step", "memory_bytes_per_device"
         row["over_baseline"] = {
             "time": _paired(*pair),
             "time_lowest_and_highest": [round(min(ratios), 4), round(max(ratios), 4)],
             "flops_xla": round(row["flops_per_step_xla"] / baseline["flops_per_step_xla"], 4),
-            "flops_formula": round(row[flops]["total"] / baseline[flops]["total"], 4),
+            "flops": round(row[flops] / baseline[flops], 4),
             "memory": round(row[memory]["peak"] / baseline[memory]["peak"], 4),
         }
 
@@ -274,14 +273,14 @@ def table(result: dict[str, Any]) -> str:
         f"{device['count']} x {device['kind']}{' (simulated)' * device['simulated']}, batch "
         f"{result['batch_size']}, {result['image_size']} px, {result['compute_dtype']}",
         f"{'variant':<16}{'ms/step':>10}{'min':>10}{'images/s':>10}{'GFLOP XLA':>11}"
-        f"{'formula':>9}{'TFLOP/s':>9}{'of peak':>9}{'compile s':>11}{'MiB':>8}{'programs':>9}",
+        f"{'counted':>9}{'TFLOP/s':>9}{'of peak':>9}{'compile s':>11}{'MiB':>8}{'programs':>9}",
     ]
     for row in result["variants"]:
         share = "unknown" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
         lines.append(
             f"{row['name']:<16}{row['ms_per_step']:>10.1f}{row['ms_per_step_min']:>10.1f}"
             f"{row['images_per_second']:>10.1f}{row['flops_per_step_xla'] / 1e9:>11.1f}"
-            f"{row['flops_per_step_formula']['total'] / 1e9:>9.1f}"
+            f"{row['flops_per_step'] / 1e9:>9.1f}"
             f"{row['flops_per_second'] / 1e12:>9.3f}{share:>9}{row['compile_seconds']:>11.1f}"
             f"{row['memory_bytes_per_device']['peak'] / 2**20:>8.0f}{row['compilations']:>9}"
         )
@@ -290,7 +289,7 @@ def table(result: dict[str, Any]) -> str:
         low, high = over["time_lowest_and_highest"]
         lines.append(
             f"{row['name']} over baseline: time x {over['time']:.3f} ({low:.3f} to {high:.3f}), "
-            f"FLOPs x {over['flops_xla']:.3f} (XLA), x {over['flops_formula']:.3f} (formula), "
+            f"FLOPs x {over['flops_xla']:.3f} (XLA), x {over['flops']:.3f} (counted), "
             f"memory x {over['memory']:.3f}"
         )
     augmentation = result["augmentation"]

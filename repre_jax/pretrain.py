@@ -21,6 +21,7 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
@@ -28,10 +29,9 @@ from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.sharding import by_row, make_mesh
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.step import loss_gradient_norms, train_step
-from repre_jax.training.train_state import TrainState
 from repre_jax.visualize.reconstructions import save_reconstructions
 
 # Settings that may differ when a run is resumed: none of them changes what is trained.
@@ -181,7 +181,7 @@ def reconstruct(learner: Learner, state: TrainState, images: np.ndarray) -> np.n
     @jax.jit
     def pixels(params, images):
         variables = {"params": params["encoder"]}
-        inputs, taps = learner.encoder_input(images), learner.repre.taps
+        inputs, taps = encoder_input(learner.encoder, images), learner.repre.taps
         _, maps = apply_with_taps(learner.encoder, variables, inputs, taps)
         return learner.repre.reconstruct(params["repre"], maps)
 
@@ -243,13 +243,12 @@ def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, fl
     """Scalars of a step, with the effective rank of its features; says so when they collapse."""
     features = metrics.pop("features")
     numbers = scalars(step, metrics | {"effective_rank": _effective_rank(features)})
-    entropy = numbers.get("teacher_entropy")
-    verdict = collapse_verdict(
+    verdict = run.learner.method.collapses and collapse_verdict(
         numbers["feature_std"],
         features.shape[1],
         numbers["effective_rank"],
-        teacher_entropy=entropy,
-        teacher_divergence=None if entropy is None else numbers["loss/contrast"] - entropy,
+        teacher_entropy=numbers.get("teacher_entropy"),
+        teacher_divergence=numbers.get("teacher_divergence"),
         prototypes=run.config.method.get("prototypes"),
     )
     if verdict:

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-from tiny import BATCH, paths, random_state, random_views
+from tiny import BATCH, paths, random_keys, random_state, random_views
 
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training.optimizers import map_with_path
@@ -13,8 +13,10 @@ from repre_jax.training.step import loss_and_gradients
 
 def outcome(learner, state, views):
     """All that a step derives from a batch: gradients, metrics, statistics, memory."""
-    gradients, outputs = loss_and_gradients(learner, state, views)
-    memory = learner.method.update_memory(state.memory, outputs.pop("target"))
+    gradients, outputs = loss_and_gradients(learner, state, views, random_keys(learner))
+    target, memory = outputs.pop("target"), state.memory
+    if learner.method.memory:
+        memory = learner.method.memory.update(memory, target)
     return {"gradients": gradients, "memory": memory, **outputs}
 
 

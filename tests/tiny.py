@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from repre_jax.methods.method import Keys
 from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
-from repre_jax.training.train_state import TrainState
 
 RECIPES = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
 WIDTH, DEPTH, HEADS = 32, 4, 2
@@ -130,6 +131,12 @@ def random_views(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
     """The same as augmented views: float32 in [0, 1]."""
     pixels = random_pixels(learner, seed)
     return {name: x.astype(np.float32) / 255 for name, x in pixels.items()}
+
+
+def random_keys(learner: Learner) -> Keys:
+    """Keys of a batch."""
+    rows = {"epoch": np.zeros(BATCH, np.int32), "index": np.arange(BATCH, dtype=np.int32)}
+    return learner.keys(rows, jnp.int32(0))
 
 
 def paths(tree: Any) -> list[str]:

@@ -20,7 +20,7 @@ from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
 from repre_jax.runs.fingerprints import array_sha256s
 from repre_jax.schedules import Clock
-from repre_jax.training.train_state import init_encoder
+from repre_jax.training.learner import init_encoder
 
 WEIGHTS = ("auto", "online", "target", "random")
 
@@ -96,7 +96,7 @@ def open_pretrained(
     try:
         encoder = BACKBONES[config.model.name](config.model, compute_dtype)
         method = METHODS[config.method.name].build(
-            config.method, config.views, Clock(1, 1), jnp.float32
+            config.method, config.views, Clock(1, 1), encoder
         )
     except (KeyError, AttributeError) as error:
         raise UserError(
@@ -108,7 +108,7 @@ def open_pretrained(
     if weights == "random":
         identity = [config.model.to_dict(), config.seed, "random"]
         return Pretrained(run, 0, weights, config, encoder, method.views, _short_hash(identity))
-    if weights == "target" and method.target_heads is None:
+    if weights == "target" and method.target is None:
         raise UserError(
             f"{run} was trained by {config.method.name}, which has no target network: set "
             "weights=online."

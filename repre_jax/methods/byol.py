@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import BYOL, ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
-from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
+from repre_jax.methods.method import (
+    FROZEN_PATCH_EMBEDDING,
+    Method,
+    Target,
+    check_heads,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor, moco_v3_projector
 from repre_jax.models.layers import haiku_default_kernel
 from repre_jax.schedules import Clock, cosine
@@ -45,8 +52,9 @@ def byol_mlp(hidden: int, output: int, dtype: jnp.dtype) -> ProjectionMLP:
     )
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """BYOL for a run of this length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     sizes = (config.hidden, config.output, dtype)
     if check_heads(config, "byol", "moco_v3") == "byol":
         heads = ProjectorPredictor(byol_mlp(*sizes), byol_mlp(*sizes))
@@ -64,10 +72,14 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=heads,
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
-        target_heads=("projector",),
-        momentum=cosine(config.momentum, 1.0, total_steps=clock.total_steps),
+        target=Target(
+            heads=("projector",),
+            momentum=cosine(config.momentum, 1.0, total_steps=clock.total_steps),
+        ),
         frozen=(FROZEN_PATCH_EMBEDDING,) if config.freeze_patch_embedding else (),
     )

@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.self_distillation import self_distillation
-from repre_jax.methods.method import Frozen, Method, with_overrides
+from repre_jax.methods.method import (
+    Frozen,
+    Memory,
+    Method,
+    Target,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.models.heads import PrototypeHead
 from repre_jax.schedules import Clock, cosine, epoch_linear
 
@@ -68,8 +75,9 @@ class DINOHeads(nn.Module):
         return self.projector(pooled)
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """DINO for a run of this length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     teacher_temperature = epoch_linear(
         config.teacher_temperature_start,
         config.teacher_temperature,
@@ -88,6 +96,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         )
         return per_example, {
             "teacher_entropy": jnp.mean(entropy),
+            "teacher_divergence": jnp.mean(per_example) - jnp.mean(entropy),
             "teacher_temperature": temperature,
         }
 
@@ -105,12 +114,18 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         frozen.append(Frozen("heads/projector/prototypes", until))
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=DINOHeads(config, dtype),
-        target_heads=("projector",),
-        momentum=cosine(config.momentum, 1.0, total_steps=clock.total_steps),
         loss=loss,
-        initial_memory=lambda key: {"centre": jnp.zeros(config.prototypes, jnp.float32)},
-        update_memory=update_memory,
+        loss_name="contrast",
+        target=Target(
+            heads=("projector",),
+            momentum=cosine(config.momentum, 1.0, total_steps=clock.total_steps),
+        ),
+        memory=Memory(
+            init=lambda key: {"centre": jnp.zeros(config.prototypes, jnp.float32)},
+            update=update_memory,
+        ),
         multi_crop=True,
         frozen=tuple(frozen),
         evaluated="target",

@@ -1,8 +1,8 @@
-"""What a contrastive framework is to the rest of the library."""
+"""What a method of pre-training is to the rest of the library."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import FAMILIES, ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.models.pixels import encoder_input
+from repre_jax.models.taps import apply_with_taps
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_ranges
 from repre_jax.schedules import Schedule
 
-Memory = Any  # a pytree of arrays; {} for methods that remember nothing
 Outputs = Any  # what online heads return: [B, V, K] mostly
 
 
@@ -35,47 +36,160 @@ class Frozen:
         return path == self.prefix or path.startswith(self.prefix + "/")
 
 
+class Keys(NamedTuple):
+    """Randomness of a forward pass.
+
+    Attributes:
+      examples: [B], one an image, a function of (seed, epoch, index): what is drawn with it depends
+        neither on the image's place in the batch nor on devices.
+      step: of what the rows of a batch share a stream for: drop path.
+    """
+
+    examples: jax.Array
+    step: jax.Array
+
+
+class Encoded(NamedTuple):
+    """What a method makes of a batch with the online encoder.
+
+    Attributes:
+      inputs: what the heads take, a pytree whose leaves begin with axis B.
+      feature: [B, D], one feature an image, for the meters.
+      maps: [B, gh, gw, D] of each block asked for, of view 1 whole.
+    """
+
+    inputs: Any
+    feature: jax.Array
+    maps: list[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A target network: the moving average of the online encoder and of some heads.
+
+    Attributes:
+      heads: children of ``params["heads"]`` that it averages.
+      momentum: of the average at the end of a step, a function of that step.
+      views: global views that pass through it, neighbours in this order.
+    """
+
+    heads: tuple[str, ...]
+    momentum: Schedule
+    views: tuple[int, ...] = (0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a loss remembers from step to step, a pytree of arrays.
+
+    Attributes:
+      init: key -> memory at step 0.
+      update: (memory, target [B, T, K]) -> memory of the next step.
+    """
+
+    init: Callable[[jax.Array], Any]
+    update: Callable[[Any, jax.Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationDefaults:
+    """How the papers judge what a method learns, where an evaluation's config does not say.
+
+    Attributes:
+      feature: of ``evaluation.frozen.FEATURES``, for nearest neighbours and meters.
+      linear: protocol of the linear probe.
+      finetune: recipe of fine-tuning; None for that of the backbone.
+    """
+
+    feature: str = "pooled"
+    linear: str = "moco_v3"
+    finetune: str | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One paper's framework, as the parts that the train step asks for.
 
     Attributes:
       views: the augmentation recipe.
-      heads: module from pooled features [B, V, D] to the outputs that ``loss`` takes; called with
-        ``train=True`` for the online network, and through its method ``target``, [B, T, D] ->
-        [B, T, K], for the target network.
-      loss: (online outputs, target [B, T, K], memory, step) -> (float32 [B], metrics). The target's
-        outputs carry no gradient; without a target network they are None. The loss is never
-        negative, or RePre's learned weights would run away (losses/weighting.py).
+      encode: (encoder, params, views, keys, taps) -> ``Encoded``: the forward pass of the online
+        encoder. ``params`` holds "encoder" and, for a method with some, "tokens"; ``views`` holds
+        float32 images in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3];
+        ``keys`` are ``Keys``; ``taps`` are blocks whose maps of view 1 are wanted.
+      heads: module from ``Encoded.inputs`` to what ``loss`` takes; called with ``train=True`` for
+        the online network, and through its method ``target``, [B, T, D] -> [B, T, K], for the
+        target network.
+      loss: (what the heads return, target [B, T, K], memory, step) -> (float32 [B], metrics). The
+        target's outputs carry no gradient; without a target network they are None. The loss is
+        never negative, or RePre's learned weights would run away (losses/weighting.py).
+      loss_name: what the loss is called among the metrics, after "loss/".
       evaluated: "online" or "target", the weights that the paper evaluates.
-      target_heads: children of ``params["heads"]`` that the target network copies; None: there is
-        no target network.
-      momentum: of the moving average at the end of a step, a function of that step.
-      online_views: global views that pass through the online network, neighbours in this order;
-        local crops follow.
-      target_views: global views that pass through the target network, likewise.
-      initial_memory: key -> what the loss remembers between steps, at step 0.
-      update_memory: (memory, target [B, T, K]) -> memory of the next step.
+      evaluation: defaults of evaluations.
+      target: the target network, if any.
+      memory: what the loss remembers, if anything.
+      tokens: key -> what ``encode`` learns beside the encoder, such as a token that stands in for
+        masked patches; kept in ``params["tokens"]``.
+      sees_view_1: whether ``encode`` has maps of view 1 whole to give, which RePre reconstructs.
+      separable: whether the loss of an image depends on that image alone: then the heads, too, see
+        a micro-batch at a time.
+      collapses: whether the features can fall onto one point or line, and a run should say so.
       multi_crop: whether the loss knows what to do with local crops.
       frozen: parameters held still.
       constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
     """
 
     views: ViewRecipe
+    encode: Callable[..., Encoded]
     heads: nn.Module
     loss: Callable[
-        [Outputs, jax.Array | None, Memory, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
+        [Outputs, jax.Array | None, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]
     ]
+    loss_name: str
     evaluated: str
-    target_heads: tuple[str, ...] | None = None
-    momentum: Schedule = lambda step: jnp.float32(1)
-    online_views: tuple[int, ...] = (0, 1)
-    target_views: tuple[int, ...] = (0, 1)
-    initial_memory: Callable[[jax.Array], Memory] = lambda key: {}
-    update_memory: Callable[[Memory, jax.Array], Memory] = lambda memory, target: memory
+    evaluation: EvaluationDefaults = EvaluationDefaults()
+    target: Target | None = None
+    memory: Memory | None = None
+    tokens: Callable[[jax.Array], Any] | None = None
+    sees_view_1: bool = True
+    separable: bool = False
+    collapses: bool = True
     multi_crop: bool = False
     frozen: tuple[Frozen, ...] = ()
     constant_rate: tuple[str, ...] = ()
+
+
+def whole_views(*online: int) -> Callable[..., Encoded]:
+    """``Method.encode`` of the contrastive frameworks: the encoder on all of every view.
+
+    Heads get pooled features [B, V, D], global views first. Views are folded into rows of their
+    example, so that a batch split over devices stays split; one pass a resolution.
+
+    Args:
+      *online: global views that pass through the online network, neighbours in this order; local
+        crops follow.
+    """
+
+    def encode(encoder, params, views, keys, taps):
+        views = views | {"global": views["global"][:, online[0] : online[-1] + 1]}
+        pooled, maps = [], []
+        for name in ("global", "local"):
+            if name not in views:
+                continue
+            batch, count = views[name].shape[:2]
+            encoded, group_maps = apply_with_taps(
+                encoder,
+                {"params": params["encoder"]},
+                encoder_input(encoder, views[name].reshape(-1, *views[name].shape[2:])),
+                taps if name == "global" else (),
+                train=True,
+                rngs={"drop_path": jax.random.fold_in(keys.step, len(pooled))},
+            )
+            pooled.append(encoded.pooled.reshape(batch, count, -1))
+            maps += [m.reshape(batch, count, *m.shape[1:])[:, 0] for m in group_maps]
+        features = jnp.concatenate(pooled, axis=1)
+        return Encoded(features, features[:, 0], maps)
+
+    return encode
 
 
 FROZEN_PATCH_EMBEDDING = Frozen("encoder/patch_embed")

@@ -6,13 +6,14 @@ Source of every number: SwinTransformer/Transformer-SSL, models/moby.py, moby_ma
 configs/moby_swin_tiny.yaml. Its "NORM_BEFORE_MLP: bn" reaches no code there, hence none here.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
-from repre_jax.methods.method import Method, with_overrides
+from repre_jax.methods.method import Memory, Method, Target, whole_views, with_overrides
 from repre_jax.methods.queue import advance, enqueue, random_keys
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock, cosine
@@ -34,8 +35,9 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """MoBY for a run of this length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     momentum = cosine(config.momentum, 1.0, total_steps=clock.total_steps)
 
     def two_layers():
@@ -53,7 +55,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
         return direction(0, 1) + direction(1, 0), {}
 
-    def initial_memory(key):
+    def init_memory(key):
         first, second = jax.random.split(key)
         return {
             "queue_1": random_keys(first, config.queue, config.output),
@@ -71,12 +73,12 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=ProjectorPredictor(two_layers(), two_layers()),
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
-        target_heads=("projector",),
         # Averaged at the start of the official step: see moco_v3.py.
-        momentum=lambda step: momentum(step + 1),
-        initial_memory=initial_memory,
-        update_memory=update_memory,
+        target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1)),
+        memory=Memory(init_memory, update_memory),
     )

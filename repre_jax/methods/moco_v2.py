@@ -6,13 +6,14 @@ vision transformer has none of.
 Source of every number: facebookresearch/moco, main_moco.py, moco/builder.py, moco/loader.py.
 """
 
+import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
-from repre_jax.methods.method import Method, with_overrides
+from repre_jax.methods.method import Memory, Method, Target, whole_views, with_overrides
 from repre_jax.methods.queue import advance, enqueue, random_keys
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock, cosine
@@ -42,8 +43,9 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """MoCo v2 for a run of this length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     momentum = cosine(config.momentum, config.end_momentum, total_steps=clock.total_steps)
     projector = ProjectionMLP(
         features=(config.hidden,) * (config.layers - 1) + (config.output,),
@@ -61,7 +63,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         )
         return per_example, {}
 
-    def initial_memory(key):
+    def init_memory(key):
         return {
             "queue": random_keys(key, config.queue, config.output),
             "pointer": jnp.zeros((), jnp.int32),
@@ -76,14 +78,12 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0),
         heads=ProjectorPredictor(projector),
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
-        target_heads=("projector",),
         # Averaged at the start of the official step: see moco_v3.py.
-        momentum=lambda step: momentum(step + 1),
-        online_views=(0,),
-        target_views=(1,),
-        initial_memory=initial_memory,
-        update_memory=update_memory,
+        target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1), views=(1,)),
+        memory=Memory(init_memory, update_memory),
     )

@@ -5,12 +5,18 @@ the patch embedding stays at its random initialisation.
 Source of every number: facebookresearch/moco-v3, main_moco.py, moco/builder.py, vits.py.
 """
 
-import jax.numpy as jnp
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import in_batch_info_nce
-from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, with_overrides
+from repre_jax.methods.method import (
+    FROZEN_PATCH_EMBEDDING,
+    Method,
+    Target,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.models.heads import ProjectorPredictor, moco_v3_projector
 from repre_jax.schedules import Clock, cosine
 
@@ -31,8 +37,9 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """MoCo v3 for a run of this length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     momentum = cosine(config.momentum, 1.0, total_steps=clock.total_steps)
     sizes = (config.hidden, config.output, dtype)
     heads = ProjectorPredictor(moco_v3_projector(3, *sizes), moco_v3_projector(2, *sizes))
@@ -47,12 +54,13 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=heads,
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
-        target_heads=("projector",),
         # The official code averages at the start of step t with momentum(t). The end of the step
         # before, with its successor's momentum, is the same recurrence.
-        momentum=lambda step: momentum(step + 1),
+        target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1)),
         frozen=(FROZEN_PATCH_EMBEDDING,) if config.freeze_patch_embedding else (),
     )

@@ -1,6 +1,6 @@
 """RePre (arXiv 2201.06857): a branch that reconstructs the pixels of view 1 from tapped features.
 
-It sees feature maps and pixels, and knows no contrastive framework; none knows it.
+It sees feature maps and pixels, and knows no framework; none knows it.
 """
 
 import dataclasses
@@ -10,56 +10,52 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.losses.reconstruction import mean_absolute_error
-from repre_jax.losses.weighting import Weights, fixed_weights, learned_weights
+from repre_jax.methods.branch import Weighting
 from repre_jax.models.repre_decoder import RePreDecoder
 
 
 @dataclasses.dataclass(frozen=True)
 class RePre:
-    """The reconstruction branch.
+    """The reconstruction branch: a ``methods.branch.Branch``.
 
     Attributes:
       decoder: from maps of the tapped blocks to pixels.
       taps: blocks of the encoder, shallow to deep.
-      fixed: constant weights (contrast, reconstruct), or None to learn them.
+      weighting: of the two losses.
     """
 
     decoder: RePreDecoder
     taps: tuple[int, ...]
-    fixed: tuple[float, float] | None
+    weighting: Weighting
 
     def init(self, key: jax.Array, maps: Sequence[jax.Array]) -> dict[str, Any]:
         """Parameters {"decoder", "log_variance"?} for maps of these shapes."""
-        params = {"decoder": self.decoder.init(key, maps)["params"]}
-        if self.fixed is None:
-            zero = jnp.zeros((), jnp.float32)
-            params["log_variance"] = {"contrast": zero, "reconstruct": zero}
-        return params
+        return {"decoder": self.decoder.init(key, maps)["params"], **self.weighting.init()}
 
     def reconstruct(self, params: Any, maps: Sequence[jax.Array]) -> jax.Array:
-        """Maps [B, gh, gw, D], shallow to deep -> pixels [B, H, W, 3]."""
+        """Maps [B, gh, gw, D], shallow to deep -> pixels [B, H, W, 3]; params of the branch."""
         return self.decoder.apply({"params": params["decoder"]}, maps)
 
-    def loss(self, params: Any, maps: Sequence[jax.Array], pixels: jax.Array) -> jax.Array:
+    def loss(self, encoder, params, maps, pixels, keys) -> jax.Array:
         """Equation 3 against view 1 in [0, 1] [B, H, W, 3] -> float32 [B]."""
-        return mean_absolute_error(self.reconstruct(params, maps), pixels)
-
-    def weights(self, params: Any) -> Weights:
-        """Equation 4's factors at these parameters."""
-        if self.fixed is not None:
-            return fixed_weights(*self.fixed)
-        return learned_weights(params["log_variance"])
+        del encoder, keys
+        return mean_absolute_error(self.reconstruct(params["repre"], maps), pixels)
 
 
 def build(
-    config: ConfigDict, encoder: nn.Module, model: ConfigDict, dtype: jnp.dtype
+    config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: str
 ) -> RePre | None:
     """The branch that ``config.repre`` asks for; None when it is not enabled.
+
+    Args:
+      config: ``config.repre``.
+      encoder: whose blocks are tapped.
+      model: ``config.model``.
+      loss_name: of the framework's loss.
 
     Raises:
       UserError: an option that no form of the branch has, or an encoder that it cannot tap so.
@@ -76,7 +72,7 @@ def build(
     if len(config.fixed_weights) != 2:
         raise UserError(
             f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "
-            "contrast and reconstruct."
+            f"{loss_name} and reconstruct."
         )
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
@@ -95,10 +91,10 @@ def build(
         blocks=len(encoder.taps) - 1 if len(taps) == 1 else len(taps) - 1,
         upsamplings=upsamplings,
         form=encoder.block_form,
-        dtype=dtype,
+        dtype=encoder.dtype,
     )
     fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None
-    return RePre(decoder, taps, fixed)
+    return RePre(decoder, taps, Weighting(loss_name, fixed))
 
 
 def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:

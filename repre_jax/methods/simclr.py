@@ -7,13 +7,18 @@ data_util.py.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import SIMCLR, ViewRecipe
 from repre_jax.losses.contrastive import nt_xent
-from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, check_heads, with_overrides
+from repre_jax.methods.method import (
+    FROZEN_PATCH_EMBEDDING,
+    Method,
+    check_heads,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.models.heads import ProjectionMLP, moco_v3_projector
 from repre_jax.schedules import Clock
 
@@ -54,8 +59,9 @@ class SimCLRHeads(nn.Module):
         return self.projector(pooled.reshape(-1, width), train).reshape(batch, views, -1)
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """SimCLR for a run of any length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     if check_heads(config, "simclr", "moco_v3") == "simclr":
         projector = ProjectionMLP(
             features=(config.hidden,) * (config.layers - 1) + (config.output,),
@@ -73,8 +79,10 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=SimCLRHeads(projector),
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
         frozen=(FROZEN_PATCH_EMBEDDING,) if config.freeze_patch_embedding else (),
     )

@@ -6,6 +6,7 @@ Source of every number: facebookresearch/simsiam, main_simsiam.py, simsiam/build
 simsiam/loader.py.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -13,7 +14,12 @@ from ml_collections.config_dict import placeholder
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.negative_cosine import negative_cosine
-from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Method, with_overrides
+from repre_jax.methods.method import (
+    FROZEN_PATCH_EMBEDDING,
+    Method,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock
 
@@ -41,8 +47,9 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype) -> Method:
+def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """SimSiam for a run of any length; see ``default_config`` for ``config``."""
+    dtype = encoder.dtype
     projector = ProjectionMLP(
         features=(config.hidden, config.hidden, config.output),
         # The official last layer has a frozen bias, which the BatchNorm after it takes away.
@@ -64,8 +71,10 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
 
     return Method(
         views=with_overrides(VIEWS, views),
+        encode=whole_views(0, 1),
         heads=ProjectorPredictor(projector, predictor),
         loss=loss,
+        loss_name="contrast",
         evaluated="online",
         frozen=(FROZEN_PATCH_EMBEDDING,) if config.freeze_patch_embedding else (),
         constant_rate=("heads/predictor",) if config.constant_predictor_rate else (),

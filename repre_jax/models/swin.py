@@ -35,7 +35,7 @@ from repre_jax.models.layers import (
     normal_002,
     patch_embedding,
 )
-from repre_jax.models.taps import BlockOutput, Encoded, tap_name
+from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
 
 # name -> (width of the first stage C, blocks of each stage, heads of each stage). nano is for small
 # images and small budgets; where its maps are no multiples of 7, other windows save the padding (4
@@ -176,6 +176,7 @@ class Swin(nn.Module):
     drop_path: float = 0.0
     norm_epsilon: float = 1e-5
     initialisation: str = "dino"
+    normalise: bool = True
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -219,7 +220,7 @@ class Swin(nn.Module):
         return 1
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
+    def __call__(self, images: jax.Array, train: bool = False) -> EncoderOutput:
         """[B, H, W, 3] normalised -> pooled [B, 8C], tokens [B, N, 8C], for four stages.
 
         Sows the output of every block (see ``taps``), the last one's of a stage before the merging.
@@ -243,7 +244,7 @@ class Swin(nn.Module):
                 k += 1
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         tokens = layer_norm(self.norm_epsilon, self.dtype, "norm")(tokens)
-        return Encoded(pooled=tokens.mean(axis=1), tokens=tokens)
+        return EncoderOutput(pooled=tokens.mean(axis=1), tokens=tokens)
 
     def _block(self, k: int, stage: int, shifted: bool) -> Block:
         """Block ``k`` of the network."""
@@ -318,6 +319,7 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-5,
         initialisation=model.initialisation,
+        normalise=model.normalise,
         remat=model.remat,
         dtype=dtype,
     )

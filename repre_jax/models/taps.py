@@ -1,6 +1,6 @@
 """What encoders give away, and the one reader of sown activations: maps [B, gh, gw, D] of blocks.
 
-Encoders return ``Encoded``. They ``sow`` under ``tap_name(k)``, for every block k from 0, a
+Encoders return ``EncoderOutput``. They ``sow`` under ``tap_name(k)``, for every block k from 0, a
 ``BlockOutput`` of the residual stream after that block, before the final norm. RePre, evaluation
 and dense tasks read them here. Their property ``taps`` names the blocks that RePre taps, and
 ``block_strides`` the pixels per side that a vector of each block's map stands for.
@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 
-class Encoded(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
 
     pooled: jax.Array

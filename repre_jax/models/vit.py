@@ -19,7 +19,7 @@ from repre_jax.models.layers import (
 )
 from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import RelativeAttention
-from repre_jax.models.taps import BlockOutput, Encoded, even_taps, tap_name
+from repre_jax.models.taps import BlockOutput, EncoderOutput, even_taps, tap_name
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
 VIT_SIZES = {
@@ -43,7 +43,9 @@ class ViT(nn.Module):
     Attributes:
       image_size: side in pixels of the images that learned positions are made for.
       position: of ``POSITIONS``; "relative" acts inside the attention and adds nothing to tokens.
-      initialisation: "dino" or "moco_v3" (``layers.linear_initialisers``, ``patch_embedding``).
+      initialisation: "dino", "moco_v3" or "mae" (``layers.linear_initialisers``,
+        ``layers.patch_embedding``).
+      normalise: whether it takes pixels less ImageNet's mean, over its deviation.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -57,6 +59,7 @@ class ViT(nn.Module):
     initialisation: str = "dino"
     drop_path: float = 0.0
     norm_epsilon: float = 1e-6
+    normalise: bool = True
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -81,7 +84,7 @@ class ViT(nn.Module):
         return self.patch_size
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> Encoded:
+    def __call__(self, images: jax.Array, train: bool = False) -> EncoderOutput:
         """[B, H, W, 3] normalised -> pooled [B, D], tokens [B, gh*gw, D].
 
         Sows the output of every block (see ``taps``). Raises ValueError if a side of the images is
@@ -115,7 +118,7 @@ class ViT(nn.Module):
             feature_map = x[:, 1:].reshape(batch, *grid, self.width)
             self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
-        return Encoded(pooled=x[:, 0], tokens=x[:, 1:])
+        return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
 
     def _embed_patches(self, images: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, gh, gw, D]."""
@@ -179,6 +182,7 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         initialisation=model.initialisation,
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-6,
+        normalise=model.normalise,
         remat=model.remat,
         dtype=dtype,
     )

@@ -1,23 +1,51 @@
-"""The unchanging parts of a run, and how a config becomes them."""
+"""The parts of a run: those that never change, and the state, which does."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from ml_collections import ConfigDict
 
-from repre_jax.data.device.augment import encoder_input
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, repre
-from repre_jax.methods.method import Method
-from repre_jax.methods.repre import RePre
+from repre_jax.methods.branch import Branch
+from repre_jax.methods.method import Keys, Method
 from repre_jax.models import BACKBONES
+from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Schedule, cosine
 from repre_jax.training import optimizers
 from repre_jax.training.resolution import Resolution
-from repre_jax.training.train_state import TrainState, create_train_state, init_params
+
+
+class TrainState(struct.PyTreeNode):
+    """State of a run after ``step`` steps; parameters and moments are float32.
+
+    Attributes:
+      step: int32, steps taken, skipped ones included; every schedule is a function of it.
+      params: {"encoder", "heads", "tokens"?, "repre"?}.
+      target_params: {"encoder", "heads"}: moving average, only the heads that the target has; {}
+        for methods without a target network.
+      batch_stats: running statistics of the online heads.
+      target_batch_stats: those of the target heads; its own, never a copy or an average.
+      opt_state: of the optimizer.
+      memory: what the method remembers (DINO's centre, the queues of MoCo v2 and MoBY); {} mostly.
+      nonfinite_steps: int32, steps skipped because loss or gradient was not finite.
+      nonfinite_in_a_row: int32, how many of them directly before now.
+    """
+
+    step: jax.Array
+    params: Any
+    target_params: Any
+    batch_stats: Any
+    target_batch_stats: Any
+    opt_state: Any
+    memory: Any
+    nonfinite_steps: jax.Array
+    nonfinite_in_a_row: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +54,11 @@ class Learner:
 
     Attributes:
       encoder: the vision transformer.
-      method: the contrastive framework.
+      method: the framework.
       repre: the reconstruction branch; None for the baseline.
       optimizer: optax transformation that takes the keyword ``step``.
       learning_rate: the schedule in ``optimizer``, for the logs.
       image_size: side of a global view in pixels.
-      normalise: whether the encoder takes pixels less ImageNet's mean, over its deviation.
       seed: of every random draw.
       accumulate: micro-batches that the encoder sees one after the other. The gradient is that of
         the whole batch all the same, in-batch negatives and BatchNorm included.
@@ -39,28 +66,90 @@ class Learner:
 
     encoder: nn.Module
     method: Method
-    repre: RePre | None
+    repre: Branch | None
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: Schedule
     image_size: int
-    normalise: bool
     seed: int
     accumulate: int = 1
 
-    def encoder_input(self, pixels: jax.Array) -> jax.Array:
-        """Pixels [..., 3] in [0, 1] as the encoder takes them."""
-        return encoder_input(pixels, self.normalise)
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Blocks whose maps of view 1 the branch wants."""
+        return self.repre.taps if self.repre else ()
+
+    def keys(self, batch: dict[str, jax.Array], step: jax.Array) -> Keys:
+        """Randomness of the forward pass on a batch with "epoch" and "index" int32 [B]."""
+        examples = example_keys(self.seed, Stream.MASKS, batch["epoch"], batch["index"])
+        return Keys(examples, step_key(self.seed, Stream.DROP_PATH, step))
 
     def init(self) -> TrainState:
-        """The state at step 0, a function of the seed alone; meant to be jitted."""
-        return create_train_state(
-            self.encoder,
-            self.method,
-            self.repre,
-            self.optimizer,
-            image_size=self.image_size,
-            seed=self.seed,
+        """The state at step 0, a function of the seed alone; meant to be jitted.
+
+        The target starts as a copy of the online network.
+        """
+        method = self.method
+        params, batch_stats = init_params(
+            self.encoder, method, self.repre, image_size=self.image_size, seed=self.seed
         )
+        target_heads = method.target.heads if method.target else ()
+        target_stats = {name: x for name, x in batch_stats.items() if name in target_heads}
+        memory_key = jax.random.fold_in(jax.random.key(self.seed), Stream.MEMORY)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(
+            step=zero,
+            params=params,
+            target_params=jax.tree.map(jnp.copy, target_part(method, params)),
+            batch_stats=batch_stats,
+            target_batch_stats=jax.tree.map(jnp.copy, target_stats),
+            opt_state=self.optimizer.init(params),
+            memory=method.memory.init(memory_key) if method.memory else {},
+            nonfinite_steps=zero,
+            nonfinite_in_a_row=zero,
+        )
+
+
+def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> Any:
+    """Initial parameters of the encoder alone, those of ``init_params`` for the same seed."""
+    image = jnp.zeros((1, image_size, image_size, 3))
+    return encoder.init(jax.random.split(jax.random.key(seed), 3)[0], image)["params"]
+
+
+def init_params(
+    encoder: nn.Module, method: Method, branch: Branch | None, *, image_size: int, seed: int
+) -> tuple[Any, Any]:
+    """Initial (params, batch_stats), a function of the seed alone.
+
+    Runs the encoder on one image; use it under ``jax.jit`` or ``jax.eval_shape``.
+    """
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {"encoder": init_encoder(encoder, image_size=image_size, seed=seed)}
+    if method.tokens:
+        params["tokens"] = method.tokens(jax.random.fold_in(keys[0], Stream.MASKS))
+
+    def encode(params):
+        size = (2, method.views.global_crops, image_size, image_size, 3)
+        random = Keys(jax.random.split(keys[0], 2), keys[0])
+        views = {"global": jnp.zeros(size)}
+        encoded = method.encode(encoder, params, views, random, branch.taps if branch else ())
+        return encoded.inputs, encoded.maps
+
+    # Heads and branch are made for shapes; what the encoder says about black images is not asked.
+    shapes = jax.eval_shape(encode, params)
+    inputs, maps = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    heads = method.heads.init(keys[1], inputs, train=True)
+    params["heads"] = heads["params"]
+    if branch:
+        params["repre"] = branch.init(keys[2], maps)
+    return params, heads.get("batch_stats", {})
+
+
+def target_part(method: Method, params: Any) -> Any:
+    """The part of the online parameters that the target network averages."""
+    if method.target is None:
+        return {}
+    heads = {name: params["heads"][name] for name in method.target.heads}
+    return {"encoder": params["encoder"], "heads": heads}
 
 
 def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
@@ -69,10 +158,10 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     Raises:
       UserError: parts that do not fit together.
     """
-    dtype = resolution.compute_dtype
-    encoder = BACKBONES[config.model.name](config.model, dtype)
-    method = METHODS[config.method.name].build(config.method, config.views, resolution.clock, dtype)
-    branch = repre.build(config.repre, encoder, config.model, dtype)
+    encoder = BACKBONES[config.model.name](config.model, resolution.compute_dtype)
+    module = METHODS[config.method.name]
+    method = module.build(config.method, config.views, resolution.clock, encoder)
+    branch = repre.build(config.repre, encoder, config.model, method.loss_name)
     _check_views(method, encoder, branch, config.method.name)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
         resolution.learning_rate, resolution.clock, resolution.warm_up
@@ -85,7 +174,6 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         optimizer=optimizer,
         learning_rate=learning_rate,
         image_size=config.model.image_size,
-        normalise=config.model.normalise,
         seed=config.seed,
         accumulate=config.train.accumulate,
     )
@@ -119,7 +207,7 @@ def _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
     )
 
 
-def _check_views(method: Method, encoder: nn.Module, branch: RePre | None, name: str) -> None:
+def _check_views(method: Method, encoder: nn.Module, branch: Branch | None, name: str) -> None:
     crops, size, multiple = method.views.local_crops, method.views.local_size, encoder.size_multiple
     if crops and not method.multi_crop:
         raise UserError(
@@ -130,8 +218,8 @@ def _check_views(method: Method, encoder: nn.Module, branch: RePre | None, name:
         raise UserError(
             f"views.local_size={size} is not a multiple of model.patch_size={multiple}."
         )
-    if branch and method.online_views[0] != 0:
+    if branch and not method.sees_view_1:
         raise UserError(
             f"RePre reconstructs view 1, and {name} does not pass it whole through the online "
-            "encoder first; train it as the :baseline variant."
+            "encoder; train it as the :baseline variant."
         )

@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 from repre_jax.models import BACKBONES, swin, vit
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner, target_part
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
 from repre_jax.training.step import train_step
-from repre_jax.training.train_state import TrainState, target_part
 
 
 def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[ConfigDict, int]:
@@ -55,7 +54,9 @@ def learner_of(config: ConfigDict, images: int, monkeypatch: pytest.MonkeyPatch)
     small = (swin_weights.WIDTH, MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS)
     monkeypatch.setitem(swin.SWIN_SIZES, "golden_swin", small)
     monkeypatch.setitem(BACKBONES, "golden_swin", swin.build_swin)
-    monkeypatch.setitem(BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder())
+    monkeypatch.setitem(
+        BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder(normalise=model.normalise)
+    )
     return build_learner(config, resolve(config, images=images, devices=1))
 
 

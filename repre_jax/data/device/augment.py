@@ -21,13 +21,10 @@ from repre_jax.data.device.photometric import (
     solarise,
 )
 from repre_jax.data.recipes import TORCHVISION, ViewRecipe
+from repre_jax.random_streams import Stream, example_keys
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Keeps these draws apart from all others that are made of the same seed ("augm" in ASCII: no step
-# or epoch comes near it).
-_STREAM = 0x6175676D
 
 
 class _Purpose(enum.IntEnum):
@@ -120,11 +117,9 @@ def _augment_group(
     solarise_probability: float,
 ) -> jax.Array:
     """Augments views that share their probabilities: uint8 [B, V, H, W, 3] -> float32."""
-    # Named, because the hardware generators ("rbg") draw differently under vmap.
-    root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _STREAM)
+    examples = example_keys(seed, Stream.AUGMENTATION, batch["epoch"], batch["index"])
 
-    def augment_row(epoch, index, row):
-        example = jax.random.fold_in(jax.random.fold_in(root, epoch), index)
+    def augment_row(example, row):
         views = first_view + jnp.arange(row.shape[0])
         keys = jax.vmap(lambda view: jax.random.fold_in(example, view))(views)
         return jax.vmap(
@@ -133,7 +128,7 @@ def _augment_group(
             )
         )(keys, row)
 
-    return jax.vmap(augment_row)(batch["epoch"], batch["index"], pixels)
+    return jax.vmap(augment_row)(examples, pixels)
 
 
 def _augment_view(

@@ -1,0 +1,97 @@
+"""Multiply-adds of a program, counted in what JAX traced of it, before any compiler.
+
+Counted are the matrix products and convolutions, wherever they stand: in loops, in recomputed
+blocks, in the backward pass. Products with the zeros around or between the entries of a map are
+left out, as XLA leaves them out. Not counted are normalisation, softmax, GELU, augmentation,
+optimizer and moving average, whose operations are few and bound by memory.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from repre_jax.training.learner import Learner
+from repre_jax.training.step import loss_and_gradients
+
+
+def step_multiply_adds(learner: Learner, batch_size: int) -> int:
+    """Multiply-adds of loss and gradients of one step on a batch, over all devices.
+
+    Twice as many are its floating-point operations.
+    """
+    recipe, size = learner.method.views, learner.image_size
+
+    def pixels(views: int, side: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, views, side, side, 3), jnp.float32)
+
+    views = {"global": pixels(recipe.global_crops, size)}
+    if recipe.local_crops:
+        views["local"] = pixels(recipe.local_crops, recipe.local_size)
+    row = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    state = jax.eval_shape(learner.init)
+    keys = jax.eval_shape(learner.keys, {"epoch": row, "index": row}, state.step)
+    return multiply_adds(functools.partial(loss_and_gradients, learner), state, views, keys)
+
+
+def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
+    """Multiply-adds of ``function`` of arrays or shapes, nothing of which is computed."""
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            total += _of_product(equation)
+        elif equation.primitive.name == "conv_general_dilated":
+            total += _of_convolution(equation)
+        else:
+            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+            total += times * sum(map(_of_jaxpr, _inner(equation)))
+    return total
+
+
+def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    found = []
+    is_jaxpr = lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)  # noqa: E731
+    for value in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):
+        if is_jaxpr(value):
+            found.append(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+    return found
+
+
+def _of_product(equation: core.JaxprEqn) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    inner = math.prod(equation.invars[0].aval.shape[d] for d in contracted)
+    return math.prod(equation.outvars[0].aval.shape) * inner
+
+
+def _of_convolution(equation: core.JaxprEqn) -> int:
+    params = equation.params
+    numbers = params["dimension_numbers"]
+    image, kernel = (x.aval.shape for x in equation.invars)
+    output = equation.outvars[0].aval.shape
+    taps = 1
+    for axis, (padding, stride, spread, dilation) in enumerate(
+        zip(
+            params["padding"],
+            params["window_strides"],
+            params["lhs_dilation"],
+            params["rhs_dilation"],
+            strict=True,
+        )
+    ):
+        length = image[numbers.lhs_spec[2 + axis]]
+        places = (
+            out * stride + tap * dilation - padding[0]
+            for out in range(output[numbers.out_spec[2 + axis]])
+            for tap in range(kernel[numbers.rhs_spec[2 + axis]])
+        )
+        taps *= sum(0 <= p <= (length - 1) * spread and p % spread == 0 for p in places)
+    features = output[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    return output[numbers.out_spec[0]] * features * taps
