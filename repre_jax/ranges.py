@@ -32,6 +32,7 @@ NOT_NEGATIVE = Range(0)
 AT_LEAST_ONE = Range(1)
 SHARE = Range(0, 1)
 SHARE_BELOW_ONE = Range(0, 1, high_open=True)
+OPEN_SHARE = Range(0, 1, low_open=True, high_open=True)
 
 
 def check_ranges(config: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:

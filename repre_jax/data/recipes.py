@@ -72,3 +72,13 @@ class ViewRecipe:
     solarise_probability: tuple[float, ...] = (0.0, 0.2)
     local_blur_probability: float = 0.5
     rand_augment: RandAugment | None = None
+
+
+# Of the recipes whose one view is cropped and flipped, no more.
+ONE_PLAIN_VIEW = {
+    "global_crops": 1,
+    "jitter_probability": 0.0,
+    "grey_probability": 0.0,
+    "blur_probability": (0.0,),
+    "solarise_probability": (0.0,),
+}

@@ -20,6 +20,8 @@ torch_default_rows = nn.initializers.variance_scaling(
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
+INITIALISATIONS = ("dino", "moco_v3", "mae")
+
 # DINO, DeiT and Swin ask for a normal of standard deviation 0.02 "truncated" at +-2 in absolute
 # terms, a hundred standard deviations away: it is an untruncated normal.
 normal_002 = nn.initializers.normal(0.02)
@@ -51,9 +53,11 @@ def xavier_per_projection(projections: int) -> Initializer:
 def linear_initialisers(initialisation: str) -> tuple[Initializer, Initializer]:
     """(of every linear layer, of the fused query-key-value kernel).
 
-    "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" is Xavier uniform, query, key and value each
-    with their own fan.
+    "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" and "mae" are Xavier uniform, of query, key
+    and value each with a fan of its own there, of the fused kernel here.
     """
+    if initialisation == "mae":
+        return nn.initializers.xavier_uniform(), nn.initializers.xavier_uniform()
     if initialisation == "moco_v3":
         return nn.initializers.xavier_uniform(), xavier_per_projection(3)
     return normal_002, normal_002
@@ -64,22 +68,17 @@ def patch_embedding(
 ) -> nn.Conv:
     """Linear map of patches: [B, H, W, 3] -> [B, H/P, W/P, D].
 
-    "moco_v3" is Xavier uniform over the fan of the flattened patch, its bias zero; otherwise it is
-    torch's default, which DINO and Swin leave this one layer with.
+    "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
+    there and torch's default here; "dino" is torch's default altogether.
     """
     fan_in = 3 * patch_size**2
-    if initialisation == "moco_v3":
+    initialisers = {"kernel_init": torch_default_kernel, "bias_init": torch_default_bias(fan_in)}
+    if initialisation in ("moco_v3", "mae"):
         bound = (6 / (fan_in + width)) ** 0.5
         uniform = nn.initializers.uniform(2 * bound)
-        initialisers = {
-            "kernel_init": lambda *args: uniform(*args) - bound,
-            "bias_init": nn.initializers.zeros,
-        }
-    else:
-        initialisers = {
-            "kernel_init": torch_default_kernel,
-            "bias_init": torch_default_bias(fan_in),
-        }
+        initialisers["kernel_init"] = lambda *args: uniform(*args) - bound
+    if initialisation == "moco_v3":
+        initialisers["bias_init"] = nn.initializers.zeros
     patch = (patch_size, patch_size)
     return nn.Conv(
         width, patch, strides=patch, padding="VALID", dtype=dtype, name=name, **initialisers

@@ -3,16 +3,24 @@
 import numpy as np
 
 
-def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10000.0) -> np.ndarray:
-    """Fixed 2-D sin-cos embedding of MoCo v3.
+def sincos_2d(
+    grid: tuple[int, int],
+    width: int,
+    *,
+    columns_first: bool = False,
+    temperature: float = 10000.0,
+) -> np.ndarray:
+    """Fixed 2-D sin-cos embedding of MoCo v3, and of MAE with ``columns_first``.
 
-    Source: facebookresearch/moco-v3, vits.py, build_2d_sincos_position_embedding. Channels are
-    [sin(row w), cos(row w), sin(column w), cos(column w)] with w_i = temperature ** (-i / (D/4));
-    tokens are row-major; the class token's embedding is zero.
+    Sources: facebookresearch/moco-v3, vits.py, build_2d_sincos_position_embedding;
+    facebookresearch/mae, util/pos_embed.py. Channels are [sin(row w), cos(row w), sin(column w),
+    cos(column w)] with w_i = temperature ** (-i / (D/4)), or the columns' before the rows'; tokens
+    are row-major; the class token's embedding is zero.
 
     Args:
       grid: (gh, gw).
       width: D, divisible by 4.
+      columns_first: which half of the channels tells the column.
       temperature: longest wavelength over 2 pi.
 
     Returns:
@@ -24,9 +32,8 @@ def sincos_2d(grid: tuple[int, int], width: int, temperature: float = 10000.0) -
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     row_angle = rows.reshape(-1, 1) * frequency
     column_angle = columns.reshape(-1, 1) * frequency
-    patches = np.concatenate(
-        [np.sin(row_angle), np.cos(row_angle), np.sin(column_angle), np.cos(column_angle)], axis=1
-    )
+    angles = (column_angle, row_angle) if columns_first else (row_angle, column_angle)
+    patches = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
     return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 

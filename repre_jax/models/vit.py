@@ -1,6 +1,7 @@
-"""Vision transformer (arXiv 2010.11929) in the forms that DINO, MoCo v3 and LoMaR train."""
+"""Vision transformer (arXiv 2010.11929) in the forms that DINO, MoCo v3, MAE and LoMaR train."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -30,7 +31,8 @@ VIT_SIZES = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
 }
-POSITIONS = ("learned", "sincos", "relative")
+# Of MoCo v3 ("sincos") and of MAE ("sincos_columns_first"), LoMaR ("relative").
+POSITIONS = ("learned", "sincos", "sincos_columns_first", "relative")
 
 
 class ViT(nn.Module):
@@ -84,11 +86,21 @@ class ViT(nn.Module):
         return self.patch_size
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> EncoderOutput:
-        """[B, H, W, 3] normalised -> pooled [B, D], tokens [B, gh*gw, D].
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        change_tokens: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> EncoderOutput:
+        """[B, H, W, 3] as ``normalise`` says -> pooled [B, D], tokens [B, gh*gw, D].
 
-        Sows the output of every block (see ``taps``). Raises ValueError if a side of the images is
-        no multiple of the patch.
+        Sows the output of every block (see ``taps``), unless tokens were taken away.
+
+        Args:
+          images: whose sides are multiples of the patch, or it is a ValueError.
+          train: whether drop path acts.
+          change_tokens: what is done to the embedded patches [B, gh*gw, D], positions added, before
+            the class token joins them: methods of reconstruction replace some, or keep a few.
         """
         batch, height, width, _ = images.shape
         if height % self.patch_size or width % self.patch_size:
@@ -101,6 +113,9 @@ class ViT(nn.Module):
             attention = functools.partial(RelativeAttention, grid=grid)
         else:
             x = x + self._positions(grid)
+        if change_tokens:
+            x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
+        whole = x.shape[1] == 1 + grid[0] * grid[1]
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         kernel_init, qkv_init = linear_initialisers(self.initialisation)
         for k in range(self.depth):
@@ -115,8 +130,9 @@ class ViT(nn.Module):
                 attention=attention,
                 name=f"block_{k}",
             )(x, train)
-            feature_map = x[:, 1:].reshape(batch, *grid, self.width)
-            self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
+            if whole:
+                feature_map = x[:, 1:].reshape(batch, *grid, self.width)
+                self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
 
@@ -135,8 +151,10 @@ class ViT(nn.Module):
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
         """[1, 1 + gh*gw, D] in the compute dtype."""
-        if self.position == "sincos":
-            return jnp.asarray(sincos_2d(grid, self.width), self.dtype)
+        if self.position != "learned":
+            columns_first = self.position == "sincos_columns_first"
+            positions = sincos_2d(grid, self.width, columns_first=columns_first)
+            return jnp.asarray(positions, self.dtype)
         side = self.image_size // self.patch_size
         shape = (1, 1 + side * side, self.width)
         positions = self.param("position_embedding", normal_002, shape)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
+from repre_jax.models.layers import INITIALISATIONS
 from repre_jax.models.vit import POSITIONS
 from repre_jax.ranges import (
     AT_LEAST_ONE,
@@ -159,7 +160,7 @@ def _check_names(config: ConfigDict) -> None:
         "method.name": (config.method.name, METHODS),
         "model.name": (config.model.name, BACKBONES),
         "model.position": (config.model.position, (None, *POSITIONS)),
-        "model.initialisation": (config.model.initialisation, ("dino", "moco_v3")),
+        "model.initialisation": (config.model.initialisation, INITIALISATIONS),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
         "optimizer.decay": (config.optimizer.decay, DECAY_RULES),

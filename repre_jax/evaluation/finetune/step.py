@@ -114,7 +114,8 @@ def finetuned_encoder(
     if "position_embedding" in params:
         positions = resize_learned_positions(params["position_embedding"], side)
     else:
-        positions = sincos_2d((side, side), encoder.width)
+        columns_first = encoder.position == "sincos_columns_first"
+        positions = sincos_2d((side, side), encoder.width, columns_first=columns_first)
     encoder = encoder.clone(drop_path=drop_path, image_size=image_size, position="learned")
     return encoder, {**params, "position_embedding": positions}
 

@@ -1,0 +1,146 @@
+"""LoMaR's windows: small squares of patches, each a sequence of its own, most of it masked.
+
+Without absolute positions a window of k x k patches is an image of its own, so its pixels are cut
+out first and the encoder sees nothing else: the cost does not depend on the size of the image.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from repre_jax.errors import UserError
+from repre_jax.methods.method import Keys
+from repre_jax.models import ViT
+from repre_jax.models.masking import draw_noise, least, share_of
+from repre_jax.models.pixels import patchify
+from repre_jax.ranges import AT_LEAST_ONE, OPEN_SHARE, Range
+
+PAIRINGS = ("independent", "released")
+RANGES = {"windows": AT_LEAST_ONE, "side": Range(2), "mask_ratio": OPEN_SHARE}
+
+
+class Windows(NamedTuple):
+    """Windows of each image.
+
+    Attributes:
+      rows, columns: int32 [B, M] of their first patch.
+      masked: bool [B, M, k * k], as many in each.
+    """
+
+    rows: jax.Array
+    columns: jax.Array
+    masked: jax.Array
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of windows.
+
+    Attributes:
+      tokens: [B, M, k * k, D] after its last norm, without the class token.
+      patches: of the pixels it was given, [B, M, k * k, P * P * 3].
+      masked: bool [B, M, k * k].
+    """
+
+    tokens: jax.Array
+    patches: jax.Array
+    masked: jax.Array
+
+
+def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
+    """Raises UserError when ``encoder`` cannot be trained on the windows of ``config``."""
+    if not isinstance(encoder, ViT):
+        raise UserError(f"{name} masks tokens, so it needs a ViT: set model.name=vit_base.")
+    places = encoder.image_size // encoder.patch_size - config.side + 1
+    if config.windows > places:
+        raise UserError(
+            f"{name} draws {config.windows} windows with different rows and columns, and one of "
+            f"{config.side} x {config.side} patches has {max(places, 0)} in an image of "
+            f"{encoder.image_size} pixels in patches of {encoder.patch_size}: lower windows or "
+            "side, or enlarge the image."
+        )
+
+
+def draw(keys: Keys, grid: int, config: ConfigDict) -> Windows:
+    """Windows of every image, rows and columns drawn without repetition and paired in order.
+
+    Args:
+      keys: of the batch.
+      grid: patches a side of the image.
+      config: ``windows`` (M), ``side`` (k), ``mask_ratio`` and ``pairing``: "independent" windows
+        of every image, or those of the "released" code (see ``released``).
+    """
+    count, side = config.windows, config.side
+    place_keys, mask_keys = jax.vmap(jax.random.split, out_axes=1)(keys.examples)
+
+    def places(key):
+        first, second = jax.random.split(key)
+        return tuple(jax.random.permutation(k, grid - side + 1)[:count] for k in (first, second))
+
+    if config.pairing == "released":
+        rows, columns = (released(x, len(place_keys)) for x in places(keys.step))
+    else:
+        rows, columns = jax.vmap(places)(place_keys)
+    noise = draw_noise(mask_keys, (count, side**2))
+    return Windows(rows, columns, least(noise, share_of(side**2, config.mask_ratio)))
+
+
+def released(places: jax.Array, batch: int) -> jax.Array:
+    """Places [M] drawn for all images, as the released code pairs them with these: [B, M].
+
+    Its images are repeated window by window, its windows image by image (junchen14/LoMaR,
+    models_lomar.py): row r of B * M is image r mod B in window r mod M. Where M divides B, as in its
+    README, an image has one window only, masked M times.
+    """
+    count = places.shape[0]
+    row = jnp.arange(batch)[:, None] + batch * jnp.arange(count)
+    return places[row % count]
+
+
+def cut(images: jax.Array, windows: Windows, side: int, patch_size: int) -> jax.Array:
+    """Pixels of windows: [B, H, W, 3] -> [B, M, k * P, k * P, 3]."""
+    pixels = side * patch_size
+
+    def one(image, row, column):
+        start = (row * patch_size, column * patch_size, 0)
+        return jax.lax.dynamic_slice(image, start, (pixels, pixels, image.shape[-1]))
+
+    of_image = jax.vmap(one, in_axes=(None, 0, 0))
+    return jax.vmap(of_image)(images, windows.rows, windows.columns)
+
+
+def encode_windows(
+    encoder: nn.Module,
+    params: jax.Array,
+    mask_token: jax.Array,
+    images: jax.Array,
+    windows: Windows,
+    side: int,
+    **options,
+) -> Encoded:
+    """The encoder on each window, whose masked patches are ``mask_token`` to it.
+
+    Args:
+      encoder, params: a ViT, and its parameters.
+      mask_token: [1, 1, D].
+      images: [B, S, S, 3] as the encoder takes them.
+      windows: of these images.
+      side: k.
+      **options: passed on to ``encoder.apply``.
+    """
+    batch, count, patches = windows.masked.shape
+    # Windows of an image are neighbours, so that a batch split over devices stays split.
+    crops = cut(images, windows, side, encoder.patch_size)
+    crops = crops.reshape(batch * count, *crops.shape[2:])
+    hidden = windows.masked.reshape(batch * count, patches, 1)
+    encoded = encoder.apply(
+        {"params": params},
+        crops,
+        change_tokens=lambda x: jnp.where(hidden, mask_token.astype(x.dtype), x),
+        **options,
+    )
+    shape = (batch, count, patches, -1)
+    pixels = patchify(crops, encoder.patch_size)
+    return Encoded(encoded.tokens.reshape(shape), pixels.reshape(shape), windows.masked)

@@ -1,0 +1,51 @@
+"""MAE's decoder (arXiv 2111.06377): a narrow transformer over kept tokens and mask tokens."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repre_jax.models.layers import Block, layer_norm, linear_initialisers, normal_002
+from repre_jax.models.masking import Shuffle, unshuffle
+from repre_jax.models.positions import sincos_2d
+
+
+class MAEDecoder(nn.Module):
+    """From the tokens of the kept patches to the pixels of all.
+
+    Source: facebookresearch/mae, models_mae.py, forward_decoder.
+
+    Attributes:
+      patch_size: in pixels.
+      width, depth, heads: of its blocks.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    patch_size: int
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, shuffled: Shuffle, train: bool) -> jax.Array:
+        """Tokens [B, 1 + K, D], class token first, of the first K of N -> [B, N, P * P * 3]."""
+        kernel_init, qkv_init = linear_initialisers("mae")
+        options = {"kernel_init": kernel_init, "dtype": self.dtype}
+        batch, patches = shuffled.restore.shape
+        x = nn.Dense(self.width, name="embed", **options)(tokens)
+        class_token, kept = x[:, :1], x[:, 1:]
+        mask_token = self.param("mask_token", normal_002, (1, 1, self.width)).astype(x.dtype)
+        hidden = jnp.broadcast_to(mask_token, (batch, patches - kept.shape[1], self.width))
+        x = unshuffle(jnp.concatenate([kept, hidden], axis=1), shuffled)
+        x = jnp.concatenate([class_token, x], axis=1)
+        side = math.isqrt(patches)
+        x = x + jnp.asarray(sincos_2d((side, side), self.width, columns_first=True), x.dtype)
+        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for k in range(self.depth):
+            block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
+            x = block(x, train)
+        x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:])
+        return nn.Dense(3 * self.patch_size**2, name="pixels", **options)(x)
