@@ -10,6 +10,7 @@ from whole_runs import ROOT
 
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Method
+from repre_jax.models import BACKBONES
 from repre_jax.training.resolution import resolve
 
 ENCODERS = ("vits", "vitb", "swint")
@@ -23,10 +24,11 @@ def config_of(name: str) -> ConfigDict:
 
 
 def method_of(config: ConfigDict) -> Method:
-    """The method of a run with ``STEPS_PER_EPOCH``, without its encoder."""
+    """The method of a run with ``STEPS_PER_EPOCH``."""
     images = STEPS_PER_EPOCH * config.train.batch_size
     clock = resolve(config, images=images, devices=8).clock
-    return METHODS[config.method.name].build(config.method, config.views, clock, jnp.float32)
+    encoder = BACKBONES[config.model.name](config.model, jnp.float32)
+    return METHODS[config.method.name].build(config.method, config.views, clock, encoder)
 
 
 def _names() -> tuple[str, ...]:

@@ -91,8 +91,8 @@ def released(places: jax.Array, batch: int) -> jax.Array:
     """Places [M] drawn for all images, as the released code pairs them with these: [B, M].
 
     Its images are repeated window by window, its windows image by image (junchen14/LoMaR,
-    models_lomar.py): row r of B * M is image r mod B in window r mod M. Where M divides B, as in its
-    README, an image has one window only, masked M times.
+    models_lomar.py): row r of B * M is image r mod B in window r mod M. Where M divides B, as in
+    its README, an image has one window only, masked M times.
     """
     count = places.shape[0]
     row = jnp.arange(batch)[:, None] + batch * jnp.arange(count)

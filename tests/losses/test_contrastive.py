@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from repre_jax.losses.contrastive import nt_xent, queue_info_nce
 from repre_jax.losses.negative_cosine import negative_cosine
 from repre_jax.methods import METHODS
+from repre_jax.models import ViT
 from repre_jax.models.heads import Projected
 from repre_jax.schedules import Clock
 
@@ -19,9 +20,12 @@ def features(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+ENCODER = ViT(patch_size=16, width=8, depth=1, heads=1, image_size=32)
+
+
 def build(name):
     module = METHODS[name]
-    return module.build(module.default_config(), ConfigDict(), Clock(10, 100), jnp.float32)
+    return module.build(module.default_config(), ConfigDict(), Clock(10, 100), ENCODER)
 
 
 def test_simclr_with_equal_features_is_2_log_2n_minus_1():

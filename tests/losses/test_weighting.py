@@ -9,8 +9,8 @@ from repre_jax.losses.weighting import fixed_weights, learned_weights
 
 
 def total(log_variance, contrast, reconstruct):
-    weights = learned_weights(log_variance)
-    return weights.contrast * contrast + weights.reconstruct * reconstruct + weights.regulariser
+    weights = learned_weights(**log_variance)
+    return weights.framework * contrast + weights.reconstruct * reconstruct + weights.regulariser
 
 
 @pytest.mark.parametrize(("contrast", "reconstruct"), [(2.5, 0.07), (0.4, 0.9), (9.0, 0.011)])
@@ -23,25 +23,27 @@ def test_gradient_descent_reaches_the_optimum(contrast, reconstruct):
 
         return jax.lax.fori_loop(0, 500, step, log_variance)
 
-    s = descend({"contrast": jnp.float32(0), "reconstruct": jnp.float32(0)})
-    np.testing.assert_allclose(s["contrast"], np.log(2 * contrast), atol=1e-4)
+    s = descend({"framework": jnp.float32(0), "reconstruct": jnp.float32(0)})
+    np.testing.assert_allclose(s["framework"], np.log(2 * contrast), atol=1e-4)
     np.testing.assert_allclose(s["reconstruct"], np.log(reconstruct), atol=1e-4)
-    weights = learned_weights(s)
-    np.testing.assert_allclose(weights.contrast, 1 / (2 * contrast), rtol=1e-3)
+    weights = learned_weights(**s)
+    np.testing.assert_allclose(weights.framework, 1 / (2 * contrast), rtol=1e-3)
     np.testing.assert_allclose(weights.reconstruct, 1 / reconstruct, rtol=1e-3)
 
 
 def test_start_weighs_both_losses_alike():
     zero = jnp.float32(0)
-    weights = learned_weights({"contrast": zero, "reconstruct": zero})
+    weights = learned_weights(zero, zero)
     assert [float(x) for x in weights] == [1.0, 1.0, 0.0]
 
 
 def test_regulariser_is_half_of_one_and_the_whole_of_the_other():
-    weights = learned_weights({"contrast": jnp.float32(0.6), "reconstruct": jnp.float32(-2.0)})
-    np.testing.assert_allclose(weights.contrast, np.exp(-0.6), rtol=1e-6)
+    weights = learned_weights(jnp.float32(0.6), jnp.float32(-2.0))
+    np.testing.assert_allclose(weights.framework, np.exp(-0.6), rtol=1e-6)
     np.testing.assert_allclose(weights.reconstruct, np.exp(2.0), rtol=1e-6)
     np.testing.assert_allclose(weights.regulariser, 0.3 - 2.0, rtol=1e-6)
+    normal = learned_weights(jnp.float32(0.6), jnp.float32(-2.0), reconstruct_share=0.5)
+    np.testing.assert_allclose(normal.regulariser, 0.3 - 1.0, rtol=1e-6)
 
 
 def test_fixed_weights_are_constants():

@@ -15,7 +15,7 @@ from whole_runs import ROOT, command, rows
 
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, moco_v3
-from repre_jax.methods.method import Method, with_overrides
+from repre_jax.methods.method import Method, whole_views, with_overrides
 from repre_jax.models.heads import ProjectionMLP
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.sharding import by_row, make_mesh, replicated
@@ -111,7 +111,7 @@ def test_methods_without_a_target_keep_none():
 
 
 def test_queues_start_with_normalised_keys_of_their_own():
-    memory = tiny_learner(tiny_config("moby")).method.initial_memory(jax.random.key(0))
+    memory = tiny_learner(tiny_config("moby")).method.memory.init(jax.random.key(0))
     for name in ("queue_1", "queue_2"):
         np.testing.assert_allclose(np.linalg.norm(memory[name], axis=1), 1, rtol=1e-6)
     assert np.abs(memory["queue_1"] - memory["queue_2"]).max() > 0.1
@@ -135,13 +135,20 @@ class toy_method:
         return ConfigDict({"name": "toy", "strength": 2.0})
 
     @staticmethod
-    def build(config, views, clock, dtype):
+    def build(config, views, clock, encoder):
         def loss(online, target, memory, step):
             distance = jnp.sum(jnp.square(online[:, 0] - online[:, 1]), axis=-1)
             return config.strength * distance, {"toy": jnp.mean(distance)}
 
         recipe = with_overrides(moco_v3.VIEWS, views)
-        return Method(views=recipe, heads=ToyHead(), loss=loss, evaluated="online")
+        return Method(
+            views=recipe,
+            encode=whole_views(0, 1),
+            heads=ToyHead(),
+            loss=loss,
+            loss_name="distance",
+            evaluated="online",
+        )
 
 
 TOY_CONFIG = """
@@ -162,12 +169,12 @@ def test_an_eighth_method_from_outside_trains(monkeypatch, tmp_path):
     first, second = rows(tmp_path / "run")
     assert second["step"] == 2 and np.isfinite(second["loss/reconstruct"])
     for row in (first, second):
-        assert row["loss/contrast"] == pytest.approx(2 * row["toy"], rel=1e-6)
+        assert row["loss/distance"] == pytest.approx(2 * row["toy"], rel=1e-6)
 
 
 def test_repre_refuses_a_method_that_does_not_see_view_1_whole():
     learner = tiny_learner(tiny_config("moco_v2"))
-    crops_only = dataclasses.replace(learner.method, online_views=(1,))
+    crops_only = dataclasses.replace(learner.method, sees_view_1=False)
     with pytest.raises(UserError, match="reconstructs view 1, and patches does not pass it whole"):
         _check_views(crops_only, learner.encoder, learner.repre, "patches")
     _check_views(crops_only, learner.encoder, None, "patches")

@@ -136,7 +136,7 @@ def test_heads(name):
 def test_moving_average(name):
     config = config_of(name)
     method, expected = method_of(config), NUMBERS[name].target
-    assert (method.target_heads is None) == (expected is None)
+    assert (method.target is None) == (expected is None)
     if expected:
         # An average before the forward pass is that at the end of the step before.
         shift = {"before": 1, "after": 0}[expected.when]
@@ -144,13 +144,14 @@ def test_moving_average(name):
         for step in (1, steps // 2, steps):
             left = (math.cos(math.pi * step / steps) + 1) / 2
             momentum = expected.end - (expected.end - expected.momentum) * left
-            assert float(method.momentum(step - shift)) == pytest.approx(momentum, abs=2e-7)
+            assert float(method.target.momentum(step - shift)) == pytest.approx(momentum, abs=2e-7)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_and_what_is_held_still(name):
     method, expected = method_of(config_of(name)), NUMBERS[name]
-    memory = jax.eval_shape(method.initial_memory, jax.random.key(0))
+    init = method.memory.init if method.memory else lambda key: {}
+    memory = jax.eval_shape(init, jax.random.key(0))
     shapes = {key: x.shape for key, x in memory.items() if key != "pointer"}
     assert shapes == (expected.memory or {})
     until = {part.prefix: part.until_step for part in method.frozen}
@@ -202,5 +203,5 @@ def test_teacher(name):
         assert float(metrics["teacher_temperature"]) == pytest.approx(expected)
     before = method.loss(logits, logits, memory, last - 1)[1]
     assert float(before["teacher_temperature"]) < end - 1e-4
-    centre = method.update_memory(memory, logits)["centre"]
+    centre = method.memory.update(memory, logits)["centre"]
     assert np.asarray(centre) == pytest.approx(0.1)

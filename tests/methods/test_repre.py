@@ -21,7 +21,7 @@ def branch(encoder=None, **changes):
         section, _, name = key.rpartition("__")
         (config.repre[section] if section else config.repre)[name] = value
     encoder = encoder or ViT(patch_size=16, width=384, depth=12, heads=6, image_size=224)
-    return build(config.repre, encoder, config.model, jnp.float32)
+    return build(config.repre, encoder, config.model, "contrast")
 
 
 SWIN = Swin(embed_width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
@@ -93,7 +93,7 @@ def initial(repre):
 def test_fixed_weights_have_no_parameters():
     repre = branch(weighting="fixed", fixed_weights=(0.2, 14.0))
     assert set(initial(repre)) == {"decoder"}
-    assert [float(x) for x in repre.weights({})] == pytest.approx([0.2, 14.0, 0.0])
+    assert [float(x) for x in repre.weighting.weights({})] == pytest.approx([0.2, 14.0, 0.0])
 
 
 def test_learned_weights_start_at_one():
@@ -103,7 +103,7 @@ def test_learned_weights_start_at_one():
     assert set(params["log_variance"]) == {"contrast", "reconstruct"}
     zero = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["log_variance"])
     assert all(x.shape == () and x.dtype == np.float32 for x in zero.values())
-    assert [float(x) for x in repre.weights({"log_variance": zero})] == [1.0, 1.0, 0.0]
+    assert [float(x) for x in repre.weighting.weights({"log_variance": zero})] == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

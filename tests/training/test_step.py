@@ -15,6 +15,7 @@ from tiny import (
     WIDTH,
     equations,
     paths,
+    random_keys,
     random_pixels,
     random_state,
     random_views,
@@ -27,9 +28,9 @@ from repre_jax.models.layers import DropPath
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training import step as train_step_module
+from repre_jax.training.learner import target_part
 from repre_jax.training.optimizers import map_with_path
-from repre_jax.training.step import encode_views, loss_and_gradients, train_step
-from repre_jax.training.train_state import target_part
+from repre_jax.training.step import encode, loss_and_gradients, train_step
 
 METHODS = ("dino", "moco_v3")
 
@@ -305,13 +306,19 @@ def test_repre_adds_the_work_of_its_decoder_and_no_other(baseline, reference):
     learner = reference[0]
     views = random_views(learner)
     with_branch, without = (
-        flops(functools.partial(loss_and_gradients, some), random_state(some), views)
+        flops(
+            functools.partial(loss_and_gradients, some),
+            random_state(some),
+            views,
+            random_keys(some),
+        )
         for some in (learner, baseline)
     )
     maps = [np.zeros((BATCH, 2, 2, WIDTH), np.float32)] * len(learner.repre.taps)
 
     def mean_loss(params, maps):
-        return jnp.mean(learner.repre.loss(params, maps, views["global"][:, 0]))
+        pixels = views["global"][:, 0]
+        return jnp.mean(learner.repre.loss(learner.encoder, {"repre": params}, maps, pixels, None))
 
     branch = flops(jax.grad(mean_loss, argnums=(0, 1)), random_state(learner).params["repre"], maps)
     assert with_branch - without == pytest.approx(branch, rel=0.05)
@@ -340,14 +347,19 @@ def test_views_and_branches_of_an_example_drop_differently():
     params = random_state(learner).params
     same = {"global": np.repeat(random_views(learner)["global"][:1, :1], 2, axis=1)}
     same["global"] = np.repeat(same["global"], BATCH, axis=0)  # one image, 2 x 16 times
-    encode = jax.jit(lambda key: encode_views(learner, params, same, key=key)[0])
-    pooled = np.asarray(encode(jax.random.key(0)))
+
+    @jax.jit
+    def pooled_of(key):
+        keys = random_keys(learner)._replace(step=key)
+        return encode(learner, params, same, keys).inputs
+
+    pooled = np.asarray(pooled_of(jax.random.key(0)))
     different = len(np.unique(pooled.reshape(2 * BATCH, -1), axis=0))
     # Three blocks drop (the first has rate 0), two branches each, independently: 64 outcomes.
     assert different > 12
     assert not np.array_equal(pooled[:, 0], pooled[:, 1])
-    np.testing.assert_array_equal(pooled, encode(jax.random.key(0)))
-    assert not np.array_equal(pooled, encode(jax.random.key(1)))
+    np.testing.assert_array_equal(pooled, pooled_of(jax.random.key(0)))
+    assert not np.array_equal(pooled, pooled_of(jax.random.key(1)))
 
 
 def test_bfloat16_computes_nearly_the_same_loss_in_float32(reference, method):
@@ -357,7 +369,7 @@ def test_bfloat16_computes_nearly_the_same_loss_in_float32(reference, method):
     state, views = random_state(learner), random_views(learner)
 
     def losses(state, views):
-        metrics = loss_and_gradients(learner, state, views)[1]["metrics"]
+        metrics = loss_and_gradients(learner, state, views, random_keys(learner))[1]["metrics"]
         return {name: metrics[name] for name in ("loss", "loss/contrast", "loss/reconstruct")}
 
     found = jax.jit(losses)(state, views)
@@ -365,7 +377,8 @@ def test_bfloat16_computes_nearly_the_same_loss_in_float32(reference, method):
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, reference[1]["metrics"][name], atol=1e-2, err_msg=name)
 
-    jaxpr = jax.make_jaxpr(functools.partial(loss_and_gradients, learner))(state, views)
+    keys = random_keys(learner)
+    jaxpr = jax.make_jaxpr(functools.partial(loss_and_gradients, learner))(state, views, keys)
     all_equations = list(equations(jaxpr.jaxpr))
     products = {e.invars[0].aval.dtype for e in all_equations if e.primitive.name == "dot_general"}
     assert jnp.dtype(jnp.bfloat16) in products
