@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.flops import decoder_multiply_adds, encoder_multiply_adds, step_flops
-from configs import dino_vits, moco_v2_vits, moco_v3_vits, simclr_swint
+from repre_jax.config_files import read_config
 from repre_jax.models.repre_decoder import RePreDecoder
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
@@ -40,10 +40,10 @@ def count_by_xla(learner):
 @pytest.mark.parametrize(
     "config",
     [
-        dino_vits.get_config("smoke"),
-        moco_v3_vits.get_config("baseline,smoke"),
-        moco_v2_vits.get_config("baseline,smoke"),
-        simclr_swint.get_config("smoke"),
+        read_config("dino_vits:smoke"),
+        read_config("moco_v3_vits:baseline,smoke"),
+        read_config("moco_v2_vits:baseline,smoke"),
+        read_config("simclr_swint:smoke"),
     ],
     ids=["dino_repre", "moco_v3_baseline", "moco_v2_one_view_each", "simclr_swin_repre"],
 )
@@ -109,7 +109,7 @@ def test_decoder_on_maps_that_halve_agrees_with_xla():
 
 
 def test_what_costs_more_and_what_less():
-    config = moco_v3_vits.get_config("smoke")
+    config = read_config("moco_v3_vits:smoke")
     learner = tiny_learner(config)
     plain = step_flops(learner, BATCH_SIZE)
     assert step_flops(learner, 2 * BATCH_SIZE) == {k: 2 * n for k, n in plain.items()}
