@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import main as command_line
-from repre_jax import pretrain
+from repre_jax import command_line, pretrain
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.evaluation import online
 from repre_jax.runs.checkpoints import Checkpoints

@@ -9,7 +9,6 @@ those of ``step_time``, baseline and RePre taking turns on one batch. Writes
 ``results/overhead_<device>.json`` after every row; stopped, the same command goes on from there.
 """
 
-import importlib
 import itertools
 import json
 import re
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict
 from benchmarks import step_time
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, save_result
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
         if name not in ROWS:
             raise UserError(f"--configs={name} must be among {', '.join(ROWS)}.")
         if name not in rows:
-            config = importlib.import_module(f"configs.{name}").get_config()
+            config = read_config(name)
             row = operations(config, _WIDTHS.value)
             if _TIME.value:
                 add_times(row, config)

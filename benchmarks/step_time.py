@@ -26,9 +26,9 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import main as command_line
 from benchmarks.device_peaks import peak_flops_per_second
 from benchmarks.provenance import provenance, save_result
+from repre_jax import command_line
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
 from repre_jax.sharding import by_row, make_mesh, replicated
@@ -310,10 +310,11 @@ def main(argv: list[str]) -> int:
     """Runs what ``argv`` asks for and returns the exit code."""
     options = flags.FLAGS
     try:
-        config = command_line.parse(argv)
-        if config is None:
+        command = command_line.parse(argv)
+        if command is None:
             print(__doc__)
             return 0
+        config = command.config
         if options.devices:
             jax.config.update("jax_num_cpu_devices", options.devices)
             config.train.devices = options.devices
@@ -331,7 +332,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table(result))
-    name = result_name(options["config"].config_filename, result)
+    name = result_name(command.config_file, result)
     print(f"Written to {save_result(name, provenance() | result)}")
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-import main as command_line
+from repre_jax import command_line
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
@@ -74,7 +74,8 @@ def measure(config: ConfigDict) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Writes what ``measure`` returns to the file named first; returns the exit code."""
     try:
-        write_json(Path(argv[1]), measure(command_line.parse([argv[0], *argv[2:]])))
+        command = command_line.parse([argv[0], *argv[2:]])
+        write_json(Path(argv[1]), measure(command.config))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

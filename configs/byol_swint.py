@@ -7,10 +7,13 @@
 The ViT-S recipe (byol_vits.py) on Swin-T; no recipe is published. Not measured here.
 """
 
-from configs import byol_vits, default
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+byol_vits = beside(__file__, "byol_vits")
 
 
 def get_config(variants: str = ""):
     config = byol_vits.get_config()
-    default.swin_tiny(config)
-    return default.apply_variants(config, variants, {"official": byol_vits.official})
+    defaults.swin_tiny(config)
+    return defaults.apply_variants(config, variants, {"official": byol_vits.official})

@@ -11,21 +11,24 @@ google-deepmind/deepmind-research, byol/configs/byol.py: LARS, 0.3 per 256 (othe
 blur; crops are drawn and resized (antialiased) as torchvision does. Not measured here.
 """
 
-from configs import default, moco_v3_vits
+from repre_jax.config_files import beside
 from repre_jax.methods import byol, moco_v3
+from repre_jax.training import defaults
+
+moco_v3_vits = beside(__file__, "moco_v3_vits")
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("byol")
+    config = defaults.get_config("byol")
     moco_v3_vits.recipe(config)
-    default.use_views(config, moco_v3.VIEWS)
+    defaults.use_views(config, moco_v3.VIEWS)
     config.method.update({"heads": "moco_v3", "freeze_patch_embedding": True})
-    return default.apply_variants(config, variants, {"official": official})
+    return defaults.apply_variants(config, variants, {"official": official})
 
 
 def official(config):
     """BYOL as published, but for the encoder."""
     config.method = byol.default_config()
-    default.own_views(config)
+    defaults.own_views(config)
     config.optimizer.update({"name": "lars", "learning_rate": 0.3, "decay": "matrices"})
     config.optimizer.update({"weight_decay": 1e-6, "end_weight_decay": 1e-6, "warmup_epochs": 10.0})

@@ -7,12 +7,15 @@ DINO's loss on Swin-T as EsViT (microsoft/esvit) trains it, view level only: 77.
 k-NN there without RePre. The 96-pixel crops run through windows of 7 by padding. Not measured here.
 """
 
-from configs import default, dino_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+dino_vits = beside(__file__, "dino_vits")
 
 
 def get_config(variants: str = ""):
     config = dino_vits.get_config()
-    default.swin_tiny(config)
+    defaults.swin_tiny(config)
     config.model.norm_epsilon = 1e-6
     config.train.batch_size = 512
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)

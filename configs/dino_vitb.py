@@ -12,17 +12,20 @@ main_dino.py with them repeat them: the authors' file could not be read. Its 78.
 is RePre's baseline; RePre speaks of 800 epochs. Not measured here.
 """
 
-from configs import default, dino_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+dino_vits = beside(__file__, "dino_vits")
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.method.teacher_temperature = 0.07
     config.method.teacher_temperature_warmup_epochs = 30
     config.model.name = "vit_base"
     config.model.drop_path = 0.1
     config.optimizer.clip_per_tensor = 3.0
-    return default.apply_variants(config, variants, {"released": released})
+    return defaults.apply_variants(config, variants, {"released": released})
 
 
 def released(config):

@@ -10,17 +10,17 @@ run behind the published weights. The authors' file of its arguments could not b
 start main_dino.py with them agree on every number.
 """
 
-from configs import default
+from repre_jax.training import defaults
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.method.normalise_last_layer = False
     config.method.teacher_temperature = 0.07
     config.method.teacher_temperature_warmup_epochs = 30
     config.model.drop_path = 0.1
     config.optimizer.clip_per_tensor = 3.0
-    return default.apply_variants(config, variants, {"released": released})
+    return defaults.apply_variants(config, variants, {"released": released})
 
 
 def released(config):

@@ -9,7 +9,11 @@ Data, encoder, batch and schedule are those of imagenette_moco_v3.py, the rest t
 byol_vits.py but for: small heads.
 """
 
-from configs import byol_vits, default, imagenette_moco_v3
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+byol_vits = beside(__file__, "byol_vits")
+imagenette_moco_v3 = beside(__file__, "imagenette_moco_v3")
 
 
 def get_config(variants: str = ""):
@@ -17,4 +21,4 @@ def get_config(variants: str = ""):
     imagenette_moco_v3.small_budget(config)
     config.method.update({"hidden": 512, "output": 128})
     own = {"swin": imagenette_moco_v3.swin, "gpu": imagenette_moco_v3.gpu}
-    return default.apply_variants(config, variants, own)
+    return defaults.apply_variants(config, variants, own)

@@ -15,11 +15,14 @@ starts sharper, and Xavier initialisation. In short trials, of which no rows wer
 encoder stayed at an even distribution over the prototypes with normal 0.02 and a teacher at 0.04.
 """
 
-from configs import default, imagenette_moco_v3
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+imagenette_moco_v3 = beside(__file__, "imagenette_moco_v3")
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.data.update({"source": "folder", "name": "", "cache_size": 96})
     config.model.update({"name": "vit_nano", "image_size": 64, "initialisation": "moco_v3"})
     config.method.update({"prototypes": 1024, "hidden": 512, "bottleneck": 128, "momentum": 0.99})
@@ -35,7 +38,7 @@ def get_config(variants: str = ""):
     config.checkpoint.every_steps = 200
     config.evaluation.knn_every_epochs = 5
     config.logging.every_steps = 20
-    return default.apply_variants(config, variants, {"swin": swin, "gpu": gpu})
+    return defaults.apply_variants(config, variants, {"swin": swin, "gpu": gpu})
 
 
 def swin(config):

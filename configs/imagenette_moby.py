@@ -9,7 +9,11 @@ Data, encoder, batch and schedule are those of imagenette_moco_v3.py, the rest t
 moby_vits.py but for: small heads, no drop path, and no clipping of the smaller network.
 """
 
-from configs import default, imagenette_moco_v3, moby_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+imagenette_moco_v3 = beside(__file__, "imagenette_moco_v3")
+moby_vits = beside(__file__, "moby_vits")
 
 
 def get_config(variants: str = ""):
@@ -19,7 +23,7 @@ def get_config(variants: str = ""):
     config.model.drop_path = 0.0
     config.optimizer.clip_global = 0.0
     own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
-    return default.apply_variants(config, variants, own)
+    return defaults.apply_variants(config, variants, own)
 
 
 def gpu(config):

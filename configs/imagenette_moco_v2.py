@@ -9,7 +9,11 @@ Data, encoder, batch and schedule are those of imagenette_moco_v3.py, the rest t
 moco_v2_vits.py but for: a small head, a queue of 4,096 keys and a key network of momentum 0.99.
 """
 
-from configs import default, imagenette_moco_v3, moco_v2_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+imagenette_moco_v3 = beside(__file__, "imagenette_moco_v3")
+moco_v2_vits = beside(__file__, "moco_v2_vits")
 
 
 def get_config(variants: str = ""):
@@ -17,7 +21,7 @@ def get_config(variants: str = ""):
     imagenette_moco_v3.small_budget(config)
     config.method.update({"hidden": 512, "output": 128, "queue": 4096, "momentum": 0.99})
     own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
-    return default.apply_variants(config, variants, own)
+    return defaults.apply_variants(config, variants, own)
 
 
 def gpu(config):

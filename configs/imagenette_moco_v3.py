@@ -14,14 +14,17 @@ Departures from the paper, for the budget: crops of at least 0.2 of the image (a
 64-pixel view shows a texture), small heads, batch 128, few epochs, and a higher learning rate.
 """
 
-from configs import default, moco_v3_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moco_v3_vits = beside(__file__, "moco_v3_vits")
 
 
 def get_config(variants: str = ""):
     config = moco_v3_vits.get_config()
     small_budget(config)
     config.method.update({"hidden": 512, "output": 128})
-    return default.apply_variants(config, variants, {"swin": swin, "gpu": gpu})
+    return defaults.apply_variants(config, variants, {"swin": swin, "gpu": gpu})
 
 
 def small_budget(config):

@@ -11,7 +11,11 @@ training. (A trial under AdamW, of which no row was kept, collapsed: watch ``fea
 ``:gpu``, which has AdamW and the frozen patches of simsiam_vits.py, and is untried.)
 """
 
-from configs import default, imagenette_moco_v3, simsiam_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+imagenette_moco_v3 = beside(__file__, "imagenette_moco_v3")
+simsiam_vits = beside(__file__, "simsiam_vits")
 
 
 def get_config(variants: str = ""):
@@ -23,7 +27,7 @@ def get_config(variants: str = ""):
     config.optimizer.update({"name": "sgd", "learning_rate": 0.4})
     config.optimizer.update({"weight_decay": 1e-4, "end_weight_decay": 1e-4})
     own = {"swin": imagenette_moco_v3.swin, "gpu": gpu}
-    return default.apply_variants(config, variants, own)
+    return defaults.apply_variants(config, variants, own)
 
 
 def gpu(config):

@@ -8,10 +8,13 @@ The official recipe (SwinTransformer/Transformer-SSL, configs/moby_swin_tiny.yam
 the repository without RePre. Not measured here.
 """
 
-from configs import default, moby_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moby_vits = beside(__file__, "moby_vits")
 
 
 def get_config(variants: str = ""):
     config = moby_vits.get_config()
-    default.swin_tiny(config)
-    return default.apply_variants(config, variants)
+    defaults.swin_tiny(config)
+    return defaults.apply_variants(config, variants)

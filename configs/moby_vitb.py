@@ -6,10 +6,13 @@
 The ViT-S recipe (moby_vits.py) on the larger encoder. Not measured here.
 """
 
-from configs import default, moby_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moby_vits = beside(__file__, "moby_vits")
 
 
 def get_config(variants: str = ""):
     config = moby_vits.get_config()
     config.model.update({"name": "vit_base", "heads": None})
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)

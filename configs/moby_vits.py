@@ -8,13 +8,13 @@ The official DeiT-S recipe (SwinTransformer/Transformer-SSL, configs/moby_deit_s
 Not measured here.
 """
 
-from configs import default
+from repre_jax.training import defaults
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("moby")
+    config = defaults.get_config("moby")
     recipe(config)
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)
 
 
 def recipe(config):

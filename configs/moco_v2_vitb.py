@@ -8,10 +8,13 @@ The ViT-S recipe (moco_v2_vits.py) on the larger encoder; no recipe is
 published. Not measured here.
 """
 
-from configs import default, moco_v2_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moco_v2_vits = beside(__file__, "moco_v2_vits")
 
 
 def get_config(variants: str = ""):
     config = moco_v2_vits.get_config()
     config.model.update({"name": "vit_base", "heads": None})
-    return default.apply_variants(config, variants, {"official": moco_v2_vits.official})
+    return defaults.apply_variants(config, variants, {"official": moco_v2_vits.official})

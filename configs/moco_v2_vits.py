@@ -12,16 +12,16 @@ DINO's head here. ``:official`` is facebookresearch/moco: SGD, 0.03 per 256, 200
 measured here.
 """
 
-from configs import default
 from repre_jax.methods import moco_v2
+from repre_jax.training import defaults
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("moco_v2")
+    config = defaults.get_config("moco_v2")
     config.method.update({"layers": 3, "hidden": 2048, "output": 256, "temperature": 0.1})
     config.method.update({"momentum": 0.996, "end_momentum": 1.0})
     config.optimizer.update({"weight_decay": 0.05, "end_weight_decay": 0.05})
-    return default.apply_variants(config, variants, {"official": official})
+    return defaults.apply_variants(config, variants, {"official": official})
 
 
 def official(config):

@@ -7,10 +7,13 @@ The baseline is RePre's own re-implementation, of which nothing more is publishe
 official ViT recipe on Swin-T: frozen patch projection, no drop path. Not measured here.
 """
 
-from configs import default, moco_v3_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moco_v3_vits = beside(__file__, "moco_v3_vits")
 
 
 def get_config(variants: str = ""):
     config = moco_v3_vits.get_config()
-    default.swin_tiny(config)
-    return default.apply_variants(config, variants)
+    defaults.swin_tiny(config)
+    return defaults.apply_variants(config, variants)

@@ -7,10 +7,13 @@ The ViT-S recipe on the larger encoder, as in the official CONFIG.md, whose run 
 without RePre. Hardware there: 64 GPUs; not measured here.
 """
 
-from configs import default, moco_v3_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+moco_v3_vits = beside(__file__, "moco_v3_vits")
 
 
 def get_config(variants: str = ""):
     config = moco_v3_vits.get_config()
     config.model.update({"name": "vit_base", "heads": None})
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)

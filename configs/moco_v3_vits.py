@@ -8,13 +8,13 @@ The official recipe (facebookresearch/moco-v3, CONFIG.md): batch 4096, AdamW at 
 RePre. Hardware there: 32 GPUs; not measured here. ViT-S has 12 heads in MoCo v3, not 6.
 """
 
-from configs import default
+from repre_jax.training import defaults
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("moco_v3")
+    config = defaults.get_config("moco_v3")
     recipe(config)
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)
 
 
 def recipe(config):

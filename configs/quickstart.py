@@ -8,11 +8,11 @@
 mirrored, turned grey or solarised: a 6 must not become another sign, and there is no colour.
 """
 
-from configs import default
+from repre_jax.training import defaults
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.method.update({"prototypes": 64, "hidden": 256, "bottleneck": 64})
     # With a teacher at 0.04 from the start all digits drifted to even prototypes.
     config.method.update({"momentum": 0.99, "teacher_temperature_start": 0.02})
@@ -40,4 +40,4 @@ def get_config(variants: str = ""):
     config.checkpoint.every_steps = 400
     config.evaluation.update({"knn_every_epochs": 20, "few_label": True})
     config.logging.every_steps = 20
-    return default.apply_variants(config, variants)
+    return defaults.apply_variants(config, variants)

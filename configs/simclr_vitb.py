@@ -8,10 +8,13 @@ The ViT-S recipe (simclr_vits.py) on the larger encoder; no recipe is
 published. Not measured here.
 """
 
-from configs import default, simclr_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+simclr_vits = beside(__file__, "simclr_vits")
 
 
 def get_config(variants: str = ""):
     config = simclr_vits.get_config()
     config.model.update({"name": "vit_base", "heads": None})
-    return default.apply_variants(config, variants, {"official": simclr_vits.official})
+    return defaults.apply_variants(config, variants, {"official": simclr_vits.official})

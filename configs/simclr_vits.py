@@ -11,23 +11,26 @@ decay is the flag's 1e-6, where the README's command says 1e-4. Jitter and blur 
 are drawn and resized (antialiased) as torchvision does. Not measured here.
 """
 
-from configs import default, moco_v3_vits
+from repre_jax.config_files import beside
 from repre_jax.methods import moco_v3, simclr
+from repre_jax.training import defaults
+
+moco_v3_vits = beside(__file__, "moco_v3_vits")
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("simclr")
+    config = defaults.get_config("simclr")
     moco_v3_vits.recipe(config)
-    default.use_views(config, moco_v3.VIEWS)
+    defaults.use_views(config, moco_v3.VIEWS)
     config.method.update({"heads": "moco_v3", "hidden": 4096, "output": 256})
     config.method.freeze_patch_embedding = True
-    return default.apply_variants(config, variants, {"official": official})
+    return defaults.apply_variants(config, variants, {"official": official})
 
 
 def official(config):
     """SimCLR as published, but for the encoder."""
     config.method = simclr.default_config()
-    default.own_views(config)
+    defaults.own_views(config)
     config.model.normalise = False
     config.train.epochs = 100
     config.optimizer.update({"name": "lars_simclr", "learning_rate": 0.3, "decay": "matrices"})

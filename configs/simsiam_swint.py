@@ -7,10 +7,13 @@
 The ViT-S recipe (simsiam_vits.py) on Swin-T; no recipe is published. Not measured here.
 """
 
-from configs import default, simsiam_vits
+from repre_jax.config_files import beside
+from repre_jax.training import defaults
+
+simsiam_vits = beside(__file__, "simsiam_vits")
 
 
 def get_config(variants: str = ""):
     config = simsiam_vits.get_config()
-    default.swin_tiny(config)
-    return default.apply_variants(config, variants, {"official": simsiam_vits.official})
+    defaults.swin_tiny(config)
+    return defaults.apply_variants(config, variants, {"official": simsiam_vits.official})

@@ -1,6 +1,5 @@
 """The configs that hold a paper's recipe, by name, for tables of the papers' numbers."""
 
-import importlib
 import re
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from whole_runs import ROOT
 
+from repre_jax.config_files import read_config
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Method
 from repre_jax.models import BACKBONES
@@ -19,8 +19,7 @@ STEPS_PER_EPOCH = 10
 
 def config_of(name: str) -> ConfigDict:
     """The config of "moco_v2_vits:epochs=800,official" and the like."""
-    file, _, variants = name.partition(":")
-    return importlib.import_module(f"configs.{file}").get_config(variants)
+    return read_config(name)
 
 
 def method_of(config: ConfigDict) -> Method:

@@ -13,6 +13,7 @@ from tiny import saved_run
 from whole_runs import ROOT, command, image_folder, rows
 
 from repre_jax import evaluate as story
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.checkpoint import Pretrained
@@ -34,8 +35,7 @@ def config_of(run):
     """The config of a task on those images, with changed keys."""
 
     def make(task, **changes):
-        module = __import__(f"configs.eval.{task}", fromlist=["get_config"])
-        config = module.get_config()
+        config = read_config(f"eval/{task}")
         if "checkpoint" in config:
             config.checkpoint = str(run)
         config.data.update({"source": "folder", "path": str(run.parent / "images")})

@@ -1,6 +1,5 @@
 """The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
 
-import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,25 +7,25 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from absl import flags
 from whole_runs import ROOT, command, image_folder, summary
 
-from configs import default
 from repre_jax import pretrain
+from repre_jax.config_files import read_config
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.methods import METHODS
+from repre_jax.training import defaults
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
 
 SMOKE = "--config=configs/quickstart.py:smoke"
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "default")
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 BACKBONES = ("vits", "vitb", "swint")
 PAPERS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Runs main.py in this process: (exit code, standard output, standard error)."""
+    """Runs the command in this process: (exit code, standard output, standard error)."""
     monkeypatch.chdir(ROOT)
 
     def run_command(*arguments):
@@ -110,11 +109,12 @@ def test_numbers_that_cannot_be(mistake, config, given, words):
 def test_missing_config_file(mistake):
     said = mistake("--config=configs/dino_vit.py")
     assert said.startswith("There is no config file configs/dino_vit.py; did you mean configs/dino")
-    assert "look in configs/" in mistake("--config=/nowhere/x.py")
+    assert "did you mean dino_vits?" in mistake("--config=dino_vit:smoke")
+    assert "--help lists those" in mistake("--config=/nowhere/x.py")
 
 
 def test_no_config_at_all(mistake):
-    assert mistake() == "No config given; for example --config=configs/quickstart.py."
+    assert mistake() == "No config given; for example --config=quickstart."
 
 
 def test_what_is_no_flag(mistake):
@@ -133,14 +133,24 @@ def test_unknown_task(mistake):
 def test_help(run, flag):
     code, out, err = run(flag)
     assert (code, err) == (0, "")
-    for words in ("--config", "--workdir", "--[no]explain", "configs/dino_vits.py:baseline,smoke"):
+    for words in ("--config", "--workdir", "--[no]explain", "dino_vits:baseline,smoke"):
         assert words in out
+    assert {*CONFIGS, "eval/knn", "eval/table"} <= set(out.replace(",", " ").split())
 
 
 def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
     code, out, _ = run("--config=configs/dino_vits.py:baseline,smoke", "--explain")
     assert code == 0
     assert "run folder      runs/dino_vits-baseline-smoke" in out
+
+
+def test_a_config_by_name_is_the_one_by_path(run):
+    by_name, by_path = (
+        run(f"--config={config}:baseline,smoke", "--explain")
+        for config in ("dino_vits", "configs/dino_vits.py")
+    )
+    assert by_name == by_path
+    assert by_name[0] == 0
 
 
 # -------------------------------------------------------------------------- names and numbers
@@ -381,11 +391,12 @@ def test_explain_imagenette(run, tmp_path, name, variants):
 @pytest.mark.parametrize("method", PAPERS)
 def test_variants_of_imagenette_fit_in_any_order(method):
     small, large, same = (
-        load(f"imagenette_{method}", variants) for variants in ("swin", "gpu,swin", "swin,gpu")
+        read_config(f"imagenette_{method}:{variants}")
+        for variants in ("swin", "gpu,swin", "swin,gpu")
     )
     assert large == same
     assert (small.model.name, large.model.name) == ("swin_nano", "swin_tiny")
-    vit = load(f"imagenette_{method}", "gpu")
+    vit = read_config(f"imagenette_{method}:gpu")
     for section in ("method", "views", "train", "optimizer"):
         assert vit[section] == large[section]
     assert build_learner(large, resolve(large, images=9469, devices=1)).repre
@@ -399,20 +410,11 @@ def test_explain_a_folder_that_is_not_given(mistake):
 # --------------------------------------------------------------------------------------- configs
 
 
-def load(name, variants):
-    """The config as the flag loads it."""
-    return flags.FLAGS["config"].parser.parse(str(ROOT / "configs" / f"{name}.py:{variants}"))
-
-
 def test_every_method_has_its_configs():
-    named = {load_module(name).get_config().method.name for name in CONFIGS}
+    named = {read_config(name).method.name for name in CONFIGS}
     assert named == set(METHODS)
     rows = {f"{method}_{backbone}" for method in PAPERS for backbone in BACKBONES}
     assert rows | {f"imagenette_{method}" for method in PAPERS} <= set(CONFIGS)
-
-
-def load_module(name):
-    return importlib.import_module(f"configs.{name}")
 
 
 @pytest.mark.parametrize(
@@ -420,25 +422,23 @@ def load_module(name):
     [(name, "smoke") for name in CONFIGS]
     + [(f"{method}_vits", "baseline,smoke") for method in PAPERS],
 )
-def test_every_config_resolves_as_smoke(name, variants, run):
-    run("--help")  # defines the flag
-    config = load(name, variants)
-    assert set(config.keys()) == set(default.get_config(config.method.name).keys())
+def test_every_config_resolves_as_smoke(name, variants):
+    config = read_config(f"{name}:{variants}")
+    assert set(config.keys()) == set(defaults.get_config(config.method.name).keys())
     resolution = resolve(config, images=1442, devices=1)
     assert resolution.clock.total_steps == 4
     learner = build_learner(config, resolution)
     assert (learner.repre is None) == ("baseline" in variants)
-    full = load(name, "")
+    full = read_config(name)
     assert full.repre.enabled
     assert full.method.name == config.method.name
     assert "swin" in full.model.name if name.endswith("swint") else "vit" in full.model.name
 
 
 @pytest.mark.parametrize("name", ["simclr_vits", "byol_vitb", "simsiam_swint", "moco_v2_vits"])
-def test_official_recipes_of_methods_from_before_vit(name, run):
+def test_official_recipes_of_methods_from_before_vit(name):
     """Heads, augmentation and optimizer are the published ones again; the encoder stays."""
-    run("--help")  # defines the flag
-    config, usual = load(name, "official"), load(name, "")
+    config, usual = read_config(f"{name}:official"), read_config(name)
     published = METHODS[config.method.name].default_config()
     assert config.method.to_dict() == published.to_dict()
     assert set(config.views.values()) == {None}
@@ -449,14 +449,13 @@ def test_official_recipes_of_methods_from_before_vit(name, run):
     build_learner(config, resolve(config, images=1_281_167, devices=1))
 
 
-def test_variants_of_the_ablations(run):
-    run("--help")  # defines the flag
-    config = load("moby_swint", "single,layers=4,decoder=transformer,epochs=100")
+def test_variants_of_the_ablations():
+    config = read_config("moby_swint:single,layers=4,decoder=transformer,epochs=100")
     assert config.repre.taps == "single"
     assert config.repre.decoder.layers == 4
     assert config.repre.decoder.operator == "transformer"
     assert config.train.epochs == 100
-    assert not load("moby_swint", "no_decoder").repre.enabled
+    assert not read_config("moby_swint:no_decoder").repre.enabled
 
 
 @pytest.mark.parametrize(
@@ -580,7 +579,7 @@ def test_pictures_are_of_images_that_can_be_read():
 def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     folder = SimpleNamespace(path=tmp_path, figures=tmp_path / "figures")
     summary = {"steps": 4000, "wall_seconds": 61.2}
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     bare = pretrain.closing_words(config, folder, summary)
     assert "Done: 4,000 steps in 61 s." in bare
     assert f"Run folder       {tmp_path}" in bare

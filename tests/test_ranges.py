@@ -1,15 +1,15 @@
 """Numbers outside their range, and that every number of a config has one."""
 
-import importlib
 import math
 
 import pytest
 
-from configs import default
 from repre_jax import evaluate
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
+from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
 from repre_jax.training.resolution import RANGES
 
@@ -44,14 +44,14 @@ def test_numbers_are_found_in_sections_and_lists():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_of_a_config_has_a_range_and_is_inside(method):
-    config = default.get_config(method)
+    config = defaults.get_config(method)
     check_ranges(config, RANGES)
     assert numbers_of(config) - FREE <= set(RANGES)
 
 
 @pytest.mark.parametrize("task", evaluate.MEASURES)
 def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
-    config = importlib.import_module(f"configs.eval.{task}").get_config()
+    config = read_config(f"eval/{task}")
     check_ranges(config, evaluate.RANGES)
     assert numbers_of(config) <= set(evaluate.RANGES)
 

@@ -5,7 +5,6 @@ and unlike a fresh state theirs differs between the online and the target networ
 """
 
 import contextlib
-import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from repre_jax.config_files import read_config
 from repre_jax.methods.method import Keys
 from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.runs.checkpoints import Checkpoints
@@ -32,7 +32,7 @@ TOTAL_STEPS = 8
 
 def tiny_config(method: str) -> ConfigDict:
     """The ViT-S recipe of a method on a tiny encoder and 16-pixel images, without drop path."""
-    config = importlib.import_module(f"configs.{method}_vits").get_config("smoke")
+    config = read_config(f"{method}_vits:smoke")
     config.model.update({"name": "tiny", "patch_size": 8, "image_size": 16, "heads": HEADS})
     config.model.drop_path = 0.0
     if method == "dino":

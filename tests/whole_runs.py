@@ -1,15 +1,15 @@
-"""Whole runs through main.py: small data, the command in this process, what a run leaves behind."""
+"""Whole runs by the command line: small data, the command in this process, what a run leaves."""
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import flags
+
+from repre_jax import command_line
 
 ROOT = Path(__file__).parents[1]
 TIMINGS = ("wall_seconds", "images_per_second", "input_bound")
@@ -35,18 +35,7 @@ def image_folder(root: Path, *, train: int = 32, val: int = 8, overlap: int = 0)
 
 def command(*arguments: str | Path) -> int:
     """Exit code of ``python main.py arguments``, run in this process."""
-    for name in list(flags.FLAGS):
-        if name in ("workdir", "explain", "distributed") or name.split(".")[0] == "config":
-            delattr(flags.FLAGS, name)
-    before = sys.argv
-    sys.argv = ["main.py", *map(str, arguments)]
-    try:
-        runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    raise AssertionError("main.py did not exit")
+    return command_line.main(["main.py", *map(str, arguments)])
 
 
 def killable_command(moment: str, *arguments: str | Path) -> subprocess.CompletedProcess:

@@ -8,11 +8,11 @@ Every draw takes labelled examples class by class; "nearest" (one neighbour), "k
 "logistic" are judged on the same draws, and so is every other checkpoint on the same data.
 """
 
-from configs.eval import default
+from repre_jax.evaluation import defaults
 
 
 def get_config():
-    config = default.get_config("few_label")
+    config = defaults.get_config("few_label")
     config.budgets = ("1%", "10%")  # share of each class, or a number of labels a class ("5")
     config.draws = 3
     config.neighbours = 20

@@ -16,12 +16,12 @@ repre_jax/evaluation/finetune/recipes.py.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.eval import default
+from repre_jax.evaluation import defaults
 from repre_jax.evaluation.finetune.recipes import RECIPES
 
 
 def get_config():
-    config = default.get_config("finetune")
+    config = defaults.get_config("finetune")
     config.protocol = ""  # "mae", "moco_v3", "simmim"; empty: by the backbone
     # Replaces numbers of the protocol; None keeps the paper's. Meaning and units of the fields:
     # FinetuneRecipe in repre_jax/evaluation/finetune/recipes.py.

@@ -6,11 +6,11 @@ Feature std, effective rank (RankMe), alignment and uniformity (Wang and Isola),
 block, recall and mean average precision of retrieval.
 """
 
-from configs.eval import default
+from repre_jax.evaluation import defaults
 
 
 def get_config():
-    config = default.get_config("health")
+    config = defaults.get_config("health")
     config.images = 4096  # of the validation set, at most
     config.spectrum_values = 32  # largest singular values to keep of every block
     return config

@@ -6,11 +6,11 @@
 Seconds beyond encoding the images once. Any data set with labels, by --config.data.*.
 """
 
-from configs.eval import default
+from repre_jax.evaluation import defaults
 
 
 def get_config():
-    config = default.get_config("knn")
+    config = defaults.get_config("knn")
     config.neighbours = (10, 20, 100, 200)
     config.reported_neighbours = 20  # the one on the screen and in the table
     config.temperature = 0.07

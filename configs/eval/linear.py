@@ -14,15 +14,15 @@ protocol's own, all in one training. SIGTERM saves after the step under way; the
 on.
 """
 
-from configs.eval import default
 from repre_jax.errors import UserError
+from repre_jax.evaluation import defaults
 
 # DINOv2's grid of thirteen (facebookresearch/dinov2, eval/linear.py), a decade up and down.
 SWEEP = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 def get_config(variants: str = ""):
-    config = default.get_config("linear")
+    config = defaults.get_config("linear")
     config.protocol = ""  # empty: that of the run's method
     config.rate_factors = (1.0,)  # times the protocol's learning rate; one group of heads each
     config.seeds = 1  # heads a learning rate, which differ in their first kernel

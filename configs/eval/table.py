@@ -11,7 +11,14 @@ weights "random" beside "auto", every run is compared with its own encoder befor
 
 from ml_collections import ConfigDict
 
-from configs.eval import default, few_label, finetune, health, knn, linear
+from repre_jax.config_files import beside
+from repre_jax.evaluation import defaults
+
+few_label = beside(__file__, "few_label")
+finetune = beside(__file__, "finetune")
+health = beside(__file__, "health")
+knn = beside(__file__, "knn")
+linear = beside(__file__, "linear")
 
 
 def get_config():
@@ -21,7 +28,7 @@ def get_config():
     config.runs = "runs/*"  # patterns of run folders, separated by commas
     config.cells = ("knn", "few_label", "linear")  # columns
     config.weights = ("auto",)  # rows of each run: "auto", "random", "online", "target"
-    config.data = default.data_of_the_run()  # for all cells
+    config.data = defaults.data_of_the_run()  # for all cells
     config.knn = of_a_cell(knn.get_config())
     config.few_label = of_a_cell(few_label.get_config())
     config.linear = of_a_cell(linear.get_config("sweep"))

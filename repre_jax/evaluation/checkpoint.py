@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from repre_jax.methods import METHODS
 from repre_jax.models import BACKBONES
 from repre_jax.runs.fingerprints import array_sha256s
 from repre_jax.schedules import Clock
+from repre_jax.training import defaults
 from repre_jax.training.learner import init_encoder
 
 WEIGHTS = ("auto", "online", "target", "random")
@@ -144,16 +144,15 @@ def _run_config(run: Path) -> ConfigDict:
         raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
     if name not in METHODS:
         raise UserError(f"{path} names the method {name!r}; known are {', '.join(METHODS)}.")
-    defaults = importlib.import_module("configs.default").get_config(name)
-    return ConfigDict(_filled(saved, defaults.to_dict()))
+    return ConfigDict(_filled(saved, defaults.get_config(name).to_dict()))
 
 
-def _filled(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``saved`` with the keys that it lacks, at every depth, from ``defaults``."""
-    merged = dict(defaults) | dict(saved)
+def _filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """``saved`` with the keys that it lacks, at every depth, from ``usual``."""
+    merged = dict(usual) | dict(saved)
     for key, value in saved.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
-            merged[key] = _filled(value, defaults[key])
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            merged[key] = _filled(value, usual[key])
     return merged
 
 

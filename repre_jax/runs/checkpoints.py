@@ -20,8 +20,8 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from repre_jax.runs.disk_errors import disk_trouble, silence_echoes
 from repre_jax.errors import UserError
+from repre_jax.runs.disk_errors import disk_trouble, silence_echoes
 from repre_jax.runs.fingerprints import (
     array_sha256s,
     joint_sha256,

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.errors import UserError
+from repre_jax.runs.disk_errors import disk_trouble_told
 
 _SHOWN_DIFFERENCES = 8
 _LOCK = ".lock"

@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from tensorboardX import SummaryWriter
 
 from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.progress import ProgressDisplay
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.progress import ProgressDisplay
 
 _RATE = "images_per_second"
 

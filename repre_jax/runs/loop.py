@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
-from repre_jax.runs.interruption import on_sigterm
+from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.interruption import on_sigterm
 from repre_jax.runs.logs import RunLogs
 from repre_jax.sharding import replicated
 

@@ -1,6 +1,5 @@
 """``--explain``: what a run would be, number by number, and where each number came from."""
 
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from repre_jax.config_files import read_config
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
+from repre_jax.training import defaults
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import Resolution, resolve
 
@@ -40,7 +41,7 @@ def explain(config: ConfigDict, config_filename: str) -> str:
     sections = [
         ("the run", _run_lines(config, resolution, images_from)),
         ("parameters", _parameter_lines(config, resolution)),
-        ("values that differ from configs/default.py", _provenance(config, config_filename)),
+        ("values that differ from the defaults", _provenance(config, config_filename)),
     ]
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
 
@@ -99,14 +100,11 @@ def parameter_count(tree: Any) -> int:
 
 def _provenance(config: ConfigDict, config_filename: str) -> list[str]:
     file, _, variants = config_filename.partition(":")
-    spec = importlib.util.spec_from_file_location("explained_config", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    default = importlib.import_module("configs.default").get_config(config.method.name)
-    layers = [("default", default), (Path(file).name, module.get_config(""))]
+    default = defaults.get_config(config.method.name)
+    layers = [("default", default), (Path(file).name, read_config(file))]
     named = list(filter(None, variants.split(",")))
     for k, name in enumerate(named):
-        layers.append((f"variant {name}", module.get_config(",".join(named[: k + 1]))))
+        layers.append((f"variant {name}", read_config(f"{file}:{','.join(named[: k + 1])}")))
     layers.append(("command line", config))
     flats = [(name, flat_keys(layer)) for name, layer in layers]
     lines = []

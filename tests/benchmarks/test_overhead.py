@@ -2,11 +2,11 @@ import pytest
 
 from benchmarks import overhead
 from benchmarks.provenance import write_result
-from configs import moco_v2_vits, moco_v3_vits
+from repre_jax.config_files import read_config
 
 
 def test_a_decoder_of_width_128_adds_little_and_the_literal_one_more():
-    row = overhead.operations(moco_v3_vits.get_config(), ["literal", "128"])
+    row = overhead.operations(read_config("moco_v3_vits"), ["literal", "128"])
     # ViT-S forward 4.6 GMAC: twice online and back, twice as target; heads on top.
     assert row["baseline_gflop"] == pytest.approx(2 * 4.6 * (2 * 3 + 2), rel=0.05)
     literal, narrow = row["repre_literal"], row["repre_128"]
@@ -18,8 +18,8 @@ def test_a_decoder_of_width_128_adds_little_and_the_literal_one_more():
 
 
 def test_one_view_each_costs_half():
-    both = overhead.operations(moco_v3_vits.get_config(), [])["baseline_gflop"]
-    one = overhead.operations(moco_v2_vits.get_config(), [])["baseline_gflop"]
+    both = overhead.operations(read_config("moco_v3_vits"), [])["baseline_gflop"]
+    one = overhead.operations(read_config("moco_v2_vits"), [])["baseline_gflop"]
     assert one == pytest.approx(both / 2, rel=0.05)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import provenance, step_time
 from benchmarks.device_peaks import peak_flops_per_second
-from configs import moco_v3_vits
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 
@@ -13,7 +13,7 @@ from repre_jax.sharding import make_mesh
 @pytest.fixture(scope="module")
 def result():
     """Two simulated devices, and next to no augmentation, which takes longest to compile."""
-    config = moco_v3_vits.get_config("smoke")
+    config = read_config("moco_v3_vits:smoke")
     config.train.update({"batch_size": 8, "devices": 2})
     config.views.update({"jitter_probability": 0.0, "grey_probability": 0.0})
     config.views.update({"blur_probability": (0.0, 0.0), "solarise_probability": (0.0, 0.0)})
@@ -70,7 +70,7 @@ def test_result_can_be_shown_and_saved(result, tmp_path, monkeypatch):
 
 
 def test_variants_leave_the_config_alone():
-    config = moco_v3_vits.get_config("smoke")
+    config = read_config("moco_v3_vits:smoke")
     made = step_time.variants(config, ["literal", "128"])
     assert list(made) == ["baseline", "repre_literal", "repre_128"]
     assert [v.repre.enabled for v in made.values()] == [False, True, True]

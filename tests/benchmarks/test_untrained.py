@@ -1,11 +1,11 @@
 from whole_runs import image_folder
 
 from benchmarks.untrained import measure
-from configs import imagenette_dino
+from repre_jax.config_files import read_config
 
 
 def test_pixels_and_the_encoder_before_training_are_measured(tmp_path):
-    config = imagenette_dino.get_config("smoke")
+    config = read_config("imagenette_dino:smoke")
     config.data.update({"source": "folder", "path": str(image_folder(tmp_path))})
     found = measure(config)
     assert (found["train_images"], found["val_images"]) == (32, 8)

@@ -9,6 +9,7 @@ import pytest
 from tiny import saved_run
 from whole_runs import image_folder
 
+from repre_jax.config_files import read_config
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import task as measures
 from repre_jax.evaluation.features import Features
@@ -46,7 +47,7 @@ def noted(root, tmp_path, monkeypatch):
     """Function: what a function of a module is called with in an evaluation with these changes."""
 
     def run(module, name, task, **changes):
-        config = __import__(f"configs.eval.{task}", fromlist=["get_config"]).get_config()
+        config = read_config(f"eval/{task}")
         config.checkpoint = str(root / "run")
         config.data.update({"source": "folder", "path": str(root / "images")})
         config.update_from_flattened_dict(changes)

@@ -16,8 +16,8 @@ from golden.compare import assert_same_shapes
 from golden.linear_encoder import LinearEncoder
 from ml_collections import ConfigDict
 
-from configs import default
 from repre_jax.models import BACKBONES, swin, vit
+from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner, target_part
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
@@ -26,7 +26,7 @@ from repre_jax.training.step import train_step
 
 def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[ConfigDict, int]:
     """(a baseline config of the tiny encoder without augmentation, images of its training set)."""
-    config = default.get_config(method)
+    config = defaults.get_config(method)
     config.repre.enabled = False
     config.model.update(
         {"name": "golden", "patch_size": TRAINED_VIT.patch_size, "heads": TRAINED_VIT.heads}

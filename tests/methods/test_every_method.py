@@ -152,10 +152,10 @@ class toy_method:
 
 
 TOY_CONFIG = """
-from configs import default
+from repre_jax.training import defaults
 
 def get_config(variants=""):
-    return default.apply_variants(default.get_config("toy"), variants)
+    return defaults.apply_variants(defaults.get_config("toy"), variants)
 """
 
 

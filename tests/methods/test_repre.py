@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from repre_jax.errors import UserError
 from repre_jax.methods.repre import build
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
+from repre_jax.training import defaults
 
 
 def branch(encoder=None, **changes):
     """The branch on ViT-S, or on an encoder of one's own."""
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     if isinstance(encoder, Swin):
-        default.swin_tiny(config)
+        defaults.swin_tiny(config)
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
         (config.repre[section] if section else config.repre)[name] = value

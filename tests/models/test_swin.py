@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from tiny import equations
 
-from configs import default
 from repre_jax.errors import UserError
 from repre_jax.models import BACKBONES
 from repre_jax.models.layers import DropPath, normal_002
@@ -19,6 +18,7 @@ from repre_jax.models.swin import (
 )
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.training import defaults
 
 # Written out: the paper's T, S and B.
 SIZES = {
@@ -34,7 +34,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
 def encoder(name, dtype=jnp.float32, **changes):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.model.update({"name": name, "patch_size": 4, "image_size": 224} | changes)
     return BACKBONES[name](config.model, dtype)
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from repre_jax.errors import UserError
 from repre_jax.models import BACKBONES
 from repre_jax.models.taps import apply_with_taps
+from repre_jax.training import defaults
 
 # Written out: the papers' numbers for ti, s, b, l.
 SIZES = {
@@ -23,7 +23,7 @@ NANO = SIZES["vit_nano"][0]
 
 
 def encoder(name, patch_size=16, image_size=224, **changes):
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.model.update({"name": name, "patch_size": patch_size, "image_size": image_size})
     config.model.update(changes)
     return BACKBONES[name](config.model, jnp.float32)
@@ -112,7 +112,7 @@ def test_taps_and_epsilon():
 
 
 def test_parameters_are_float32_whatever_is_computed_in():
-    config = default.get_config("dino")
+    config = defaults.get_config("dino")
     config.model.name = "vit_nano"
     model = BACKBONES["vit_nano"](config.model, jnp.bfloat16)
     params = shapes(model)

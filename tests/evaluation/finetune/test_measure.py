@@ -11,8 +11,8 @@ import pytest
 from tiny import saved_run
 from whole_runs import checkpoint_steps, image_folder, rows
 
-from configs.eval import finetune as finetune_config
 from repre_jax import evaluate as story
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import task as measures
@@ -48,7 +48,7 @@ def root(tmp_path_factory):
 
 
 def config_of(root, **changes):
-    config = finetune_config.get_config()
+    config = read_config("eval/finetune")
     config.checkpoint = str(root / "vit")
     config.data.update({"source": "folder", "path": str(root / "images")})
     config.update_from_flattened_dict(SMALL | changes)

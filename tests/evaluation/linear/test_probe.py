@@ -34,6 +34,7 @@ from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.models import ViT
 from repre_jax.models.swin import build_swin
 from repre_jax.schedules import Clock
+from repre_jax.training import defaults
 
 GOLDEN = dict(np.load(FOLDER / "linear.npz"))
 TOTAL = EPOCHS * STEPS_PER_EPOCH
@@ -227,9 +228,7 @@ def test_dinos_feature_depends_on_the_encoder(model_config):
 
 @pytest.fixture
 def model_config():
-    from configs import default
-
-    config = default.get_config("dino").model
+    config = defaults.get_config("dino").model
     config.update({"name": "swin_tiny", "patch_size": 4})
     return config
 

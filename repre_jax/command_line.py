@@ -1,0 +1,165 @@
+"""The command line.
+
+    repre-jax --config=dino_vits --workdir=runs/a --config.train.batch_size=256
+    repre-jax --config=eval/knn --config.checkpoint=runs/a
+
+In a checkout ``python main.py`` is the same command. A config is a file, by its path
+(``configs/dino_vits.py``), or one that the package carries, by its name. Its variants follow a
+colon (``dino_vits:baseline,smoke``); ``--explain`` prints what a run would be and trains nothing.
+Running the same command again resumes. A mistake that the user can mend ends with one sentence and
+exit code 2.
+"""
+
+import difflib
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from repre_jax.config_files import carried, locate, read_config
+from repre_jax.errors import UserError
+from repre_jax.evaluate import MEASURES, evaluate
+from repre_jax.pretrain import pretrain
+from repre_jax.table import tabulate
+from repre_jax.training.explain import explain, flat_keys
+
+TASKS = {"pretrain": pretrain} | dict.fromkeys(MEASURES, evaluate) | {"table": tabulate}
+_CONFIG_FLAGS = ("--config=", "-config=")
+
+
+class Command(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+      config: with the overrides and its workdir.
+      config_file: path of the config, with variants after a colon.
+      explain: whether only to tell what a run would be.
+      distributed: whether to join the other machines first.
+    """
+
+    config: ConfigDict
+    config_file: str
+    explain: bool
+    distributed: bool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what ``argv``, by default that of the process, asks for and returns the exit code."""
+    try:
+        command = parse(sys.argv if argv is None else argv)
+        if command is None:
+            print(help_text())
+            return 0
+        config = command.config
+        if command.explain:
+            if config.task != "pretrain":
+                raise UserError(f"--explain is for pre-training, not for task {config.task}.")
+            print(explain(config, command.config_file))
+            return 0
+        if command.distributed:
+            jax.distributed.initialize()
+        TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: list[str]) -> Command | None:
+    """What ``argv`` asks for; None for --help.
+
+    Raises:
+      UserError: no config, no such file, no such key, or a value of the wrong kind.
+    """
+    if any(argument in ("-h", "--help", "--helpfull", "--helpshort") for argument in argv[1:]):
+        return None
+    argv = [argv[0], *map(_with_path, argv[1:])]
+    _check_keys(argv)
+    values = _flags(argv)
+    try:
+        rest = values(argv)
+    except (flags.Error, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(str(error).strip().splitlines()[-1]) from error
+    flags.FLAGS.mark_as_parsed()  # libraries read their own there, which ``values`` has parsed
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag; keys are set as --config.<key>=<value>.")
+    config, config_file = values.config, values["config"].config_filename
+    if config.task not in TASKS:
+        raise UserError(f"task={config.task!r} must be one of {', '.join(TASKS)}.")
+    if values.workdir:
+        config.workdir = values.workdir
+    elif not config.workdir and config.task == "pretrain":  # evaluations know a better place
+        name, _, variants = config_file.partition(":")
+        parts = [Path(name).stem, *filter(None, variants.split(","))]
+        config.workdir = str(Path("runs") / "-".join(parts))
+    return Command(config, config_file, values.explain, values.distributed)
+
+
+def help_text() -> str:
+    """What the command does, its flags, and the configs that the package carries."""
+    evaluations = [name for name in carried() if name.startswith("eval/")]
+    trainings = [name for name in carried() if name not in evaluations]
+    lists = [
+        textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  ")
+        for names in (trainings, evaluations)
+    ]
+    parts = [__doc__, _flags([]).module_help(__name__).lstrip(), "\nConfigs of the package:"]
+    return "\n".join([*parts, *lists])
+
+
+def _flags(argv: list[str]) -> flags.FlagValues:
+    """The flags of this command and those of the libraries; new ones in every call."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file or name, with variants after a colon: dino_vits:baseline,smoke.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        "",
+        "Run folder; default: runs/<name of config and variants>, or <checkpoint>/eval/...",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "explain", False, "Print what the run would be, and train nothing.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other machines (jax.distributed.initialize).",
+        flag_values=values,
+    )
+    values.append_flag_values(flags.FLAGS)
+    return values
+
+
+def _with_path(argument: str) -> str:
+    """``--config=<name>`` with the path of that config; other arguments as they are."""
+    if not argument.startswith(_CONFIG_FLAGS):
+        return argument
+    flag, _, value = argument.partition("=")
+    name, colon, variants = value.partition(":")
+    return f"{flag}={locate(name)}{colon}{variants}"
+
+
+def _check_keys(argv: list[str]) -> None:
+    """Raises UserError when no config is given, or one without the variants or keys asked for."""
+    paths = [a.split("=", 1)[1] for a in argv[1:] if a.startswith(_CONFIG_FLAGS)]
+    if not paths:
+        raise UserError("No config given; for example --config=quickstart.")
+    keys = flat_keys(read_config(paths[-1]))
+    for argument in argv[1:]:
+        name = argument.lstrip("-").split("=", 1)[0]
+        if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
+            key = name.split(".", 1)[1]
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1, cutoff=0.3)
+                hint = f"; the nearest key is {near[0]}." if near else "."
+                raise UserError(f"There is no config key {key}{hint}")

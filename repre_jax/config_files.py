@@ -1,0 +1,86 @@
+"""Config files, Python with ``get_config(variants)``: by path, or carried ones by name.
+
+The package carries those of ``configs/``: in a checkout they lie beside it, in a wheel inside it.
+"""
+
+import difflib
+import importlib.util
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from repre_jax.errors import UserError
+
+_PACKAGE = Path(__file__).parent
+
+
+def carried() -> dict[str, Path]:
+    """{"dino_vits": its path, "eval/knn": ...} of the configs that the package carries."""
+    inside = _PACKAGE / "configs"
+    folder = inside if inside.is_dir() else _PACKAGE.parent / "configs"
+    paths = sorted(folder.glob("*.py")) + sorted(folder.glob("eval/*.py"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def locate(name: str) -> Path:
+    """The config file of that path or, where there is none, the carried one of that name.
+
+    Raises:
+      UserError: there is neither.
+    """
+    path = Path(name) if Path(name).is_file() else carried().get(name)
+    if path is None:
+        near = _nearest(name)
+        hint = f"did you mean {near}?" if near else "--help lists those that the package carries."
+        raise UserError(f"There is no config file {name}; {hint}")
+    return path
+
+
+def beside(file: str, name: str) -> ModuleType:
+    """The config module ``name`` to inherit from: of the same folder, else carried by the package.
+
+    Args:
+      file: ``__file__`` of the config that inherits.
+      name: "dino_vits".
+
+    Raises:
+      UserError: there is neither.
+    """
+    sibling = Path(file).with_name(f"{name}.py")
+    # A user's dino_vits.py may inherit from the carried one.
+    use_sibling = sibling.is_file() and sibling != Path(file)
+    return _load(sibling if use_sibling else locate(name))
+
+
+def read_config(named: str) -> ConfigDict:
+    """The config of "dino_vits", "eval/linear:sweep" or "my/own.py:baseline,smoke".
+
+    Raises:
+      UserError: no such file, or variants that it does not have.
+    """
+    file, _, variants = named.partition(":")
+    get_config = _load(locate(file)).get_config
+    if inspect.signature(get_config).parameters:
+        return get_config(variants)
+    if variants:
+        raise UserError(f"No variant {variants!r}; {file} has none.")
+    return get_config()
+
+
+def _load(path: Path) -> ModuleType:
+    """Runs a file by its path, so that no folder need be on Python's search path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _nearest(name: str) -> str | None:
+    """Of the files where ``name`` points, else of the carried ones."""
+    neighbours = map(str, Path(name).parent.glob("*.py"))
+    bare = name.removeprefix("configs/").removesuffix(".py")
+    near = difflib.get_close_matches(name, neighbours, n=1)
+    near = near or difflib.get_close_matches(bare, carried(), n=1)
+    return near[0] if near else None

@@ -1,0 +1,140 @@
+"""The encoder of a run as a function of images, for use outside of this library's evaluations.
+
+encoder = repre_jax.load("runs/a")
+features = encoder.features(images)  # [B, D]
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from repre_jax.data.device.augment import encoder_input
+from repre_jax.errors import UserError
+from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
+from repre_jax.evaluation.frozen import from_bytes, frozen_features
+from repre_jax.models.taps import apply_with_taps
+from repre_jax.training import resolution
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A frozen encoder, compiled once for every shape and type of images.
+
+    Images are [B, H, W, 3], RGB, uint8 or floats in [0, 1], not normalised: the encoder does that
+    where it was trained so. H and W may differ from the training's; a ViT's patch must divide them.
+
+    Attributes:
+      pretrained: which run, step and weights it is of, and the run's config.
+      params: its parameters, on the device.
+    """
+
+    pretrained: Pretrained
+    params: Any
+
+    def features(self, images: ArrayLike) -> jax.Array:
+        """Pooled features float32 [B, D], which the k-NN and the few-label evaluation use.
+
+        Raises:
+          UserError: images of another shape, type or range.
+        """
+        return self._features(self.params, self._checked(images))
+
+    def maps(self, images: ArrayLike, blocks: Sequence[int]) -> list[jax.Array]:
+        """Maps float32 [B, gh, gw, D] of what blocks put out, without class token, before any norm.
+
+        Args:
+          images: as for ``features``.
+          blocks: their numbers from 0; the maps come back in this order.
+
+        Raises:
+          UserError: images as for ``features``, or a block that the encoder does not have.
+        """
+        depth = len(self.pretrained.encoder.block_strides)
+        for block in blocks:
+            if block not in range(depth):
+                name = self.pretrained.config.model.name
+                raise UserError(f"There is no block {block!r}: {name} has blocks 0 to {depth - 1}.")
+        return self._maps(self.params, self._checked(images), tuple(map(int, blocks)))
+
+    @functools.cached_property
+    def _features(self) -> Callable[[Any, jax.Array], jax.Array]:
+        encoder, prepared = self.pretrained.encoder, self._prepared
+        return jax.jit(lambda params, x: frozen_features(encoder, params, prepared(x), "pooled"))
+
+    @functools.cached_property
+    def _maps(self) -> Callable[[Any, jax.Array, tuple[int, ...]], list[jax.Array]]:
+        encoder, prepared = self.pretrained.encoder, self._prepared
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def encode(params, images, blocks):
+            _, maps = apply_with_taps(encoder, {"params": params}, prepared(images), blocks)
+            return [feature_map.astype(jnp.float32) for feature_map in maps]
+
+        return encode
+
+    def _prepared(self, images: jax.Array) -> jax.Array:
+        """Checked images as the encoder takes them."""
+        prepare = from_bytes if images.dtype == jnp.uint8 else encoder_input
+        return prepare(images, self.pretrained.config.model.normalise)
+
+    def _checked(self, images: ArrayLike) -> np.ndarray:
+        """uint8 or float32 [B, H, W, 3]; UserError when a result would be wrong in silence."""
+        try:
+            images = np.asarray(images)
+        except ValueError as error:
+            raise UserError("Images of several shapes need a call for each shape.") from error
+        if images.ndim != 4 or images.shape[3] != 3 or not images.size:
+            raise UserError(f"Images must be [B, H, W, 3], not {list(images.shape)}.")
+        multiple = self.pretrained.encoder.size_multiple
+        height, width = images.shape[1:3]
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"Images of {height} x {width} pixels do not fit: both sides must be multiples of "
+                f"{multiple}, the encoder's patch."
+            )
+        if images.dtype == np.uint8:
+            return images
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"Images must be uint8, or floats in [0, 1], not {images.dtype}.")
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= 1):  # NaN, too
+            raise UserError(
+                f"Floats must lie in [0, 1], neither normalised nor 0 to 255; these images go from "
+                f"{low:.3g} to {high:.3g}."
+            )
+        return images.astype(np.float32)
+
+
+def load(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    weights: str = "auto",
+    compute_dtype: str = "auto",
+) -> Encoder:
+    """Opens the encoder of a pre-training run, finished or not, without touching the run.
+
+    Args:
+      run: its folder, or one of the folders in its ``checkpoints/``.
+      step: of the checkpoint; None for the newest.
+      weights: "auto" for those that the method's paper evaluates; or "online", "target", "random"
+        (the encoder before training).
+      compute_dtype: of activations: "float32", "bfloat16", or "auto", which evaluations use:
+        bfloat16 on accelerators, float32 on a CPU.
+
+    Raises:
+      UserError: no such run, checkpoint, weights or type, or a checkpoint that is damaged.
+    """
+    if compute_dtype not in resolution.COMPUTE_DTYPES:
+        known = ", ".join(resolution.COMPUTE_DTYPES)
+        raise UserError(f"compute_dtype={compute_dtype!r} must be one of {known}.")
+    dtype = resolution.compute_dtype(compute_dtype)
+    pretrained = open_pretrained(run, step=step, weights=weights, compute_dtype=dtype)
+    return Encoder(pretrained, jax.device_put(pretrained.load_params()))

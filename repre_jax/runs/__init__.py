@@ -1,0 +1,1 @@
+"""What surrounds every training: folder, checkpoints, logs, the loop."""
