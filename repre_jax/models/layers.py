@@ -1,5 +1,6 @@
 """The pieces that vision transformers share: initialisers, patches, drop path, MLP, block."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ torch_default_rows = nn.initializers.variance_scaling(
     1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2
 )
 
+# Xavier uniform of a kernel [P, P, C, D] as the matrix [P P C, D] of flattened patches.
+xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
+
 # Haiku's default for Linear: TruncatedNormal(1/sqrt(fan_in)), cut at two deviations, which leaves
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
@@ -29,37 +33,22 @@ normal_002 = nn.initializers.normal(0.02)
 
 def torch_default_bias(fan_in: int) -> Initializer:
     """torch's default bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-
-    def initialise(key, shape, dtype=jnp.float32):
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialise
-
-
-def xavier_per_projection(projections: int) -> Initializer:
-    """Xavier uniform for a fused kernel, as if each of its projections were a kernel of its own.
-
-    Source: facebookresearch/moco-v3, vits.py ("treat the weights of Q, K, V separately").
-    """
-
-    def initialise(key, shape, dtype=jnp.float32):
-        bound = (6 / (shape[0] + shape[1] // projections)) ** 0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialise
+    bound = fan_in**-0.5
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
 def linear_initialisers(initialisation: str) -> tuple[Initializer, Initializer]:
     """(of every linear layer, of the fused query-key-value kernel).
 
-    "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" and "mae" are Xavier uniform, of query, key
-    and value each with a fan of its own there, of the fused kernel here.
+    "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" and "mae" are Xavier uniform, the former of
+    query, key and value each with their own fan (facebookresearch/moco-v3, vits.py), the latter of
+    the fused kernel (facebookresearch/mae, models_mae.py).
     """
     if initialisation == "mae":
         return nn.initializers.xavier_uniform(), nn.initializers.xavier_uniform()
     if initialisation == "moco_v3":
-        return nn.initializers.xavier_uniform(), xavier_per_projection(3)
+        # Each is square, so Xavier's sqrt(6 / (D + D)) is LeCun's sqrt(3 / D) of the fused kernel.
+        return nn.initializers.xavier_uniform(), nn.initializers.lecun_uniform()
     return normal_002, normal_002
 
 
@@ -71,17 +60,21 @@ def patch_embedding(
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
     there and torch's default here; "dino" is torch's default altogether.
     """
-    fan_in = 3 * patch_size**2
-    initialisers = {"kernel_init": torch_default_kernel, "bias_init": torch_default_bias(fan_in)}
+    kernel_init, bias_init = torch_default_kernel, torch_default_bias(3 * patch_size**2)
     if initialisation in ("moco_v3", "mae"):
-        bound = (6 / (fan_in + width)) ** 0.5
-        uniform = nn.initializers.uniform(2 * bound)
-        initialisers["kernel_init"] = lambda *args: uniform(*args) - bound
+        kernel_init = xavier_of_patches
     if initialisation == "moco_v3":
-        initialisers["bias_init"] = nn.initializers.zeros
+        bias_init = nn.initializers.zeros
     patch = (patch_size, patch_size)
     return nn.Conv(
-        width, patch, strides=patch, padding="VALID", dtype=dtype, name=name, **initialisers
+        width,
+        patch,
+        strides=patch,
+        padding="VALID",
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
     )
 
 
