@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
+from repre_jax.methods import METHODS
 from repre_jax.methods.method import Keys
-from repre_jax.models import BACKBONES, swin, vit
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
+from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
@@ -33,7 +33,8 @@ TOTAL_STEPS = 8
 def tiny_config(method: str) -> ConfigDict:
     """The ViT-S recipe of a method on a tiny encoder and 16-pixel images, without drop path."""
     config = read_config(f"{method}_vits:smoke")
-    config.model.update({"name": "tiny", "patch_size": 8, "image_size": 16, "heads": HEADS})
+    config.model.update({"width": WIDTH, "depth": DEPTH, "heads": HEADS})
+    config.model.update({"patch_size": 8, "image_size": 16})
     config.model.drop_path = 0.0
     if method == "dino":
         config.views.local_size = 8
@@ -44,8 +45,10 @@ def tiny_config(method: str) -> ConfigDict:
 def tiny_swin_config(method: str) -> ConfigDict:
     """The same on a tiny Swin: 32 pixels, maps of 8, 4, 2 and 1, windows of 2 that shift once."""
     config = tiny_config(method)
-    config.model.update({"name": "tiny_swin", "patch_size": 4, "image_size": 32, "heads": None})
-    config.model.update({"window": 2, "position": None})
+    defaults.usual_size(config)
+    config.model.update({"name": "swin_nano", "patch_size": 4, "image_size": 32, "window": 2})
+    config.model.update({"width": 8, "stage_depths": (2, 1, 1, 1), "stage_heads": (1, 2, 2, 2)})
+    config.model.position = None
     if method == "dino":
         config.views.local_size = 16  # a map of 1 before the last merging
     return config
@@ -53,13 +56,8 @@ def tiny_swin_config(method: str) -> ConfigDict:
 
 def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     """The learner of a config of ``tiny_config``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(vit.VIT_SIZES, "tiny", (WIDTH, DEPTH, HEADS))
-        patch.setitem(BACKBONES, "tiny", vit.build_vit)
-        patch.setitem(swin.SWIN_SIZES, "tiny_swin", (8, (2, 1, 1, 1), (1, 2, 2, 2)))
-        patch.setitem(BACKBONES, "tiny_swin", swin.build_swin)
-        images = STEPS_PER_EPOCH * BATCH
-        return build_learner(config, resolve(config, images=images, devices=devices))
+    images = STEPS_PER_EPOCH * BATCH
+    return build_learner(config, resolve(config, images=images, devices=devices))
 
 
 def random_state(learner: Learner, seed: int = 0) -> TrainState:
@@ -101,11 +99,13 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
     ``model`` replaces keys of the config's model: a vit_nano on images of 16 pixels.
     """
     config = tiny_config(method)
-    config.model.update({"name": "vit_nano", "heads": None} | model)
+    defaults.usual_size(config)
+    config.model.update({"name": "vit_nano"} | model)
     config.workdir = str(folder)
     # Without colour: what never happens is not compiled.
     config.views.update({"jitter_probability": 0.0, "grey_probability": 0.0})
-    config.views.update({"blur_probability": (0.0, 0.0), "solarise_probability": (0.0, 0.0)})
+    never = (0.0,) * METHODS[method].VIEWS.global_crops
+    config.views.update({"blur_probability": never, "solarise_probability": never})
     learner = build_learner(config, resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1))
     states = {}
     with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
@@ -121,7 +121,7 @@ def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
     """uint8 views of one batch: "global" [B, 2, S, S, 3] and, for multi-crop, "local"."""
     rng = np.random.default_rng(seed)
     recipe, size = learner.method.views, learner.image_size
-    shapes = {"global": (BATCH, 2, size, size, 3)}
+    shapes = {"global": (BATCH, recipe.global_crops, size, size, 3)}
     if recipe.local_crops:
         shapes["local"] = (BATCH, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
     return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}

@@ -22,9 +22,16 @@ from repre_jax.methods.method import (
 )
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor, moco_v3_projector
 from repre_jax.models.layers import haiku_default_kernel
+from repre_jax.ranges import AT_LEAST_ONE, SHARE
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bicubic", photometric=BYOL)
+RANGES = {
+    "hidden": AT_LEAST_ONE,
+    "output": AT_LEAST_ONE,
+    "momentum": SHARE,
+}
+SMOKE = {"hidden": 64, "output": 32}
 
 
 def default_config() -> ConfigDict:

@@ -21,6 +21,7 @@ from repre_jax.methods.method import (
     with_overrides,
 )
 from repre_jax.models.heads import PrototypeHead
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE
 from repre_jax.schedules import Clock, cosine, epoch_linear
 
 VIEWS = ViewRecipe(
@@ -30,6 +31,19 @@ VIEWS = ViewRecipe(
     local_size=96,
     local_crop_scale=(0.05, 0.4),
 )
+RANGES = {
+    "prototypes": AT_LEAST_ONE,
+    "hidden": AT_LEAST_ONE,
+    "bottleneck": AT_LEAST_ONE,
+    "freeze_last_layer_epochs": NOT_NEGATIVE,
+    "student_temperature": POSITIVE,
+    "teacher_temperature_start": POSITIVE,
+    "teacher_temperature": POSITIVE,
+    "teacher_temperature_warmup_epochs": NOT_NEGATIVE,
+    "centre_momentum": SHARE,
+    "momentum": SHARE,
+}
+SMOKE = {"prototypes": 64, "hidden": 64, "bottleneck": 32}
 
 
 def default_config() -> ConfigDict:

@@ -16,9 +16,18 @@ from repre_jax.losses.contrastive import queue_info_nce
 from repre_jax.methods.method import Memory, Method, Target, whole_views, with_overrides
 from repre_jax.methods.queue import advance, enqueue, random_keys
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bilinear")
+RANGES = {
+    "hidden": AT_LEAST_ONE,
+    "output": AT_LEAST_ONE,
+    "temperature": POSITIVE,
+    "queue": AT_LEAST_ONE,
+    "momentum": SHARE,
+}
+SMOKE = {"hidden": 64, "output": 32, "queue": 64}
 
 
 def default_config() -> ConfigDict:

@@ -18,9 +18,17 @@ from repre_jax.methods.method import (
     with_overrides,
 )
 from repre_jax.models.heads import ProjectorPredictor, moco_v3_projector
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from repre_jax.schedules import Clock, cosine
 
 VIEWS = ViewRecipe(crop_scale=(0.08, 1.0), interpolation="bilinear")
+RANGES = {
+    "hidden": AT_LEAST_ONE,
+    "output": AT_LEAST_ONE,
+    "temperature": POSITIVE,
+    "momentum": SHARE,
+}
+SMOKE = {"hidden": 64, "output": 32}
 
 
 def default_config() -> ConfigDict:

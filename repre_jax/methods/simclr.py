@@ -20,6 +20,7 @@ from repre_jax.methods.method import (
     with_overrides,
 )
 from repre_jax.models.heads import ProjectionMLP, moco_v3_projector
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE
 from repre_jax.schedules import Clock
 
 VIEWS = ViewRecipe(
@@ -30,6 +31,13 @@ VIEWS = ViewRecipe(
     blur_probability=(0.5, 0.5),
     solarise_probability=(0.0, 0.0),
 )
+RANGES = {
+    "layers": AT_LEAST_ONE,
+    "hidden": AT_LEAST_ONE,
+    "output": AT_LEAST_ONE,
+    "temperature": POSITIVE,
+}
+SMOKE = {"hidden": 64, "output": 32}
 
 
 def default_config() -> ConfigDict:

@@ -21,6 +21,7 @@ from repre_jax.methods.method import (
     with_overrides,
 )
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
+from repre_jax.ranges import AT_LEAST_ONE
 from repre_jax.schedules import Clock
 
 # MoCo v2's augmentation.
@@ -31,6 +32,12 @@ VIEWS = ViewRecipe(
     blur_probability=(0.5, 0.5),
     solarise_probability=(0.0, 0.0),
 )
+RANGES = {
+    "hidden": AT_LEAST_ONE,
+    "output": AT_LEAST_ONE,
+    "predictor_hidden": AT_LEAST_ONE,
+}
+SMOKE = {"hidden": 64, "output": 32, "predictor_hidden": 16}
 
 
 def default_config() -> ConfigDict:

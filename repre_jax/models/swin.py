@@ -299,11 +299,18 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
             f"model.patch_size={model.patch_size}, but Swin's patch is {PATCH_SIZE} pixels: set "
             f"model.patch_size={PATCH_SIZE} for {model.name}."
         )
-    width, depths, heads = SWIN_SIZES[model.name]
-    if model.heads:
+    if model.heads or model.depth:
         raise UserError(
-            f"model.heads={model.heads}, but {model.name} has {heads} heads in its stages: leave "
-            "model.heads unset."
+            f"model.heads and model.depth are one number each, and {model.name} has stages: set "
+            "model.stage_heads and model.stage_depths instead."
+        )
+    usual = SWIN_SIZES[model.name]
+    given = (model.width, model.stage_depths, model.stage_heads)
+    width, depths, heads = (own or size for own, size in zip(given, usual, strict=True))
+    if len(depths) != len(heads) or any(width * 2**k % h for k, h in enumerate(heads)):
+        raise UserError(
+            f"model.stage_depths={tuple(depths)} and model.stage_heads={tuple(heads)} must be as "
+            f"many, and heads must divide the widths of the stages, {width} and twice that each."
         )
     if model.position:
         raise UserError(
@@ -312,8 +319,8 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         )
     return Swin(
         embed_width=width,
-        depths=depths,
-        heads=heads,
+        depths=tuple(depths),
+        heads=tuple(heads),
         window=model.window or 7,
         image_size=model.image_size,
         drop_path=model.drop_path,

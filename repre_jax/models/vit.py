@@ -181,8 +181,13 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
     """
     if model.window:
         raise UserError(f"model.window={model.window}, but {model.name} has no windows: unset it.")
-    width, depth, heads = VIT_SIZES[model.name]
-    heads = model.heads or heads
+    if model.stage_depths or model.stage_heads:
+        raise UserError(
+            f"model.stage_depths and model.stage_heads are Swin's: unset them for {model.name}."
+        )
+    usual = VIT_SIZES[model.name]
+    given = (model.width, model.depth, model.heads)
+    width, depth, heads = (own or size for own, size in zip(given, usual, strict=True))
     if model.image_size % model.patch_size:
         raise UserError(
             f"model.image_size={model.image_size} is not a multiple of "
@@ -190,6 +195,8 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         )
     if width % heads:
         raise UserError(f"model.heads={heads} does not divide the width {width} of {model.name}.")
+    if width % 4 and (model.position or "").startswith("sincos"):
+        raise UserError(f"model.position={model.position} needs a width divisible by 4.")
     return ViT(
         patch_size=model.patch_size,
         width=width,

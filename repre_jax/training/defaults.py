@@ -61,15 +61,23 @@ def get_config(method: str) -> ConfigDict:
     config.model.name = "vit_small"
     config.model.patch_size = 16  # pixels
     config.model.image_size = 224  # pixels, side of a global view
-    config.model.heads = placeholder(int)  # None: the usual number for the size
+    # Sizes in place of those that the name stands for: of ViT, and of Swin's first stage ...
+    config.model.width = placeholder(int)
+    config.model.depth = placeholder(int)  # blocks of a ViT
+    config.model.heads = placeholder(int)  # of a ViT
+    # ... and of each stage of a Swin.
+    config.model.stage_depths = placeholder(tuple)
+    config.model.stage_heads = placeholder(tuple)
     config.model.window = placeholder(int)  # of Swin, in tokens; None: the usual one for the size
-    # Of ViT: "learned", "sincos" (fixed) or "relative" (LoMaR's); None: learned. Swin has its own.
+    # Of ViT: "learned", "sincos" (MoCo v3's), "sincos_columns_first" (MAE's), "relative" (LoMaR's);
+    # None: learned. Swin has its own.
     config.model.position = placeholder(str)
     config.model.norm_epsilon = placeholder(float)  # None: 1e-6 in ViT, 1e-5 in Swin
-    config.model.initialisation = "dino"  # or "moco_v3"
+    config.model.initialisation = "dino"  # or "moco_v3", "mae"
     config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation
     config.model.drop_path = 0.0  # of the online network's last block; the target has none
     config.model.remat = False  # recompute activations: less memory, about a third more time
+    config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 
     config.data = ConfigDict()
     config.data.source = "tfds"  # or "folder", "digits"
@@ -101,6 +109,8 @@ def get_config(method: str) -> ConfigDict:
     config.optimizer.end_weight_decay = 0.4  # at the last step, by a cosine
     config.optimizer.decay = "matrices"  # of rank two and more, or "all", or "kernels"
     config.optimizer.momentum = 0.9  # of SGD and LARS
+    config.optimizer.beta_1 = 0.9  # of AdamW
+    config.optimizer.beta_2 = 0.999  # of AdamW
     config.optimizer.clip_per_tensor = 0.0  # largest norm of each gradient tensor; 0: none
     config.optimizer.clip_global = 0.0  # largest norm of the whole gradient; 0: none
 
@@ -165,9 +175,16 @@ def own_views(config: ConfigDict) -> None:
         config.views[name] = None
 
 
+def usual_size(config: ConfigDict) -> None:
+    """The size that ``config.model.name`` stands for."""
+    for key in ("width", "depth", "heads", "stage_depths", "stage_heads"):
+        config.model[key] = None
+
+
 def swin_tiny(config: ConfigDict) -> None:
     """Swin-T in place of a ViT, initialised and normalised as in its own papers."""
-    config.model.update({"name": "swin_tiny", "patch_size": 4, "heads": None})
+    usual_size(config)
+    config.model.update({"name": "swin_tiny", "patch_size": 4})
     config.model.update({"position": None, "initialisation": "dino"})
 
 
@@ -205,14 +222,13 @@ def smoke(config: ConfigDict) -> None:
     config.data.source = "digits"
     config.data.cache_size = 0
     name, patch = ("swin_nano", 4) if config.model.name.startswith("swin") else ("vit_nano", 8)
-    config.model.update({"name": name, "patch_size": patch, "image_size": 32, "heads": None})
+    usual_size(config)
+    config.model.update({"name": name, "patch_size": patch, "image_size": 32})
     config.model.window = 4 if name == "swin_nano" else None
     config.model.remat = False
-    config.views.update({"local_crops": 2 if config.method.name == "dino" else 0, "local_size": 16})
-    sizes = {"prototypes": 64, "hidden": 64, "bottleneck": 32, "output": 32}
-    for key, value in (sizes | {"predictor_hidden": 16, "queue": 64}).items():
-        if key in config.method:
-            config.method[key] = value
+    method = METHODS[config.method.name]
+    config.views.update({"local_crops": 2 if method.VIEWS.local_crops else 0, "local_size": 16})
+    config.method.update(method.SMOKE)
     config.train.update({"batch_size": 16, "steps": 4, "accumulate": 1, "devices": 1})
     config.train.compute_dtype = "float32"
     config.optimizer.warmup_epochs = 0.01

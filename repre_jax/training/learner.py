@@ -199,6 +199,7 @@ def _build_optimizer(config, resolution, learning_rate, encoder, method, branch)
             total_steps=resolution.clock.total_steps,
         ),
         decay=config.optimizer.decay,
+        betas=(config.optimizer.beta_1, config.optimizer.beta_2),
         momentum=config.optimizer.momentum,
         clip_per_tensor=config.optimizer.clip_per_tensor,
         clip_global=config.optimizer.clip_global,

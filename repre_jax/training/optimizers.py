@@ -20,9 +20,9 @@ LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither
 TRUST_RATIO = optax.scale_by_trust_ratio(trust_coefficient=0.001)  # of LARS
 
 
-def adamw(*, decay, rate, **_):
-    """AdamW (0.9, 0.999, 1e-8; decoupled decay, lr * wd)."""
-    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate)
+def adamw(*, adam, decay, rate, **_):
+    """AdamW (epsilon 1e-8; decoupled decay, lr * wd)."""
+    return optax.chain(adam, decay, rate)
 
 
 def sgd(*, decay, momentum, rate, **_):
@@ -30,7 +30,7 @@ def sgd(*, decay, momentum, rate, **_):
     return optax.chain(decay, momentum, rate)
 
 
-def lars(*, decay, trust_ratio, momentum, rate):
+def lars(*, decay, trust_ratio, momentum, rate, **_):
     """Decay, trust ratio 0.001 |p| / |g| of matrices, momentum, learning rate.
 
     Source: google-deepmind/deepmind-research, byol/utils/optimizers.py; facebookresearch/moco-v3,
@@ -39,7 +39,7 @@ def lars(*, decay, trust_ratio, momentum, rate):
     return optax.chain(decay, trust_ratio, momentum, rate)
 
 
-def lars_simclr(*, decay, trust_ratio, momentum, rate):
+def lars_simclr(*, decay, trust_ratio, momentum, rate, **_):
     """LARS whose momentum averages what the learning rate has already scaled.
 
     Source: google-research/simclr, tf2/lars_optimizer.py, ``classic_momentum``.
@@ -57,6 +57,7 @@ def build_optimizer(
     learning_rate: Schedule,
     weight_decay: Schedule,
     decay: str,
+    betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
     clip_per_tensor: float = 0.0,
     clip_global: float = 0.0,
@@ -72,6 +73,7 @@ def build_optimizer(
       learning_rate: function of the step.
       weight_decay: function of the step.
       decay: in ``DECAY_RULES``; see ``decayed_parameters``.
+      betas: of AdamW.
       momentum: of SGD and LARS.
       clip_per_tensor: largest norm of each gradient tensor, 0 for none (DINO).
       clip_global: largest norm of the whole gradient, 0 for none (MoBY).
@@ -88,6 +90,7 @@ def build_optimizer(
     def at(step):
         scales = {key: optax.scale_by_learning_rate(rate(step)) for key, rate in rates.items()}
         rule = OPTIMIZERS[name](
+            adam=optax.scale_by_adam(*betas, eps=1e-8),
             decay=optax.add_decayed_weights(weight_decay(step), decayed),
             trust_ratio=optax.masked(TRUST_RATIO, adapted),
             momentum=optax.trace(momentum),

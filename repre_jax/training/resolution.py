@@ -15,7 +15,6 @@ from repre_jax.ranges import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     POSITIVE,
-    SHARE,
     SHARE_BELOW_ONE,
     Range,
     check_ranges,
@@ -28,7 +27,11 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 RANGES = {
     "model.patch_size": AT_LEAST_ONE,
     "model.image_size": AT_LEAST_ONE,
+    "model.width": AT_LEAST_ONE,
+    "model.depth": AT_LEAST_ONE,
     "model.heads": AT_LEAST_ONE,
+    "model.stage_depths": AT_LEAST_ONE,
+    "model.stage_heads": AT_LEAST_ONE,
     "model.window": AT_LEAST_ONE,
     "model.norm_epsilon": POSITIVE,
     "model.drop_path": SHARE_BELOW_ONE,
@@ -47,6 +50,8 @@ RANGES = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.end_weight_decay": NOT_NEGATIVE,
     "optimizer.momentum": SHARE_BELOW_ONE,
+    "optimizer.beta_1": SHARE_BELOW_ONE,
+    "optimizer.beta_2": SHARE_BELOW_ONE,
     "optimizer.clip_per_tensor": NOT_NEGATIVE,
     "optimizer.clip_global": NOT_NEGATIVE,
     "checkpoint.every_steps": NOT_NEGATIVE,
@@ -58,23 +63,6 @@ RANGES = {
     "repre.fixed_weights": NOT_NEGATIVE,
     "repre.decoder.layers": AT_LEAST_ONE,
     "repre.decoder.width": AT_LEAST_ONE,
-    # Of the methods, where they have such a number.
-    "method.layers": AT_LEAST_ONE,
-    "method.hidden": AT_LEAST_ONE,
-    "method.output": AT_LEAST_ONE,
-    "method.predictor_hidden": AT_LEAST_ONE,
-    "method.prototypes": AT_LEAST_ONE,
-    "method.bottleneck": AT_LEAST_ONE,
-    "method.queue": AT_LEAST_ONE,
-    "method.temperature": POSITIVE,
-    "method.student_temperature": POSITIVE,
-    "method.teacher_temperature_start": POSITIVE,
-    "method.teacher_temperature": POSITIVE,
-    "method.teacher_temperature_warmup_epochs": NOT_NEGATIVE,
-    "method.freeze_last_layer_epochs": NOT_NEGATIVE,
-    "method.momentum": SHARE,
-    "method.end_momentum": SHARE,
-    "method.centre_momentum": SHARE,
 }
 
 
@@ -120,7 +108,8 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
       UserError: a name that does not exist, or numbers that do not fit.
     """
     _check_names(config)
-    check_ranges(config, RANGES)
+    ranges = METHODS[config.method.name].RANGES
+    check_ranges(config, RANGES | {f"method.{key}": allowed for key, allowed in ranges.items()})
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % (devices * accumulate):
         raise UserError(

@@ -27,7 +27,6 @@ def encoder(state: Arrays) -> dict:
     Positions appear only if ``state`` has ``pos_embed``; give no fixed ones. LoMaR's tables
     [1, D / H, buckets] are kernels of ours.
     """
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     tree = {
         "patch_embed": {
             "kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
@@ -38,15 +37,32 @@ def encoder(state: Arrays) -> dict:
     }
     if "pos_embed" in state:
         tree["position_embedding"] = state["pos_embed"]
-    for k in range(depth):
-        block = {f"norm_{i}": _norm(state, f"blocks.{k}.norm{i}") for i in (1, 2)}
-        for torch_name, (part, name) in _BLOCK_PARTS.items():
-            block.setdefault(part, {})[name] = _dense(state, f"blocks.{k}.{torch_name}")
-        table = f"blocks.{k}.attn.rpe_k.lookup_table_weight"
-        if table in state:
-            block["attention"]["relative_position"] = {"kernel": state[table][0]}
-        tree[f"block_{k}"] = block
-    return tree
+    return tree | _blocks(state)
+
+
+def mae(state: Arrays) -> dict:
+    """{"encoder", "heads"} of MAE's pre-training."""
+    return {
+        "encoder": encoder(state),
+        "heads": {
+            "decoder": _blocks(with_prefix(state, "decoder_"))
+            | {
+                "embed": _dense(state, "decoder_embed"),
+                "mask_token": state["mask_token"],
+                "norm": _norm(state, "decoder_norm"),
+                "pixels": _dense(state, "decoder_pred"),
+            }
+        },
+    }
+
+
+def lomar(state: Arrays) -> dict:
+    """{"encoder", "tokens", "heads"} of LoMaR's pre-training."""
+    return {
+        "encoder": encoder(state),
+        "tokens": {"mask": state["mask_token"]},
+        "heads": {"pixels": _dense(state, "encoder_pred")},
+    }
 
 
 def dino_heads(state: Arrays) -> dict:
@@ -149,3 +165,18 @@ def _norm(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
     if f"{prefix}.bias" in state:
         norm["bias"] = state[f"{prefix}.bias"]
     return norm
+
+
+def _blocks(state: Arrays) -> dict:
+    """{"block_0", ...} from the names ``blocks.0.*``."""
+    tree = {}
+    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    for k in range(depth):
+        block = {f"norm_{i}": _norm(state, f"blocks.{k}.norm{i}") for i in (1, 2)}
+        for torch_name, (part, name) in _BLOCK_PARTS.items():
+            block.setdefault(part, {})[name] = _dense(state, f"blocks.{k}.{torch_name}")
+        table = f"blocks.{k}.attn.rpe_k.lookup_table_weight"
+        if table in state:
+            block["attention"]["relative_position"] = {"kernel": state[table][0]}
+        tree[f"block_{k}"] = block
+    return tree

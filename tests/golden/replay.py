@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden import swin_weights
 from golden.cases import BATCH, STEPS, TRAINED_VIT
-from golden.cases_contrastive import MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS
 from golden.compare import assert_same_shapes
 from golden.linear_encoder import LinearEncoder
+from golden.masked_cases import MaskedRun
+from golden.weights import ViTShape
 from ml_collections import ConfigDict
 
-from repre_jax.models import BACKBONES, swin, vit
+from repre_jax.methods import METHODS
+from repre_jax.methods.method import Keys
+from repre_jax.models import BACKBONES
 from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner, target_part
 from repre_jax.training.optimizers import map_with_path
@@ -24,36 +26,54 @@ from repre_jax.training.resolution import resolve
 from repre_jax.training.step import train_step
 
 
-def base_config(method: str, *, steps_per_epoch: int, epochs: int) -> tuple[ConfigDict, int]:
-    """(a baseline config of the tiny encoder without augmentation, images of its training set)."""
+def base_config(
+    method: str,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    vit: ViTShape = TRAINED_VIT,
+    batch: int = BATCH,
+) -> tuple[ConfigDict, int]:
+    """(a baseline config of a tiny encoder without augmentation, images of its training set)."""
     config = defaults.get_config(method)
     config.repre.enabled = False
-    config.model.update(
-        {"name": "golden", "patch_size": TRAINED_VIT.patch_size, "heads": TRAINED_VIT.heads}
-    )
-    config.model.image_size = TRAINED_VIT.image_size
+    config.model.update({"width": vit.width, "depth": vit.depth, "heads": vit.heads})
+    config.model.update({"patch_size": vit.patch_size, "image_size": vit.image_size})
+    never = (0.0,) * METHODS[method].VIEWS.global_crops
     config.views.update(
         {
             "flip_probability": 0.0,
             "jitter_probability": 0.0,
             "grey_probability": 0.0,
-            "blur_probability": (0.0, 0.0),
-            "solarise_probability": (0.0, 0.0),
+            "blur_probability": never,
+            "solarise_probability": never,
             "local_blur_probability": 0.0,
         }
     )
-    config.train.update({"batch_size": BATCH, "epochs": epochs, "compute_dtype": "float32"})
-    return config, steps_per_epoch * BATCH
+    config.train.update({"batch_size": batch, "epochs": epochs, "compute_dtype": "float32"})
+    return config, steps_per_epoch * batch
+
+
+def set_adamw(config: ConfigDict, run: MaskedRun) -> None:
+    """The optimizer of MAE and LoMaR."""
+    beta_1, beta_2 = run.betas
+    config.optimizer.update(
+        {
+            "name": "adamw",
+            "learning_rate": run.peak * 256 / run.batch,
+            "end_learning_rate": run.end,
+            "schedule": "moco_v3",
+            "warmup_epochs": float(run.warmup_epochs),
+            "weight_decay": run.decay,
+            "end_weight_decay": run.decay,
+            "beta_1": beta_1,
+            "beta_2": beta_2,
+        }
+    )
 
 
 def learner_of(config: ConfigDict, images: int, monkeypatch: pytest.MonkeyPatch) -> Learner:
     """The learner of a config that may name an encoder of the recordings."""
-    size = (TRAINED_VIT.width, TRAINED_VIT.depth, TRAINED_VIT.heads)
-    monkeypatch.setitem(vit.VIT_SIZES, "golden", size)
-    monkeypatch.setitem(BACKBONES, "golden", vit.build_vit)
-    small = (swin_weights.WIDTH, MOBY_SWIN_DEPTHS, MOBY_SWIN_HEADS)
-    monkeypatch.setitem(swin.SWIN_SIZES, "golden_swin", small)
-    monkeypatch.setitem(BACKBONES, "golden_swin", swin.build_swin)
     monkeypatch.setitem(
         BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder(normalise=model.normalise)
     )
@@ -89,14 +109,27 @@ def replay(
     step = jax.jit(functools.partial(train_step, learner))
     history = [(state, {})]
     for t in range(STEPS):
-        epoch = t * BATCH // images
-        batch = views_of_step(t) | {
-            "index": np.arange(BATCH, dtype=np.int32),
-            "epoch": np.full(BATCH, epoch, np.int32),
+        views, rows = views_of_step(t), config.train.batch_size
+        batch = views | {
+            "index": np.arange(rows, dtype=np.int32),
+            "epoch": np.full(rows, t * rows // images, np.int32),
         }
         state, metrics = step(state, batch)
         history.append((state, jax.tree.map(np.asarray, metrics)))
     return history
+
+
+def keys_of_step(learner: Learner, batch: Any, step: Any) -> Keys:
+    """In place of ``Learner.keys``: the step itself, by which recorded draws are looked up."""
+    del batch
+    return Keys(step, jax.random.key(learner.seed))
+
+
+def of_step(table: Any, keys: Any) -> Any:
+    """The entry of a step; some rows of the first one for the shapes that a state is made for."""
+    if jnp.issubdtype(keys.dtype, jnp.integer):
+        return jax.tree.map(lambda x: x[keys], table)
+    return jax.tree.map(lambda x: x[0, : len(keys)], table)
 
 
 def silenced(

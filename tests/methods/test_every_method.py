@@ -17,6 +17,7 @@ from repre_jax.errors import UserError
 from repre_jax.methods import METHODS, moco_v3
 from repre_jax.methods.method import Method, whole_views, with_overrides
 from repre_jax.models.heads import ProjectionMLP
+from repre_jax.ranges import POSITIVE
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training.learner import _check_views
@@ -130,6 +131,8 @@ class ToyHead(nn.Module):
 class toy_method:
     """A method as CONTRIBUTING.md describes it: pulls the views of an image together."""
 
+    VIEWS, RANGES, SMOKE = moco_v3.VIEWS, {"strength": POSITIVE}, {}
+
     @staticmethod
     def default_config():
         return ConfigDict({"name": "toy", "strength": 2.0})
@@ -140,7 +143,7 @@ class toy_method:
             distance = jnp.sum(jnp.square(online[:, 0] - online[:, 1]), axis=-1)
             return config.strength * distance, {"toy": jnp.mean(distance)}
 
-        recipe = with_overrides(moco_v3.VIEWS, views)
+        recipe = with_overrides(toy_method.VIEWS, views)
         return Method(
             views=recipe,
             encode=whole_views(0, 1),

@@ -16,6 +16,7 @@ from golden.cases_contrastive import (
     MOBY_SWIN,
     MOBY_SWIN_CASE,
     MOBY_SWIN_DEPTHS,
+    MOBY_SWIN_HEADS,
     MOBY_TABLE,
     MOBY_TEMPERATURE,
     OUTPUT,
@@ -30,6 +31,7 @@ from golden.cases_contrastive import (
 from golden.compare import FOLDER, assert_close
 
 from repre_jax.losses.contrastive import queue_info_nce
+from repre_jax.training import defaults
 
 GOLDEN = dict(np.load(FOLDER / "moby.npz")) | dict(np.load(FOLDER / "moby_swin.npz"))
 CASES = MOBY_CASES | {"swin": MOBY_SWIN_CASE}
@@ -124,7 +126,10 @@ def run(request):
     config, images = config_of(CASES[request.param])
     initial = moby_weights()
     if request.param == "swin":
-        config.model.update({"name": "golden_swin", "heads": None, "window": MOBY_SWIN.window})
+        defaults.usual_size(config)
+        config.model.update({"name": "swin_nano", "window": MOBY_SWIN.window})
+        config.model.update({"width": swin_weights.WIDTH, "stage_depths": MOBY_SWIN_DEPTHS})
+        config.model.stage_heads = MOBY_SWIN_HEADS
         initial = moby_swin_weights()
     with pytest.MonkeyPatch.context() as monkeypatch:
         history = replay.replay(
