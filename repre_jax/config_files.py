@@ -82,5 +82,5 @@ def _nearest(name: str) -> str | None:
     neighbours = map(str, Path(name).parent.glob("*.py"))
     bare = name.removeprefix("configs/").removesuffix(".py")
     near = difflib.get_close_matches(name, neighbours, n=1)
-    near = near or difflib.get_close_matches(bare, carried(), n=1)
+    near = near or difflib.get_close_matches(bare, carried(), n=1, cutoff=0.5)
     return near[0] if near else None

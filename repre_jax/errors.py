@@ -4,5 +4,5 @@
 class UserError(Exception):
     """One clear sentence: what is wrong, where, and what to do.
 
-    ``main.py`` prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2.
     """

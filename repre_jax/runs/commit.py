@@ -7,6 +7,7 @@ from pathlib import Path
 def code_commit() -> str | None:
     """Commit of the checkout, with "+changes" when tracked files differ; None outside of one.
 
+    An installed package may lie inside somebody's repository, whose commit says nothing of it.
     Results of benchmarks are no code: one that is being rewritten row by row changes nothing.
     """
 
@@ -20,6 +21,7 @@ def code_commit() -> str | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         code = [":(top)", ":(top,exclude)benchmarks/results"]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")

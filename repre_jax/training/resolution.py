@@ -162,7 +162,7 @@ def _check_names(config: ConfigDict) -> None:
     if set(config.method) != set(METHODS[config.method.name].default_config()):
         raise UserError(
             f"method.name={config.method.name!r} does not fit this config, which has the numbers "
-            f"of another method: take one of configs/{config.method.name}_*.py."
+            f"of another method: take a config of its own, such as {config.method.name}_vits."
         )
 
 

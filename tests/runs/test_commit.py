@@ -40,6 +40,14 @@ def test_a_changed_file_is_told(checkout, name):
     assert code_commit().endswith("+changes")
 
 
+def test_the_repository_around_an_installed_package_is_none(checkout, monkeypatch):
+    installed = checkout / ".venv/repre_jax/runs/commit.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("1\n")
+    monkeypatch.setattr(module, "__file__", str(installed))
+    assert code_commit() is None
+
+
 def test_outside_of_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
     (tmp_path / "repre_jax").mkdir()
     monkeypatch.setattr(module, "__file__", str(tmp_path / "repre_jax/runs/commit.py"))

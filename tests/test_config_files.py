@@ -1,0 +1,85 @@
+"""Configs by name and by path, inheriting from where they lie."""
+
+import shutil
+
+import pytest
+from whole_runs import ROOT
+
+from repre_jax import config_files
+from repre_jax.config_files import beside, carried, locate, read_config
+from repre_jax.errors import UserError
+
+CONFIGS = ROOT / "configs"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working directory that knows nothing of the checkout."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_file_is_carried(elsewhere):
+    assert set(carried().values()) == set(CONFIGS.rglob("*.py"))
+    assert locate("eval/knn") == CONFIGS / "eval/knn.py"
+    assert locate("dino_vits") == CONFIGS / "dino_vits.py"
+
+
+def test_configs_inside_the_package_come_first(tmp_path, monkeypatch):
+    """As in a wheel, where something else may lie beside it."""
+    shutil.copytree(CONFIGS, tmp_path / "repre_jax/configs")
+    (tmp_path / "configs").mkdir()
+    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path / "repre_jax")
+    assert locate("byol_vits") == tmp_path / "repre_jax/configs/byol_vits.py"
+    assert read_config("eval/table").task == "table"
+
+
+def test_a_file_goes_before_a_carried_config(elsewhere):
+    (elsewhere / "dino_vits").mkdir()  # no file
+    assert locate("dino_vits") == CONFIGS / "dino_vits.py"
+    (elsewhere / "own.py").write_text("def get_config(variants):\n    return variants\n")
+    assert read_config("own.py:a,b=2") == "a,b=2"
+    assert read_config("own.py") == ""
+
+
+def test_what_is_no_config_gets_the_nearest(elsewhere):
+    (elsewhere / "mine").mkdir()
+    (elsewhere / "mine/large.py").touch()
+    for name, nearest in {
+        "mine/lagre.py": "mine/large.py",
+        "dino_vit": "dino_vits",
+        "configs/dino_vits.py": "dino_vits",
+        "configs/eval/knn.py": "eval/knn",
+        "knn": "eval/knn",
+    }.items():
+        with pytest.raises(UserError) as error:
+            locate(name)
+        assert str(error.value) == f"There is no config file {name}; did you mean {nearest}?"
+    with pytest.raises(UserError, match=r"no config file zzz; --help lists those"):
+        locate("zzz")
+
+
+def test_inheriting_from_the_same_folder_else_from_the_package(elsewhere):
+    text = (CONFIGS / "dino_vitb.py").read_text()
+    own = elsewhere / "own.py"
+    own.write_text(text)
+    assert read_config("own.py").to_dict() == read_config("dino_vitb").to_dict()
+    assert beside(str(own), "dino_vits").__file__ == str(CONFIGS / "dino_vits.py")
+    (elsewhere / "dino_vits.py").touch()
+    assert beside(str(own), "dino_vits").__file__ == str(elsewhere / "dino_vits.py")
+    with pytest.raises(UserError, match="There is no config file dino_vit; did you mean"):
+        beside(str(own), "dino_vit")
+
+
+def test_a_config_of_the_same_name_inherits_from_the_carried_one(elsewhere):
+    (elsewhere / "moby_vits.py").write_text(
+        "from repre_jax.config_files import beside\n\n"
+        'get_config = beside(__file__, "moby_vits").get_config\n'
+    )
+    assert read_config("moby_vits.py:baseline").method.name == "moby"
+
+
+def test_variants_of_a_config_without_any():
+    assert read_config("eval/knn:").task == "knn"
+    with pytest.raises(UserError, match=r"^No variant 'sweep'; eval/knn has none\.$"):
+        read_config("eval/knn:sweep")
