@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.self_distillation import self_distillation
-from repre_jax.methods.method import Frozen, Method, with_overrides
+from repre_jax.methods.method import EvaluationDefaults, Frozen, Method, with_overrides
 from repre_jax.models.heads import PrototypeHead
 from repre_jax.schedules import Clock, cosine, epoch_linear
 
@@ -114,4 +114,5 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         multi_crop=True,
         frozen=tuple(frozen),
         evaluated="target",
+        evaluation=EvaluationDefaults(linear="dino"),
     )

@@ -36,6 +36,22 @@ class Frozen:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationDefaults:
+    """How what a method has learnt is evaluated where nobody asks for something else.
+
+    Attributes:
+      feature: of ``evaluation.frozen.FEATURES``, for k-NN, few labels and health.
+      linear: of ``evaluation.linear.protocols.LINEAR_PROTOCOLS``. MoCo v3's serves the methods
+        whose own is made for a ResNet-50.
+      finetune: of ``evaluation.finetune.recipes.RECIPES``; None for the backbone's.
+    """
+
+    feature: str = "pooled"
+    linear: str = "moco_v3"
+    finetune: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """One paper's framework, as the parts that the train step asks for.
 
@@ -59,6 +75,7 @@ class Method:
       multi_crop: whether the loss knows what to do with local crops.
       frozen: parameters held still.
       constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
+      evaluation: how its encoder is evaluated by default.
     """
 
     views: ViewRecipe
@@ -76,6 +93,7 @@ class Method:
     multi_crop: bool = False
     frozen: tuple[Frozen, ...] = ()
     constant_rate: tuple[str, ...] = ()
+    evaluation: EvaluationDefaults = EvaluationDefaults()
 
 
 FROZEN_PATCH_EMBEDDING = Frozen("encoder/patch_embed")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
-from repre_jax.methods.method import Method, with_overrides
+from repre_jax.methods.method import EvaluationDefaults, Method, with_overrides
 from repre_jax.methods.queue import advance, enqueue, random_keys
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.schedules import Clock, cosine
@@ -74,6 +74,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, dtype: jnp.dtype)
         heads=ProjectorPredictor(two_layers(), two_layers()),
         loss=loss,
         evaluated="online",
+        evaluation=EvaluationDefaults(linear="moby"),
         target_heads=("projector",),
         # Averaged at the start of the official step: see moco_v3.py.
         momentum=lambda step: momentum(step + 1),
