@@ -17,7 +17,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from repre_jax.errors import UserError
-from repre_jax.evaluate import MEASURES, evaluate
+from repre_jax.evaluate import evaluate
+from repre_jax.evaluation import TASKS as MEASURES
 from repre_jax.pretrain import pretrain
 from repre_jax.table import tabulate
 from repre_jax.training.explain import explain, flat_keys

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from configs import default
-from repre_jax import evaluate
 from repre_jax.errors import UserError
+from repre_jax.evaluation import TASKS
 from repre_jax.methods import METHODS
 from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.training.explain import flat_keys
@@ -49,11 +49,11 @@ def test_every_number_of_a_config_has_a_range_and_is_inside(method):
     assert numbers_of(config) - FREE <= set(RANGES)
 
 
-@pytest.mark.parametrize("task", evaluate.MEASURES)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
     config = importlib.import_module(f"configs.eval.{task}").get_config()
-    check_ranges(config, evaluate.RANGES)
-    assert numbers_of(config) <= set(evaluate.RANGES)
+    check_ranges(config, TASKS[task].ranges)
+    assert numbers_of(config) <= set(TASKS[task].ranges) <= set(flat_keys(config))
 
 
 def numbers_of(config):
