@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
-from repre_jax.evaluate import MEASURES, evaluate
+from repre_jax.evaluate import evaluate
+from repre_jax.evaluation import TASKS
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import write_text
 
@@ -31,8 +32,8 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
     """
     runs = find_runs(config.runs)
     for cell in config.cells:
-        if cell not in MEASURES or cell not in config:
-            known = ", ".join(name for name in MEASURES if name in config)
+        if cell not in TASKS or cell not in config:
+            known = ", ".join(name for name in TASKS if name in config)
             raise UserError(f"cells: {cell!r} must be one of {known}.")
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -103,8 +104,8 @@ def comma_separated(rows: list[dict[str, Any]], cells: list[str]) -> str:
         ["run", "method", "weights", "step", *(f"{c}/{part}" for c in cells for part in parts)]
     )
     for row in rows:
-        numbers = [row.get(cell, {}).get(part, "") for cell in cells for part in parts]
-        writer.writerow([row["run"], row["method"], row["weights"], row["step"], *numbers])
+        of_cells = [row.get(cell, {}).get(part, "") for cell in cells for part in parts]
+        writer.writerow([row["run"], row["method"], row["weights"], row["step"], *of_cells])
     return text.getvalue()
 
 

@@ -1,6 +1,7 @@
 """The command of an evaluation: its results, what it reuses, and what it refuses."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import signal
@@ -12,10 +13,10 @@ import pytest
 from tiny import saved_run
 from whole_runs import ROOT, command, image_folder, rows
 
-from repre_jax import evaluate as story
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
+from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.linear import measure as linear_evaluation
 from repre_jax.table import tabulate
@@ -53,6 +54,17 @@ def alike(tmp_path_factory):
 
 
 @pytest.fixture
+def measure_nothing(monkeypatch):
+    """Function: no task can be measured any more."""
+
+    def apply():
+        for name, task in TASKS.items():
+            monkeypatch.setitem(TASKS, name, dataclasses.replace(task, measure=None))
+
+    return apply
+
+
+@pytest.fixture
 def few_neighbours():
     return {"neighbours": (5, 3), "reported_neighbours": 5, "batch_size": 8}
 
@@ -75,10 +87,10 @@ def test_results_say_what_where_and_how(run, config_of, few_neighbours, capsys):
     assert out.startswith(f"k-NN top-1 {results['value']:.2%} (k = 5) of dino, target weights")
 
 
-def test_a_finished_evaluation_is_not_repeated(config_of, few_neighbours, monkeypatch):
+def test_a_finished_evaluation_is_not_repeated(config_of, few_neighbours, measure_nothing):
     first = evaluate(config_of("knn", **few_neighbours), None)
-    monkeypatch.setitem(story.MEASURES, "knn", None)
-    # Where the images lie and how many are encoded at a time are no part of the number.
+    measure_nothing()
+    # Where the images lie and how many are encoded at a time do not change the accuracy.
     again = evaluate(config_of("knn", **few_neighbours | {"batch_size": 16, "devices": 1}), None)
     assert again == first
     with pytest.raises(TypeError):
@@ -94,7 +106,7 @@ def test_another_evaluation_reuses_the_features(config_of, few_neighbours, monke
 
 
 def test_one_device_is_eight_with_a_partial_last_batch(config_of, few_neighbours, alike, tmp_path):
-    """Every number, each with features of its own; none of them so good that it is no test."""
+    """Every metric, each with features of its own; none of them so good that it is no test."""
     few_labels = {"budgets": ("3", "50%"), "draws": 2, "neighbours": 5}
     for task, changes in (("knn", few_neighbours), ("few_label", few_labels)):
         one, eight = (
@@ -313,7 +325,7 @@ def test_health_needs_no_labels(config_of, tmp_path):
     assert results["data"]["val"] == results["data"]["train"]
 
 
-def test_table(run, config_of, tmp_path, capsys, monkeypatch):
+def test_table(run, config_of, tmp_path, capsys, measure_nothing):
     shutil.copytree(run, tmp_path / "second", ignore=shutil.ignore_patterns("eval"))
     config = config_of("table")
     config.runs = f"{run},{tmp_path}/*"
@@ -336,8 +348,8 @@ def test_table(run, config_of, tmp_path, capsys, monkeypatch):
     (path,) = run.glob("eval/few_label-random-0-*/results.json")
     assert float(rows[1]["few_label/value"]) == json.loads(path.read_text())["value"]
     assert rows[0]["knn/protocol"] == "dino_knn" and rows[0]["knn/spread"] == ""
-    monkeypatch.setattr(story, "MEASURES", dict.fromkeys(story.MEASURES))
-    tabulate(config, tmp_path / "table")  # nothing is measured again
+    measure_nothing()
+    tabulate(config, tmp_path / "table")
     capsys.readouterr()
 
 

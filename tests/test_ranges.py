@@ -7,6 +7,7 @@ import pytest
 from repre_jax import evaluate
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
+from repre_jax.evaluation import TASKS
 from repre_jax.methods import METHODS
 from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.training import defaults
@@ -49,11 +50,14 @@ def test_every_number_of_a_config_has_a_range_and_is_inside(method):
     assert numbers_of(config) - FREE <= set(RANGES)
 
 
-@pytest.mark.parametrize("task", evaluate.MEASURES)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
     config = read_config(f"eval/{task}")
     check_ranges(config, evaluate.RANGES)
     assert numbers_of(config) <= set(evaluate.RANGES)
+    config = read_config(f"eval/{task}")
+    check_ranges(config, TASKS[task].ranges)
+    assert numbers_of(config) <= set(TASKS[task].ranges) <= set(flat_keys(config))
 
 
 def numbers_of(config):

@@ -8,11 +8,14 @@ Every draw takes labelled examples class by class; "nearest" (one neighbour), "k
 "logistic" are judged on the same draws, and so is every other checkpoint on the same data.
 """
 
+from ml_collections.config_dict import placeholder
+
 from repre_jax.evaluation import defaults
 
 
 def get_config():
     config = defaults.get_config("few_label")
+    config.feature = placeholder(str)  # "pooled", "mean" (evaluation/frozen.py); None: the method's
     config.budgets = ("1%", "10%")  # share of each class, or a number of labels a class ("5")
     config.draws = 3
     config.neighbours = 20

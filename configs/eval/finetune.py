@@ -22,7 +22,7 @@ from repre_jax.evaluation.finetune.recipes import RECIPES
 
 def get_config():
     config = defaults.get_config("finetune")
-    config.protocol = ""  # "mae", "moco_v3", "simmim"; empty: by the backbone
+    config.protocol = ""  # "mae", "moco_v3", "simmim"; empty: the method's, else the backbone's
     # Replaces numbers of the protocol; None keeps the paper's. Meaning and units of the fields:
     # FinetuneRecipe in repre_jax/evaluation/finetune/recipes.py.
     numbers = vars(RECIPES["mae"])

@@ -6,11 +6,14 @@ Feature std, effective rank (RankMe), alignment and uniformity (Wang and Isola),
 block, recall and mean average precision of retrieval.
 """
 
+from ml_collections.config_dict import placeholder
+
 from repre_jax.evaluation import defaults
 
 
 def get_config():
     config = defaults.get_config("health")
+    config.feature = placeholder(str)  # "pooled", "mean" (evaluation/frozen.py); None: the method's
     config.images = 4096  # of the validation set, at most
     config.spectrum_values = 32  # largest singular values to keep of every block
     return config

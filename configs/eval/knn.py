@@ -6,11 +6,14 @@
 Seconds beyond encoding the images once. Any data set with labels, by --config.data.*.
 """
 
+from ml_collections.config_dict import placeholder
+
 from repre_jax.evaluation import defaults
 
 
 def get_config():
     config = defaults.get_config("knn")
+    config.feature = placeholder(str)  # "pooled", "mean" (evaluation/frozen.py); None: the method's
     config.neighbours = (10, 20, 100, 200)
     config.reported_neighbours = 20  # the one on the screen and in the table
     config.temperature = 0.07

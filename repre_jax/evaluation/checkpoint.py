@@ -1,6 +1,7 @@
 """What a pre-training run has learnt, opened without touching the run: its encoder and config."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
+from repre_jax.methods.method import EvaluationDefaults
 from repre_jax.models import BACKBONES
 from repre_jax.runs.fingerprints import array_sha256s
 from repre_jax.schedules import Clock
@@ -36,6 +38,7 @@ class Pretrained:
       config: of the run; keys that are newer than the run have their defaults.
       encoder: the module, in the compute type asked for.
       views: how the run augmented its images.
+      defaults: how the method's encoders are evaluated where nobody asks for something else.
       fingerprint: 16 hexadecimal digits, the same only for the same parameters.
     """
 
@@ -45,12 +48,18 @@ class Pretrained:
     config: ConfigDict
     encoder: nn.Module
     views: ViewRecipe
+    defaults: EvaluationDefaults
     fingerprint: str
 
     @property
     def method(self) -> str:
         """Name of the method that trained it."""
         return self.config.method.name
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the encoder takes pixels less ImageNet's mean, over its deviation."""
+        return self.config.model.normalise
 
     def load_params(self) -> Any:
         """Reads the encoder's parameters, float32 arrays on the host.
@@ -105,9 +114,18 @@ def open_pretrained(
         ) from error
     if weights == "auto":
         weights = method.evaluated
+    opened = functools.partial(
+        Pretrained,
+        run=run,
+        weights=weights,
+        config=config,
+        encoder=encoder,
+        views=method.views,
+        defaults=method.evaluation,
+    )
     if weights == "random":
         identity = [config.model.to_dict(), config.seed, "random"]
-        return Pretrained(run, 0, weights, config, encoder, method.views, _short_hash(identity))
+        return opened(step=0, fingerprint=_short_hash(identity))
     if weights == "target" and method.target is None:
         raise UserError(
             f"{run} was trained by {config.method.name}, which has no target network: set "
@@ -115,7 +133,7 @@ def open_pretrained(
         )
     step = _checkpoint_step(run, named_step if step is None else step)
     identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
-    return Pretrained(run, step, weights, config, encoder, method.views, _short_hash(identity))
+    return opened(step=step, fingerprint=_short_hash(identity))
 
 
 def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:

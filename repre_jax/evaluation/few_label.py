@@ -13,6 +13,66 @@ from jax.sharding import Mesh
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import unit_rows
 from repre_jax.evaluation.knn import knn_accuracies
+from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE
+
+
+def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy from 1 %, 10 % or a few labels a class, by k-NN and by logistic regression."""
+    config = evaluation.config
+    budgets = [str(budget) for budget in config.budgets]
+    if not budgets:
+        raise UserError("budgets is empty; for example --config.budgets=\"('1%','5')\".")
+    for budget in budgets:
+        check_budget(budget)
+    train, val = evaluation.features(config.feature)
+    scores = {
+        budget: few_label_scores(
+            *train[:2],
+            *val[:2],
+            budget=budget,
+            draws=config.draws,
+            seed=config.seed,
+            neighbours=config.neighbours,
+            temperature=config.temperature,
+            strength=config.strength,
+            mesh=evaluation.mesh,
+        )
+        for budget in budgets
+    }
+    reported = budgets[0]
+    logistic = scores[reported]["logistic"]
+    deviation = logistic.get("std")  # of several draws
+    spread = "" if deviation is None else f" +- {deviation:.2%}"
+    return {
+        "metric": "top1",
+        "value": logistic["mean"],
+        "spread": deviation,
+        "protocol": f"few_label_{reported}",
+        "formula": (
+            f"multinomial logistic regression on {reported} of the labels of each class, rows of "
+            f"{config.feature} features centred and of unit length, sum of losses + "
+            f"{config.strength:g} / 2 |W|^2, no intercept; mean and deviation of {config.draws} "
+            "draws"
+        ),
+        "numbers": scores,
+        "line": evaluation.line(
+            f"few-label top-1 {logistic['mean']:.2%}{spread} (logistic regression, {reported} of "
+            "the labels)"
+        ),
+    }
+
+
+TASK = Task(
+    measure=measure_few_label,
+    ranges={
+        **SHARED_RANGES,
+        "draws": AT_LEAST_ONE,
+        "neighbours": AT_LEAST_ONE,
+        "temperature": POSITIVE,
+        "strength": POSITIVE,
+    },
+)
 
 
 def few_label_accuracy(

@@ -1,6 +1,8 @@
 """Features of a frozen encoder: which blocks, which norm, which tokens.
 
 pooled          what the encoder returns: class token after the final norm, or Swin's mean.
+mean            mean of the patch tokens after the final norm: where no loss has formed a class
+                token.
 last_4          DINO's linear probe of small ViTs: class tokens of the last four blocks, each after
                 the final norm. Of Swin (EsViT): means of the last four blocks' tokens, the final
                 norm on those of the last stage only.
@@ -22,7 +24,7 @@ from repre_jax.data.device.augment import encoder_input
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 
-FEATURES = ("pooled", "last_4", "class_and_mean")
+FEATURES = ("pooled", "mean", "last_4", "class_and_mean")
 _LAST_BLOCKS = 4
 
 
@@ -40,6 +42,9 @@ def frozen_features(
     """
     if feature == "pooled":
         features = encoder.apply({"params": params}, images, **apply_options).pooled
+    elif feature == "mean":
+        tokens = encoder.apply({"params": params}, images, **apply_options).tokens
+        features = tokens.mean(axis=1, dtype=jnp.float32)
     elif feature == "class_and_mean":
         encoded = encoder.apply({"params": params}, images, **apply_options)
         pair = jnp.stack([encoded.pooled, encoded.tokens.mean(axis=1)], axis=-1)
@@ -57,18 +62,24 @@ def frozen_features(
     return features.astype(jnp.float32)
 
 
-def block_features(encoder: nn.Module, params: Any, images: jax.Array) -> list[jax.Array]:
-    """Class token, or mean token without one, after every block and before any norm: [B, D] each.
+def block_features(
+    encoder: nn.Module, params: Any, images: jax.Array, feature: str
+) -> list[jax.Array]:
+    """Class token or mean token after every block and before any norm: float32 [B, D] each.
 
     Args:
       encoder, params, images: as in ``frozen_features``.
+      feature: of ``FEATURES``; "mean" for mean tokens where there are class tokens, too.
     """
     _, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
-    outputs = [read_block(sown["intermediates"], k) for k in range(len(encoder.block_strides))]
-    features = [
-        x.feature_map.mean(axis=(1, 2)) if x.class_token is None else x.class_token for x in outputs
-    ]
-    return [feature.astype(jnp.float32) for feature in features]
+
+    def summary(block: int) -> jax.Array:
+        output = read_block(sown["intermediates"], block)
+        if feature == "mean" or output.class_token is None:
+            return output.feature_map.mean(axis=(1, 2))
+        return output.class_token
+
+    return [summary(block).astype(jnp.float32) for block in range(len(encoder.block_strides))]
 
 
 def from_bytes(images: jax.Array, normalised: bool) -> jax.Array:

@@ -11,11 +11,12 @@ import numpy as np
 
 from repre_jax.data.device.augment import augment_views, encoder_input
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
 from repre_jax.evaluation.retrieval import retrieval_scores
-from repre_jax.evaluation.task import Evaluation
+from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
 from repre_jax.losses.meters import (
     alignment,
     collapse_verdict,
@@ -24,13 +25,14 @@ from repre_jax.losses.meters import (
     spectrum,
     uniformity,
 )
+from repre_jax.ranges import AT_LEAST_ONE, Range
 from repre_jax.sharding import by_row, replicated
 
 
 def measure_health(evaluation: Evaluation) -> dict[str, Any]:
     """Spread, rank, alignment, uniformity, spectra of blocks and retrieval of validation images."""
     config = evaluation.config
-    features, labels, index = evaluation.features_of(evaluation.val)
+    features, labels, index = evaluation.features_of(evaluation.val, config.feature)
     count = min(config.images, len(features))
     if count < 2:
         raise UserError(f"Health needs two images at least; there are {len(features)}.")
@@ -43,31 +45,38 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
         "uniformity": uniformity,
     }
     health = jax.jit(lambda x: {name: function(x) for name, function in functions.items()})
-    numbers: dict[str, Any] = {name: float(x) for name, x in health(sample).items()}
-    numbers["width"], numbers["images"] = sample.shape[1], len(sample)
-    verdict = numbers["verdict"] = collapse_verdict(
-        numbers["feature_std"], sample.shape[1], numbers["effective_rank"]
+    metrics: dict[str, Any] = {name: float(x) for name, x in health(sample).items()}
+    metrics["width"], metrics["images"] = sample.shape[1], len(sample)
+    verdict = metrics["verdict"] = collapse_verdict(
+        metrics["feature_std"], sample.shape[1], metrics["effective_rank"]
     )
-    numbers["alignment"] = _alignment(evaluation)
-    numbers["blocks"] = _blocks(evaluation, index[chosen])
+    metrics["alignment"] = _alignment(evaluation)
+    metrics["blocks"] = _blocks(evaluation, index[chosen])
     if np.bincount(sample_labels[sample_labels >= 0], minlength=1).max() > 1:
-        numbers["retrieval"] = retrieval_scores(sample, sample_labels, mesh=evaluation.mesh)
-    rank = numbers["effective_rank"]
+        metrics["retrieval"] = retrieval_scores(sample, sample_labels, mesh=evaluation.mesh)
+    rank = metrics["effective_rank"]
     return {
         "metric": "effective_rank",
         "value": rank,
         "protocol": "health",
         "formula": (
-            f"RankMe of the pooled features of {len(sample)} images: exp(entropy of the shares of "
-            "the singular values)"
+            f"RankMe of the {config.feature} features of {len(sample)} images: exp(entropy of the "
+            "shares of the singular values)"
         ),
-        "numbers": numbers,
+        "numbers": metrics,
         "line": evaluation.line(
             f"effective rank {rank:.1f} of {sample.shape[1]}, feature std "
-            f"{numbers['feature_std']:.3g}, alignment {numbers['alignment']:.3g}, uniformity "
-            f"{numbers['uniformity']:.3g}{f'; {verdict}' if verdict else ''}"
+            f"{metrics['feature_std']:.3g}, alignment {metrics['alignment']:.3g}, uniformity "
+            f"{metrics['uniformity']:.3g}{f'; {verdict}' if verdict else ''}"
         ),
     }
+
+
+TASK = Task(
+    measure=measure_health,
+    ranges={**SHARED_RANGES, "images": Range(2), "spectrum_values": AT_LEAST_ONE},
+    needs_labels=False,
+)
 
 
 class _Repeated(Source):
@@ -91,22 +100,35 @@ class _Repeated(Source):
         return self._source.name_of(self._original(index))
 
 
+def pair_of_views(recipe: ViewRecipe) -> ViewRecipe:
+    """The recipe's two global views, or its only one drawn twice; no local crops."""
+    pair = dataclasses.replace(recipe, local_crops=0)
+    if recipe.global_crops == 2:
+        return pair
+    return dataclasses.replace(
+        pair,
+        global_crops=2,
+        blur_probability=recipe.blur_probability * 2,
+        solarise_probability=recipe.solarise_probability * 2,
+    )
+
+
 def _alignment(evaluation: Evaluation) -> float:
-    """Of the run's own two global views, over as many validation images as the other numbers."""
+    """Of two of the run's own global views, over as many images as the other metrics."""
     config, mesh = evaluation.config, evaluation.mesh
-    recipe = dataclasses.replace(evaluation.pretrained.views, local_crops=0)
+    recipe = pair_of_views(evaluation.pretrained.views)
     count = min(config.images, len(evaluation.val))
     batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
     steps = -(-count // batch_size)
     encoder = evaluation.pretrained.encoder
-    normalised = evaluation.pretrained.config.model.normalise
+    normalised = evaluation.pretrained.normalised
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def total(params, batch):
         """Sum over the images of a batch, without those that only fill it."""
         views = augment_views(batch, recipe, config.seed)["global"]
         images = encoder_input(views, normalised)
-        pair = [frozen_features(encoder, params, images[:, v], "pooled") for v in (0, 1)]
+        pair = [frozen_features(encoder, params, images[:, v], config.feature) for v in (0, 1)]
         return jnp.sum(alignment(*pair) * (batch["index"] < count))
 
     batches = training_batches(
@@ -128,14 +150,14 @@ def _alignment(evaluation: Evaluation) -> float:
 
 
 def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
-    """Spread of every block's class token (mean token without one) over images of those indices."""
+    """Spread of every block's ``block_features`` over images of those indices."""
     config, mesh = evaluation.config, evaluation.mesh
     encoder = evaluation.pretrained.encoder
-    normalised = evaluation.pretrained.config.model.normalise
+    normalised = evaluation.pretrained.normalised
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
-        return block_features(encoder, params, from_bytes(images, normalised))
+        return block_features(encoder, params, from_bytes(images, normalised), config.feature)
 
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:

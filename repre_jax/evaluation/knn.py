@@ -15,11 +15,55 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from repre_jax.errors import UserError
 from repre_jax.evaluation.features import unit_rows
+from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE
 
 BANK_CHUNK = 8192
 QUERY_CHUNK = 1024
 _RANKED = 5  # classes of which the order is told
+
+
+def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
+    """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
+    config, reported = evaluation.config, evaluation.config.reported_neighbours
+    if reported not in config.neighbours:
+        raise UserError(
+            f"reported_neighbours={reported} must be one of neighbours={tuple(config.neighbours)}."
+        )
+    train, val = evaluation.features(config.feature)
+    accuracies = knn_accuracies(
+        *train[:2],
+        *val[:2],
+        num_classes=evaluation.classes,
+        neighbours=tuple(config.neighbours),
+        temperature=config.temperature,
+        mesh=evaluation.mesh,
+    )
+    value = accuracies[reported]["top1"]
+    return {
+        "metric": "top1",
+        "value": value,
+        "protocol": "dino_knn",
+        "formula": (
+            f"argmax over classes of the sum, over the k = {reported} nearest training images by "
+            f"cosine of their {config.feature} features, of exp(cosine / {config.temperature:g})"
+        ),
+        "numbers": {f"k={k}": shares for k, shares in accuracies.items()},
+        "line": evaluation.line(f"k-NN top-1 {value:.2%} (k = {reported})"),
+    }
+
+
+TASK = Task(
+    measure=measure_knn,
+    ranges={
+        **SHARED_RANGES,
+        "neighbours": AT_LEAST_ONE,
+        "reported_neighbours": AT_LEAST_ONE,
+        "temperature": POSITIVE,
+    },
+)
 
 
 def knn_accuracies(

@@ -20,7 +20,7 @@ from repre_jax.sharding import by_row
 class OnlineEvaluation:
     """Evaluates encoder parameters on the training set as bank and the validation set as queries.
 
-    Images are resized and centre-cropped; features are the pooled ones, as DINO's eval_knn.py does.
+    Images are resized and centre-cropped, as DINO's eval_knn.py does.
 
     Attributes:
       unreadable: names of the images that could not be read in the last evaluation, and so do not
@@ -34,13 +34,17 @@ class OnlineEvaluation:
         val: Source,
         config: ConfigDict,
         mesh: Mesh,
+        feature: str = "pooled",
     ):
-        """``config`` is that of the whole run; the sources must have labels."""
+        """``config`` is that of the whole run; the sources must have labels.
+
+        ``feature`` is one of ``evaluation.frozen.FEATURES``.
+        """
         self._train, self._val, self._config, self._mesh = train, val, config, mesh
         self.unreadable: list[str] = []
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
-        self._encode = jax.jit(encode_pixels(encoder, "pooled", config.model.normalise))
+        self._encode = jax.jit(encode_pixels(encoder, feature, config.model.normalise))
         self._health = jax.jit(
             lambda x: {"feature_std": feature_std(x), "effective_rank": effective_rank(x)}
         )
@@ -60,8 +64,8 @@ class OnlineEvaluation:
             mesh=self._mesh,
         )
         health = jax.device_get(self._health(queries.features))
-        numbers = {f"knn/{name}": float(value) for name, value in accuracy.items()}
-        return numbers | {f"val/{name}": float(value) for name, value in health.items()}
+        metrics = {f"knn/{name}": float(value) for name, value in accuracy.items()}
+        return metrics | {f"val/{name}": float(value) for name, value in health.items()}
 
     def few_label(self, trained: Any, random: Any) -> dict[str, Any]:
         """Accuracy from 5 labels a class of raw pixels and of two encoders' parameters.
@@ -76,13 +80,13 @@ class OnlineEvaluation:
             "random": self._features(random),
             "trained": self._features(trained),
         }
-        numbers = {}
+        metrics = {}
         for name, (train, val) in candidates.items():
             result = few_label_accuracy(*train[:2], *val[:2], seed=self._config.seed)
-            numbers[f"few_label/{name}"] = result["mean"]
-            numbers[f"few_label/{name}_std"] = result["std"]
-            numbers["few_label/protocol"] = result["protocol"]
-        return numbers
+            metrics[f"few_label/{name}"] = result["mean"]
+            metrics[f"few_label/{name}_std"] = result["std"]
+            metrics["few_label/protocol"] = result["protocol"]
+        return metrics
 
     def _features(self, params: Any) -> tuple[Features, Features]:
         """Features of (training set, validation set)."""

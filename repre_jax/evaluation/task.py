@@ -1,8 +1,9 @@
-"""What can be measured of a frozen encoder: functions from an ``Evaluation`` to results."""
+"""What an evaluation is: a kind of it as a record, ``Task``, and one under way, ``Evaluation``."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,31 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features, extract_features
-from repre_jax.evaluation.few_label import check_budget, few_label_scores
 from repre_jax.evaluation.frozen import encode_pixels
-from repre_jax.evaluation.knn import knn_accuracies
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, Range
 from repre_jax.runs.folder import RunFolder
 from repre_jax.sharding import by_row
+
+# Of the keys that all evaluations share (configs/eval/default.py).
+SHARED_RANGES = {
+    "seed": NOT_NEGATIVE,
+    "step": NOT_NEGATIVE,
+    "image_size": AT_LEAST_ONE,
+    "batch_size": AT_LEAST_ONE,
+    "devices": NOT_NEGATIVE,
+    "data.workers": NOT_NEGATIVE,
+    "data.cache_size": NOT_NEGATIVE,
+}
+SHARED_FREE_TO_CHANGE = (
+    "workdir",
+    "checkpoint",
+    "cache_path",
+    "batch_size",
+    "devices",
+    "data.path",
+    "data.workers",
+    "data.cache_path",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,35 +75,33 @@ class Evaluation:
         names = self.train.class_names
         return len(names) if names else int(self.train.labels.max()) + 1
 
-    def line(self, number: str) -> str:
-        """A number and what it is of, for the screen."""
+    def line(self, metric: str) -> str:
+        """A metric and what it is of, for the screen."""
         encoder = self.pretrained
-        return f"{number} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"
+        return f"{metric} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"
 
     @functools.cached_property
     def params(self) -> Any:
         """The encoder's parameters, read when somebody asks: cached features need none."""
         return self.pretrained.load_params()
 
-    def features(self, feature: str = "pooled", interpolation: str = "bicubic") -> list[Features]:
-        """[those of the training, of the validation set].
-
-        Images are resized, centre-cropped, encoded once, and kept on disk.
-
-        Args:
-          feature: of ``evaluation.frozen.FEATURES``.
-          interpolation: of the resizing.
-        """
-        train, val = (
-            self.features_of(source, feature, interpolation) for source in (self.train, self.val)
-        )
+    def features(self, feature: str) -> list[Features]:
+        """``features_of`` [the training, the validation images], whose classes are the same."""
+        train, val = (self.features_of(source, feature) for source in (self.train, self.val))
         check_same_classes(self.train, train.labels, self.val, val.labels)
         return [train, val]
 
-    def features_of(
-        self, source: Source, feature: str = "pooled", interpolation: str = "bicubic"
-    ) -> Features:
-        """As ``features``, of one set of images."""
+    def features_of(self, source: Source, feature: str, interpolation: str = "bicubic") -> Features:
+        """Features of a set of images: resized, centre-cropped, encoded once, and kept on disk.
+
+        Args:
+          source: the images.
+          feature: of ``evaluation.frozen.FEATURES``.
+          interpolation: of the resizing.
+
+        Raises:
+          UserError: no image can be read.
+        """
         encoder, config = self.pretrained.encoder, self.config
         depends_on = [
             self.pretrained.fingerprint,
@@ -96,8 +115,7 @@ class Evaluation:
         key = short_hash(json.dumps(depends_on).encode())
 
         def compute() -> Features:
-            normalised = self.pretrained.config.model.normalise
-            encode = jax.jit(encode_pixels(encoder, feature, normalised))
+            encode = jax.jit(encode_pixels(encoder, feature, self.pretrained.normalised))
             batches = self.batches(source, interpolation)
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 
@@ -148,6 +166,32 @@ class Evaluation:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of evaluation; ``evaluation.TASKS`` has them by name.
+
+    Attributes:
+      measure: gives the task's part of ``results.json``: "metric" (its name), "value", "protocol",
+        "formula" (what the value is, in words), "numbers" (everything measured), "line" (for the
+        screen), and where known "spread" and "wall_seconds"; None when it was told to stop, which
+        saves.
+      ranges: dotted config key -> what its numbers may be, for all keys that are numbers but those
+        of ``config.recipe``.
+      free_to_change: dotted config keys that change where and how fast a metric is made, but not
+        the metric.
+      needs_labels: whether images without labels are refused.
+      protocols: what ``config.protocol`` may be; () for a task without that key.
+      default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
+    """
+
+    measure: Callable[[Evaluation], dict[str, Any] | None]
+    ranges: Mapping[str, Range]
+    free_to_change: tuple[str, ...] = SHARED_FREE_TO_CHANGE
+    needs_labels: bool = True
+    protocols: tuple[str, ...] = ()
+    default_protocol: Callable[[Pretrained], str] | None = None
+
+
 def check_same_classes(
     train: Source, train_labels: np.ndarray, val: Source, val_labels: np.ndarray
 ) -> None:
@@ -161,78 +205,3 @@ def check_same_classes(
                 f"{source.description} has no image of {len(lacking)} class(es) that the other "
                 f"split has ({told}): an accuracy over them would mean nothing."
             )
-
-
-def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
-    """Weighted k-NN as in DINO's eval_knn.py, for every k of ``config.neighbours``."""
-    config, reported = evaluation.config, evaluation.config.reported_neighbours
-    if reported not in config.neighbours:
-        raise UserError(
-            f"reported_neighbours={reported} must be one of neighbours={tuple(config.neighbours)}."
-        )
-    train, val = evaluation.features()
-    accuracies = knn_accuracies(
-        *train[:2],
-        *val[:2],
-        num_classes=evaluation.classes,
-        neighbours=tuple(config.neighbours),
-        temperature=config.temperature,
-        mesh=evaluation.mesh,
-    )
-    value = accuracies[reported]["top1"]
-    return {
-        "metric": "top1",
-        "value": value,
-        "protocol": "dino_knn",
-        "formula": (
-            f"argmax over classes of the sum, over the k = {reported} nearest training images by "
-            f"cosine, of exp(cosine / {config.temperature:g})"
-        ),
-        "numbers": {f"k={k}": numbers for k, numbers in accuracies.items()},
-        "line": evaluation.line(f"k-NN top-1 {value:.2%} (k = {reported})"),
-    }
-
-
-def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
-    """Accuracy from 1 %, 10 % or a few labels a class, by k-NN and by logistic regression."""
-    config = evaluation.config
-    budgets = [str(budget) for budget in config.budgets]
-    if not budgets:
-        raise UserError("budgets is empty; for example --config.budgets=\"('1%','5')\".")
-    for budget in budgets:
-        check_budget(budget)
-    train, val = evaluation.features()
-    numbers = {
-        budget: few_label_scores(
-            *train[:2],
-            *val[:2],
-            budget=budget,
-            draws=config.draws,
-            seed=config.seed,
-            neighbours=config.neighbours,
-            temperature=config.temperature,
-            strength=config.strength,
-            mesh=evaluation.mesh,
-        )
-        for budget in budgets
-    }
-    reported = budgets[0]
-    logistic = numbers[reported]["logistic"]
-    deviation = logistic.get("std")  # of several draws
-    spread = "" if deviation is None else f" +- {deviation:.2%}"
-    return {
-        "metric": "top1",
-        "value": logistic["mean"],
-        "spread": deviation,
-        "protocol": f"few_label_{reported}",
-        "formula": (
-            f"multinomial logistic regression on {reported} of the labels of each class, rows "
-            f"centred and of unit length, sum of losses + {config.strength:g} / 2 |W|^2, no "
-            f"intercept; mean and deviation of {config.draws} draws"
-        ),
-        "numbers": numbers,
-        "line": evaluation.line(
-            f"few-label top-1 {logistic['mean']:.2%}{spread} (logistic regression, {reported} of "
-            "the labels)"
-        ),
-    }

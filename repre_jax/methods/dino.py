@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.self_distillation import self_distillation
 from repre_jax.methods.method import (
+    EvaluationDefaults,
     Frozen,
     Memory,
     Method,
@@ -143,4 +144,5 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         multi_crop=True,
         frozen=tuple(frozen),
         evaluated="target",
+        evaluation=EvaluationDefaults(linear="dino"),
     )

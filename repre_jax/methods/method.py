@@ -93,12 +93,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationDefaults:
-    """How the papers judge what a method learns, where an evaluation's config does not say.
+    """How what a method has learnt is evaluated where nobody asks for something else.
 
     Attributes:
-      feature: of ``evaluation.frozen.FEATURES``, for nearest neighbours and meters.
-      linear: protocol of the linear probe.
-      finetune: recipe of fine-tuning; None for that of the backbone.
+      feature: of ``evaluation.frozen.FEATURES``, for k-NN, few labels and health.
+      linear: of ``evaluation.linear.protocols.LINEAR_PROTOCOLS``. MoCo v3's serves the methods
+        whose own is made for a ResNet-50.
+      finetune: of ``evaluation.finetune.recipes.RECIPES``; None for the backbone's.
     """
 
     feature: str = "pooled"

@@ -13,7 +13,14 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
-from repre_jax.methods.method import Memory, Method, Target, whole_views, with_overrides
+from repre_jax.methods.method import (
+    EvaluationDefaults,
+    Memory,
+    Method,
+    Target,
+    whole_views,
+    with_overrides,
+)
 from repre_jax.methods.queue import advance, enqueue, random_keys
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE
@@ -87,6 +94,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         loss=loss,
         loss_name="contrast",
         evaluated="online",
+        evaluation=EvaluationDefaults(linear="moby"),
         # Averaged at the start of the official step: see moco_v3.py.
         target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1)),
         memory=Memory(init_memory, update_memory),

@@ -39,6 +39,19 @@ def test_auto_is_what_the_paper_evaluates(run):
     assert open_pretrained(run.folder).weights == "target"
 
 
+def test_the_method_says_how_it_is_evaluated(run):
+    for weights in ("target", "random"):
+        opened = open_pretrained(run.folder, weights=weights)
+        assert opened.defaults == run.learner.method.evaluation
+        assert opened.defaults.linear == "dino"
+
+
+def test_the_run_says_how_its_encoder_takes_pixels(run, edited_config):
+    assert open_pretrained(run.folder).normalised
+    edited_config(lambda config: config["model"].update(normalise=False))
+    assert not open_pretrained(run.folder).normalised
+
+
 def test_a_step_can_be_named_in_two_ways(run):
     for pretrained in (
         open_pretrained(run.folder, step=3),

@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import from_torch_names
@@ -43,6 +44,20 @@ def official_linear_input(blocks, avgpool):
         output = np.concatenate([output[..., None], mean[..., None]], axis=-1)
         output = output.reshape(len(output), -1)
     return output
+
+
+def test_mean_is_that_of_the_patch_tokens_after_the_final_norm(vit):
+    ours = frozen_features(*vit, IMAGES, "mean")
+    np.testing.assert_allclose(ours, LAYERS[-1][:, 1:].mean(axis=1), atol=1e-4)
+
+
+def test_mean_is_taken_in_float32(vit):
+    encoder, params = vit
+    half = encoder.clone(dtype=jnp.bfloat16)
+    tokens = half.apply({"params": params}, IMAGES).tokens
+    assert tokens.dtype == jnp.bfloat16
+    ours = frozen_features(half, params, IMAGES, "mean")
+    np.testing.assert_allclose(ours, tokens.astype(jnp.float32).mean(axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +102,16 @@ def test_block_features_are_those_of_shorter_encoders_before_the_norm():
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     norm = layer_norm(encoder.norm_epsilon, encoder.dtype, "norm")
-    features = block_features(encoder, params, images)
+    features = block_features(encoder, params, images, "pooled")
     assert len(features) == encoder.depth
     for depth, feature in enumerate(features, start=1):
         cut = encoder.clone(depth=depth).apply({"params": params}, images)
         normed = norm.apply({"params": params["norm"]}, feature)
         np.testing.assert_array_equal(normed, cut.pooled)
+    _, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
+    for block, mean in enumerate(block_features(encoder, params, images, "mean")):
+        tokens = read_block(sown["intermediates"], block).feature_map
+        np.testing.assert_allclose(mean, np.asarray(tokens).mean(axis=(1, 2)), rtol=1e-5)
     assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.pairwise(features))
 
 
@@ -116,7 +135,8 @@ def test_swin_features_are_means_of_blocks_with_the_norm_on_the_last_stage_only(
         encoded, sown = encoder.apply({"params": params}, pixels, mutable=["intermediates"])
         maps = [read_block(sown["intermediates"], k).feature_map for k in range(5)]
         ours = frozen_features(encoder, params, pixels, "last_4")
-        return ours, encoded.pooled, maps, block_features(encoder, params, pixels)
+        blocks = block_features(encoder, params, pixels, "pooled")
+        return ours, encoded.pooled, maps, blocks
 
     ours, pooled, maps, blocks = both(params, pixels)  # pooled: the mean after the final norm
     means = [np.asarray(x).mean(axis=(1, 2)) for x in maps]

@@ -4,19 +4,30 @@ A number that is lost on the way still gives an accuracy, and a good one. Nothin
 encoded here: whatever an evaluation calls last is replaced by something that notes its arguments.
 """
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import saved_run
 from whole_runs import image_folder
 
+from repre_jax import evaluate as story
 from repre_jax.config_files import read_config
+from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.evaluation import task as measures
+from repre_jax.evaluation import few_label, health, knn, online
+from repre_jax.evaluation import task as task_module
+from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.features import Features
+from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear_evaluation
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
+from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.evaluation.task import Evaluation
+from repre_jax.methods.method import EvaluationDefaults
 from repre_jax.schedules import Clock
+from repre_jax.sharding import make_mesh
 
 IMAGES, BATCH = 32, 16
 
@@ -47,18 +58,24 @@ def noted(root, tmp_path, monkeypatch):
     """Function: what a function of a module is called with in an evaluation with these changes."""
 
     def run(module, name, task, **changes):
-        config = read_config(f"eval/{task}")
-        config.checkpoint = str(root / "run")
-        config.data.update({"source": "folder", "path": str(root / "images")})
-        config.update_from_flattened_dict(changes)
+        folder = tmp_path / name / task / "-".join(map(str, changes.values()))
         with monkeypatch.context() as patch:
             spy = Noted()
             patch.setattr(module, name, spy)
             with pytest.raises(Enough):
-                evaluate(config, tmp_path / name / task / str(changes.get("protocol")))
+                evaluate(config_of(root, task, **changes), folder)
         return spy
 
     return run
+
+
+def config_of(root, task, **changes):
+    """The config of a task on the run and the images in ``root``, with changed keys."""
+    config = read_config(f"eval/{task}")
+    config.checkpoint = str(root / "run")
+    config.data.update({"source": "folder", "path": str(root / "images")})
+    config.update_from_flattened_dict(changes)
+    return config
 
 
 @pytest.fixture
@@ -89,7 +106,7 @@ def assert_given(spy, made):
 
 def test_knn(noted, made_features):
     asked = {"neighbours": (7, 3), "reported_neighbours": 3, "temperature": 0.2}
-    spy = noted(measures, "knn_accuracies", "knn", devices=2, **asked)
+    spy = noted(knn, "knn_accuracies", "knn", devices=2, **asked)
     assert_given(spy, made_features)
     assert spy.options.pop("mesh").size == 2
     assert spy.options == {"neighbours": (7, 3), "temperature": 0.2, "num_classes": 2}
@@ -97,7 +114,7 @@ def test_knn(noted, made_features):
 
 def test_few_label(noted, made_features):
     asked = {"draws": 2, "seed": 5, "neighbours": 7, "temperature": 0.2, "strength": 0.5}
-    spy = noted(measures, "few_label_scores", "few_label", devices=2, budgets=(4,), **asked)
+    spy = noted(few_label, "few_label_scores", "few_label", devices=2, budgets=(4,), **asked)
     assert_given(spy, made_features)
     assert spy.options.pop("mesh").size == 2
     assert spy.options == asked | {"budget": "4"}
@@ -155,7 +172,7 @@ def test_images_of_a_frozen_encoder(noted, task, protocol, interpolation):
     changes = {"batch_size": 11, "devices": 4}
     if protocol:
         changes |= {"protocol": protocol, "train_batch_size": BATCH, "epochs": 12}
-    options = noted(measures, "evaluation_batches", task, **changes).options
+    options = noted(task_module, "evaluation_batches", task, **changes).options
     assert options["interpolation"] == interpolation
     assert (options["crop_ratio"], options["batch_size"], options["image_size"]) == (7 / 8, 12, 16)
 
@@ -163,5 +180,64 @@ def test_images_of_a_frozen_encoder(noted, task, protocol, interpolation):
 def test_feature_of_a_linear_probe(noted):
     for name, feature in (("dino", "last_4"), ("moco_v3", "pooled")):
         changes = {"protocol": name, "train_batch_size": BATCH}
-        encoder, asked, normalised = noted(measures, "encode_pixels", "linear", **changes).arguments
+        spy = noted(task_module, "encode_pixels", "linear", **changes)
+        encoder, asked, normalised = spy.arguments
         assert (encoder.width, asked, normalised) == (128, feature, True)
+
+
+@pytest.fixture
+def method_of_mean_tokens(monkeypatch):
+    """DINO as a method whose encoders are evaluated by MAE's protocols and the mean of tokens."""
+    defaults = EvaluationDefaults(feature="mean", linear="mae", finetune="mae")
+
+    def opened(*arguments, **options):
+        return dataclasses.replace(open_pretrained(*arguments, **options), defaults=defaults)
+
+    monkeypatch.setattr(story, "open_pretrained", opened)
+
+
+@pytest.mark.parametrize("task", ["knn", "few_label", "health"])
+def test_feature_is_the_methods_or_the_one_asked_for(noted, task, method_of_mean_tokens):
+    del method_of_mean_tokens
+    for changes, feature in (({}, "mean"), ({"feature": "pooled"}, "pooled")):
+        _, asked, _ = noted(task_module, "encode_pixels", task, **changes).arguments
+        assert asked == feature
+
+
+def test_health_is_all_of_one_feature(noted, made_features):
+    """Views and blocks, which are not encoded with the images that the other metrics are of."""
+    del made_features
+    asked = {"feature": "mean", "images": 11, "devices": 1, "batch_size": 11}
+    assert noted(health, "frozen_features", "health", **asked).arguments[-1] == "mean"
+    assert noted(health, "block_features", "health", **asked).arguments[-1] == "mean"
+
+
+def test_a_feature_that_there_is_not(root, tmp_path):
+    with pytest.raises(UserError, match="feature='last' must be one of pooled, mean, last_4"):
+        evaluate(config_of(root, "knn", feature="last"), tmp_path)
+
+
+def test_feature_while_training(root, monkeypatch):
+    """The online evaluation's is pooled unless it is told otherwise."""
+    pretrained = open_pretrained(root / "run")
+    source = SimpleNamespace(labels=np.arange(2))
+    for options, feature in (({}, "pooled"), ({"feature": "mean"}, "mean")):
+        spy = Noted()
+        monkeypatch.setattr(online, "encode_pixels", spy)
+        with pytest.raises(Enough):
+            OnlineEvaluation(
+                pretrained.encoder, source, source, pretrained.config, make_mesh(1), **options
+            )
+        assert spy.arguments == (pretrained.encoder, feature, True)
+
+
+def test_protocol_is_the_methods_or_the_one_asked_for(noted, method_of_mean_tokens):
+    del method_of_mean_tokens
+    changes = {"train_batch_size": BATCH, "epochs": 12}
+    for asked, expected in (("", "mae"), ("byol", "byol")):
+        spy = noted(linear_evaluation, "LinearProbe", "linear", protocol=asked, **changes)
+        assert spy.options["protocol"] is LINEAR_PROTOCOLS[expected]
+    changes = {"recipe.batch_size": BATCH}
+    for asked, expected in (("", "mae"), ("simmim", "simmim")):
+        spy = noted(finetune, "published_recipe", "finetune", protocol=asked, **changes)
+        assert spy.arguments == (expected, "vit_nano")

@@ -1,8 +1,8 @@
-"""A fine-tuning from top to bottom: encoder, state, loop, validation, numbers; resumes exactly.
+"""A fine-tuning from top to bottom: encoder, state, loop, validation, metrics; resumes exactly.
 
 The checkpoint's encoder is trained with a classifier on it; a stopped run goes on bit for bit. The
-validation set chooses nothing: the number of a run is that of its last step, and the best epoch,
-which the official codes print, stands beside it.
+validation set chooses nothing: a run's accuracy is that of its last step, and the best epoch, which
+the official codes print, stands beside it.
 """
 
 import contextlib
@@ -20,10 +20,13 @@ from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.errors import UserError
+from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.features import extract_features
 from repre_jax.evaluation.finetune.recipes import (
+    RECIPES,
     FinetuneRecipe,
     described,
+    protocol_of_backbone,
     published_recipe,
     views_of,
     with_changes,
@@ -37,7 +40,8 @@ from repre_jax.evaluation.finetune.step import (
     initial_state,
 )
 from repre_jax.evaluation.frozen import from_bytes
-from repre_jax.evaluation.task import Evaluation
+from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.logs import RunLogs, read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
@@ -70,7 +74,7 @@ class Run:
 
 
 def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Accuracy of the whole network, fine-tuned by a recipe of ``evaluation.finetune_recipes``.
+    """Accuracy of the whole network, fine-tuned by a recipe of ``finetune.recipes``.
 
     Returns:
       This task's part of results.json; None when it was told to stop, which saves.
@@ -96,10 +100,33 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
             validate(state.params)  # what is wrong with those images shows before the training
         run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
         batches = stack.enter_context(open_batches(run, int(state.step)))
-        state, numbers = train(run, state, batches, stop_requested)
-        if numbers is None:
-            return None
-        return results(run, numbers)
+        state, metrics = train(run, state, batches, stop_requested)
+        return None if metrics is None else results(run, metrics)
+
+
+def default_protocol(pretrained: Pretrained) -> str:
+    """The method's own, or the backbone's where it has none."""
+    return pretrained.defaults.finetune or protocol_of_backbone(pretrained.config.model.name)
+
+
+TASK = Task(
+    measure=measure_finetune,
+    ranges={
+        **SHARED_RANGES,
+        "validate_every_epochs": NOT_NEGATIVE,
+        "save_every_steps": NOT_NEGATIVE,
+        "keep_checkpoints": AT_LEAST_ONE,
+        "log_every_steps": NOT_NEGATIVE,
+    },
+    free_to_change=(
+        *SHARED_FREE_TO_CHANGE,
+        "save_every_steps",
+        "keep_checkpoints",
+        "log_every_steps",
+    ),
+    protocols=tuple(RECIPES),
+    default_protocol=default_protocol,
+)
 
 
 def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
@@ -138,7 +165,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
         params,
         classes=evaluation.classes,
         clock=clock,
-        normalised=pretrained.config.model.normalise,
+        normalised=pretrained.normalised,
         seed=config.seed,
     )
     return finetuner, clock, params
@@ -171,7 +198,7 @@ def train(
     """Steps until the end or until asked to stop; either way the state is saved.
 
     Returns:
-      (state, numbers of the last step; None when it was asked to stop).
+      (state, metrics of the last step; None when it was asked to stop).
     """
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
@@ -192,15 +219,15 @@ def train(
 
 def measure(run: Run, state: FinetuneState) -> dict[str, float]:
     """{"val/top1", "val/top5"?, "val/loss"}, and "average/..." of the moving average if any."""
-    numbers = {f"val/{name}": value for name, value in run.validate(state.params).items()}
+    metrics = {f"val/{name}": value for name, value in run.validate(state.params).items()}
     if state.average:
         average = run.validate(state.average)
-        numbers |= {f"average/{name}": value for name, value in average.items()}
-    return numbers
+        metrics |= {f"average/{name}": value for name, value in average.items()}
+    return metrics
 
 
 def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], dict[str, float]]:
-    """Function parameters -> numbers over all validation images, exact for any batch and devices.
+    """Function parameters -> metrics over all validation images, exact for any batch and devices.
 
     Logits are gathered on the host, so padding and the number of devices leave no trace.
     """
@@ -219,12 +246,12 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
         )
         evaluation.note_unreadable(evaluation.val, found)
         evaluation.check_classes(found.labels)
-        return classification_numbers(found.features, found.labels)
+        return classification_metrics(found.features, found.labels)
 
     return validate
 
 
-def classification_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracies and mean cross-entropy.
 
     Args:
@@ -240,24 +267,24 @@ def classification_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     rank = np.sum(logits >= own[:, None], axis=1)
     largest = logits.max(axis=1, keepdims=True)
     normaliser = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
-    numbers = {"top1": float(np.mean(rank <= 1)), "loss": float(np.mean(normaliser - own))}
+    metrics = {"top1": float(np.mean(rank <= 1)), "loss": float(np.mean(normaliser - own))}
     if logits.shape[1] > 5:
-        numbers["top5"] = float(np.mean(rank <= 5))
-    return numbers
+        metrics["top5"] = float(np.mean(rank <= 5))
+    return metrics
 
 
-def results(run: Run, numbers: Mapping[str, float]) -> dict[str, Any]:
-    """This task's part of results.json, from the numbers of the last step."""
+def results(run: Run, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """This task's part of results.json, from the metrics of the last step."""
     evaluation, recipe, clock = run.evaluation, run.finetuner.recipe, run.clock
-    best = best_epochs(evaluation.folder.metrics_path, numbers, clock)
-    value, best_value = numbers["val/top1"], best["val/top1"]["value"]
+    best = best_epochs(evaluation.folder.metrics_path, metrics, clock)
+    value, best_value = metrics["val/top1"], best["val/top1"]["value"]
     return {
         "metric": "top1",
         "value": value,
         "protocol": f"finetune_{evaluation.config.protocol}",
         "formula": f"{described(recipe, published_recipe_of(evaluation))}; last epoch",
         "numbers": {
-            "last": {key: numbers[key] for key in sorted(numbers) if key.startswith(_MEASURED)},
+            "last": {key: metrics[key] for key in sorted(metrics) if key.startswith(_MEASURED)},
             "best": best,
             "epochs": clock.total_steps / clock.steps_per_epoch,
             "steps": clock.total_steps,

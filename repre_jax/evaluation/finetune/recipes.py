@@ -200,7 +200,7 @@ FOR_MODEL = {
 }
 
 
-def default_protocol(model_name: str) -> str:
+def protocol_of_backbone(model_name: str) -> str:
     """SimMIM's recipe for Swin, MoCo v3's for ViT: the one of contrastive pre-training."""
     return "simmim" if model_name.startswith("swin") else "moco_v3"
 

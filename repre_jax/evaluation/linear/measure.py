@@ -1,4 +1,4 @@
-"""A linear probe from top to bottom: protocol, heads, training, numbers; resumes exactly."""
+"""A linear probe from top to bottom: protocol, heads, training, metrics; resumes exactly."""
 
 import contextlib
 import functools
@@ -18,7 +18,8 @@ from repre_jax.evaluation.linear.probe import (
     linear_numbers,
 )
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS, LinearProtocol
-from repre_jax.evaluation.task import Evaluation
+from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
@@ -46,8 +47,8 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
     if state is None:
         return None
-    numbers = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
-    last, best, rates = numbers["last"], numbers["best"], len(probe.learning_rates)
+    metrics = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
+    last, best, rates = metrics["last"], metrics["best"], len(probe.learning_rates)
     formula = protocol.in_words(feature, batch_size, probe.epochs)
     formula += f"; last epoch, mean of {probe.seeds} head(s)"
     if rates > 1:
@@ -58,13 +59,30 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
         "spread": last.get("top1_std"),
         "protocol": f"linear_{config.protocol}",
         "formula": formula,
-        "numbers": numbers,
+        "numbers": metrics,
         "wall_seconds": round(seconds + training_seconds, 2),
         "line": evaluation.line(
             f"linear top-1 {last['top1']:.2%} (protocol {config.protocol}, last epoch; best epoch "
-            f"{best['top1']:.2%}; learning rate {numbers['learning_rate']:g})"
+            f"{best['top1']:.2%}; learning rate {metrics['learning_rate']:g})"
         ),
     }
+
+
+TASK = Task(
+    measure=measure_linear,
+    ranges={
+        **SHARED_RANGES,
+        "rate_factors": POSITIVE,
+        "seeds": AT_LEAST_ONE,
+        "epochs": NOT_NEGATIVE,
+        "train_batch_size": NOT_NEGATIVE,
+        "save_every_epochs": NOT_NEGATIVE,
+        "log_every_steps": NOT_NEGATIVE,
+    },
+    free_to_change=(*SHARED_FREE_TO_CHANGE, "save_every_epochs", "log_every_steps"),
+    protocols=tuple(LINEAR_PROTOCOLS),
+    default_protocol=lambda pretrained: pretrained.defaults.linear,
+)
 
 
 def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: int) -> LinearProbe:
@@ -93,7 +111,7 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
     peak = protocol.learning_rate * batch_size / 256
     return LinearProbe(
         encoder=evaluation.pretrained.encoder,
-        normalised=evaluation.pretrained.config.model.normalise,
+        normalised=evaluation.pretrained.normalised,
         protocol=protocol,
         clock=Clock(steps, steps * epochs),
         classes=evaluation.classes,
@@ -155,14 +173,14 @@ def _train(
             source=evaluation.train,
             to_host=functools.partial(_to_host, _known(labels)),
         )
-        state, numbers = loop.run(state, batches, stop_requested)
-        return None if numbers is None else state, logs.wall_seconds
+        state, metrics = loop.run(state, batches, stop_requested)
+        return None if metrics is None else state, logs.wall_seconds
 
 
 def _to_host(images: int, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Scalars of a step, hits among ``images`` as an accuracy."""
-    numbers = scalars(step, metrics)
-    return numbers | {"val/top1": numbers.pop("val/hits") / images}
+    metrics = scalars(step, metrics)
+    return metrics | {"val/top1": metrics.pop("val/hits") / images}
 
 
 def _known(labels: np.ndarray) -> int:

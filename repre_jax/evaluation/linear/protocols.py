@@ -202,11 +202,3 @@ LINEAR_PROTOCOLS = {
         clamp_crop=True,
     ),
 }
-
-
-def default_linear_protocol(method: str) -> str:
-    """The method's own, where it is made for a transformer; else MoCo v3's.
-
-    That of SimCLR, BYOL, SimSiam and MoCo v2 is for a ResNet-50; others may have none.
-    """
-    return method if method in ("dino", "moco_v3", "moby") else "moco_v3"

@@ -1,5 +1,6 @@
 """Whole fine-tunings: results, exact resume, devices, backbones, and what is refused."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,11 +12,11 @@ import pytest
 from tiny import saved_run
 from whole_runs import checkpoint_steps, image_folder, rows
 
-from repre_jax import evaluate as story
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.evaluation import task as measures
+from repre_jax.evaluation import TASKS
+from repre_jax.evaluation import task as task_module
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.finetune.recipes import views_of
 from repre_jax.evaluation.finetune.step import initial_state
@@ -59,6 +60,17 @@ def config_of(root, **changes):
 def finished(root):
     """(folder, results) of an uninterrupted run."""
     return root / "whole", evaluate(config_of(root), root / "whole")
+
+
+@pytest.fixture
+def measured_by(monkeypatch):
+    """Function: lets a fine-tuning be measured by another function."""
+
+    def apply(measure):
+        other = dataclasses.replace(TASKS["finetune"], measure=measure)
+        monkeypatch.setitem(TASKS, "finetune", other)
+
+    return apply
 
 
 def final_state(folder) -> str:
@@ -141,7 +153,7 @@ def test_from_scratch_with_the_same_budget_on_eight_devices(root):
     np.testing.assert_allclose(first["val/loss"], second["val/loss"], rtol=1e-4)
 
 
-def test_validation_is_exact_for_any_batch_and_devices(root, monkeypatch):
+def test_validation_is_exact_for_any_batch_and_devices(root, measured_by):
     """Of a network that is not trained: 11 images, the last batch padded."""
     measured = []
 
@@ -152,7 +164,7 @@ def test_validation_is_exact_for_any_batch_and_devices(root, monkeypatch):
         params["head"]["kernel"] = 0.02 * jax.random.normal(jax.random.key(1), (128, 2))
         measured.append(finetune.validation(evaluation, finetuner)(params))
 
-    monkeypatch.setitem(story.MEASURES, "finetune", validate_only)
+    measured_by(validate_only)
     for devices, batch_size in ((1, 8), (8, 8), (1, 5)):
         changes = {"devices": devices, "batch_size": batch_size, "recipe.drop_path": 0.3}
         config = config_of(root, **changes)
@@ -189,7 +201,7 @@ class Enough(Exception):
     ],
 )
 def test_images_as_they_are_asked_for(
-    root, tmp_path, monkeypatch, protocol, image_size, interpolation, crop_ratio
+    root, tmp_path, monkeypatch, measured_by, protocol, image_size, interpolation, crop_ratio
 ):
     """For validation and for training, without reading one."""
     asked = []
@@ -217,9 +229,9 @@ def test_images_as_they_are_asked_for(
         assert training["image_size"] == image_size
         assert (training["start_step"], training["total_steps"]) == (3, clock.total_steps)
 
-    monkeypatch.setattr(measures, "evaluation_batches", validation_images)
+    monkeypatch.setattr(task_module, "evaluation_batches", validation_images)
     monkeypatch.setattr(finetune, "training_batches", training_images)
-    monkeypatch.setitem(story.MEASURES, "finetune", ask_only)
+    measured_by(ask_only)
     changes = {
         "protocol": protocol,
         "image_size": image_size,
@@ -250,13 +262,13 @@ def test_what_cannot_be_trained_is_said(root, tmp_path):
     assert "cannot be split over 8 devices" in told(devices=8, **{"recipe.batch_size": 12})
 
 
-def test_classification_numbers():
+def test_classification_metrics():
     logits = np.array(
         [[2, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0.0]]
     )
-    numbers = finetune.classification_numbers(logits, np.array([0, 1, 0, -1]))
+    metrics = finetune.classification_metrics(logits, np.array([0, 1, 0, -1]))
     # The second has its class behind one, level with four; a tie for the first place is no success.
-    assert numbers["top1"] == pytest.approx(1 / 3)
-    assert numbers["top5"] == pytest.approx(2 / 3)
+    assert metrics["top1"] == pytest.approx(1 / 3)
+    assert metrics["top5"] == pytest.approx(2 / 3)
     log_sum = np.log(np.exp(logits[:3]).sum(axis=1))
-    assert numbers["loss"] == pytest.approx((log_sum - [2, 0, 1]).mean())
+    assert metrics["loss"] == pytest.approx((log_sum - [2, 0, 1]).mean())

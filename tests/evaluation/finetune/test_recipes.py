@@ -9,8 +9,8 @@ from repre_jax.evaluation.finetune.recipes import (
     RANGES,
     RECIPES,
     FinetuneRecipe,
-    default_protocol,
     described,
+    protocol_of_backbone,
     published_recipe,
     with_changes,
 )
@@ -52,11 +52,16 @@ def test_ends_of_the_learning_rate():
 
 @pytest.mark.parametrize("model", BACKBONES)
 def test_every_encoder_has_a_recipe_of_every_protocol(model):
-    assert default_protocol(model) in RECIPES
+    assert protocol_of_backbone(model) in RECIPES
     for protocol in RECIPES:
         assert with_changes(published_recipe(protocol, model), {}) == published_recipe(
             protocol, model
         )
+
+
+def test_recipe_of_contrastive_pre_training():
+    found = {model: protocol_of_backbone(model) for model in ("vit_base", "swin_tiny")}
+    assert found == {"vit_base": "moco_v3", "swin_tiny": "simmim"}
 
 
 def test_every_number_of_a_recipe_has_a_range():
