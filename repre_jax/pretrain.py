@@ -222,7 +222,8 @@ def _open_evaluation(config, learner, source, mesh) -> OnlineEvaluation | None:
     val = open_source(config.data, "val")
     if val.labels is None:
         return None
-    return OnlineEvaluation(learner.encoder, source, val, config, mesh)
+    feature = learner.method.evaluation.feature
+    return OnlineEvaluation(learner.encoder, source, val, config, mesh, feature)
 
 
 def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:

@@ -56,11 +56,6 @@ class Pretrained:
         """Name of the method that trained it."""
         return self.config.method.name
 
-    @property
-    def normalised(self) -> bool:
-        """Whether the encoder takes pixels less ImageNet's mean, over its deviation."""
-        return self.config.model.normalise
-
     def load_params(self) -> Any:
         """Reads the encoder's parameters, float32 arrays on the host.
 

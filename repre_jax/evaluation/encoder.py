@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from repre_jax.data.device.augment import encoder_input
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import from_bytes, frozen_features
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.training import resolution
 
@@ -82,7 +82,7 @@ class Encoder:
     def _prepared(self, images: jax.Array) -> jax.Array:
         """Checked images as the encoder takes them."""
         prepare = from_bytes if images.dtype == jnp.uint8 else encoder_input
-        return prepare(images, self.pretrained.config.model.normalise)
+        return prepare(self.pretrained.encoder, images)
 
     def _checked(self, images: ArrayLike) -> np.ndarray:
         """uint8 or float32 [B, H, W, 3]; UserError when a result would be wrong in silence."""

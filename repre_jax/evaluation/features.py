@@ -8,8 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from repre_jax.data.device.augment import normalise
 from repre_jax.data.sources.source import Source
+from repre_jax.models.pixels import normalise
 
 
 class Features(NamedTuple):

@@ -20,8 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.data.device.augment import encoder_input
 from repre_jax.models.layers import layer_norm
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import read_block
 
 FEATURES = ("pooled", "mean", "last_4", "class_and_mean")
@@ -82,24 +82,21 @@ def block_features(
     return [summary(block).astype(jnp.float32) for block in range(len(encoder.block_strides))]
 
 
-def from_bytes(images: jax.Array, normalised: bool) -> jax.Array:
-    """uint8 [B, S, S, 3] as an encoder takes them, float32; see ``encode_pixels``."""
-    return encoder_input(images.astype(jnp.float32) / 255, normalised)
+def from_bytes(encoder: nn.Module, images: jax.Array) -> jax.Array:
+    """uint8 [B, S, S, 3] as ``encoder`` takes them, float32."""
+    return encoder_input(encoder, images.astype(jnp.float32) / 255)
 
 
-def encode_pixels(
-    encoder: nn.Module, feature: str, normalised: bool
-) -> Callable[[Any, jax.Array], jax.Array]:
+def encode_pixels(encoder: nn.Module, feature: str) -> Callable[[Any, jax.Array], jax.Array]:
     """Function (params, uint8 images [B, S, S, 3]) -> features float32 [B, F], to be jitted.
 
     Args:
       encoder: a module of ``models``.
       feature: of ``FEATURES``.
-      normalised: whether it takes pixels less ImageNet's mean, over its deviation.
     """
 
     def encode(params, images):
-        return frozen_features(encoder, params, from_bytes(images, normalised), feature)
+        return frozen_features(encoder, params, from_bytes(encoder, images), feature)
 
     return encode
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.device.augment import augment_views
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Source
@@ -25,6 +25,7 @@ from repre_jax.losses.meters import (
     spectrum,
     uniformity,
 )
+from repre_jax.models.pixels import encoder_input
 from repre_jax.ranges import AT_LEAST_ONE, Range
 from repre_jax.sharding import by_row, replicated
 
@@ -121,13 +122,12 @@ def _alignment(evaluation: Evaluation) -> float:
     batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
     steps = -(-count // batch_size)
     encoder = evaluation.pretrained.encoder
-    normalised = evaluation.pretrained.normalised
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def total(params, batch):
         """Sum over the images of a batch, without those that only fill it."""
         views = augment_views(batch, recipe, config.seed)["global"]
-        images = encoder_input(views, normalised)
+        images = encoder_input(encoder, views)
         pair = [frozen_features(encoder, params, images[:, v], config.feature) for v in (0, 1)]
         return jnp.sum(alignment(*pair) * (batch["index"] < count))
 
@@ -153,11 +153,10 @@ def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
     """Spread of every block's ``block_features`` over images of those indices."""
     config, mesh = evaluation.config, evaluation.mesh
     encoder = evaluation.pretrained.encoder
-    normalised = evaluation.pretrained.normalised
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
-        return block_features(encoder, params, from_bytes(images, normalised), config.feature)
+        return block_features(encoder, params, from_bytes(encoder, images), config.feature)
 
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:

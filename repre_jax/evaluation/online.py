@@ -44,7 +44,7 @@ class OnlineEvaluation:
         self.unreadable: list[str] = []
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
-        self._encode = jax.jit(encode_pixels(encoder, feature, config.model.normalise))
+        self._encode = jax.jit(encode_pixels(encoder, feature))
         self._health = jax.jit(
             lambda x: {"feature_std": feature_std(x), "effective_rank": effective_rank(x)}
         )

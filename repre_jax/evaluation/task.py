@@ -115,7 +115,7 @@ class Evaluation:
         key = short_hash(json.dumps(depends_on).encode())
 
         def compute() -> Features:
-            encode = jax.jit(encode_pixels(encoder, feature, self.pretrained.normalised))
+            encode = jax.jit(encode_pixels(encoder, feature))
             batches = self.batches(source, interpolation)
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 

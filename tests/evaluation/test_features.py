@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from repre_jax.data.device.augment import IMAGENET_MEAN, IMAGENET_STD
 from repre_jax.evaluation.features import extract_features, pixel_features
+from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def batches(n, batch_size, size=4, seed=0):

@@ -23,7 +23,8 @@ from tiny import (
     tiny_learner,
 )
 
-from repre_jax.data.device.augment import augment_views, normalise
+from repre_jax.data.device.augment import augment_views
+from repre_jax.models.pixels import normalise
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training import step as train_step_module

@@ -23,9 +23,6 @@ from repre_jax.data.device.photometric import (
 from repre_jax.data.recipes import TORCHVISION, ViewRecipe
 from repre_jax.random_streams import Stream, example_keys
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class _Purpose(enum.IntEnum):
     """What a draw is for. Values are part of what a seed means: append, never renumber."""
@@ -82,21 +79,6 @@ def augment_views(
             0.0,
         )
     return augmented
-
-
-def normalise(pixels: jax.Array) -> jax.Array:
-    """[..., 3] in [0, 1] -> zero mean, unit variance per colour over ImageNet."""
-    return (pixels - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
-
-
-def encoder_input(pixels: jax.Array, normalised: bool) -> jax.Array:
-    """Pixels [..., 3] in [0, 1] as an encoder takes them.
-
-    Args:
-      pixels: float32.
-      normalised: whether it takes them less ImageNet's mean, over its deviation.
-    """
-    return normalise(pixels) if normalised else pixels
 
 
 def _check_views(views: jax.Array, count: int, name: str) -> None:

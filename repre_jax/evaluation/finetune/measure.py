@@ -165,7 +165,6 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
         params,
         classes=evaluation.classes,
         clock=clock,
-        normalised=pretrained.normalised,
         seed=config.seed,
     )
     return finetuner, clock, params
@@ -237,7 +236,7 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
 
     @jax.jit
     def logits(params, images):
-        return finetuner.logits(params, from_bytes(images, finetuner.normalise))
+        return finetuner.logits(params, from_bytes(finetuner.encoder, images))
 
     def validate(params):
         batches = evaluation.batches(evaluation.val, recipe.interpolation, crop_ratio)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.device.augment import augment_views
 from repre_jax.data.device.erasing import erase
 from repre_jax.data.device.mixing import mix
 from repre_jax.evaluation.finetune.layer_decay import layer_scales, scale_by_layer
 from repre_jax.evaluation.finetune.recipes import FinetuneRecipe, mixing_of, views_of
 from repre_jax.models.layers import layer_norm
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.positions import resize_learned_positions, sincos_2d
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, WarmUp
@@ -72,7 +73,6 @@ class Finetuner:
       recipe: the numbers.
       optimizer: optax transformation that takes the keyword ``step``.
       learning_rate: of the last layer, the schedule in ``optimizer``.
-      normalise: whether the encoder takes pixels less ImageNet's mean, over its deviation.
       seed: of every draw.
     """
 
@@ -81,7 +81,6 @@ class Finetuner:
     recipe: FinetuneRecipe
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: Schedule
-    normalise: bool
     seed: int
 
     def logits(self, params: Any, images: jax.Array, **apply_options: Any) -> jax.Array:
@@ -96,7 +95,7 @@ class Finetuner:
 
     def encoder_input(self, pixels: jax.Array) -> jax.Array:
         """Pixels [..., 3] in [0, 1] as the encoder takes them."""
-        return encoder_input(pixels, self.normalise)
+        return encoder_input(self.encoder, pixels)
 
 
 def finetuned_encoder(
@@ -127,7 +126,6 @@ def build_finetuner(
     *,
     classes: int,
     clock: Clock,
-    normalised: bool,
     seed: int,
 ) -> Finetuner:
     """The static parts for a run of this length; see ``Finetuner``.
@@ -138,7 +136,6 @@ def build_finetuner(
       params: of that encoder; only their shapes matter.
       classes: C.
       clock: of the run.
-      normalised: as ``Finetuner.normalise``.
       seed: of every draw.
     """
     scale = recipe.batch_size / 256
@@ -170,7 +167,6 @@ def build_finetuner(
         recipe=recipe,
         optimizer=optax.chain(optimizer, scale_by_layer(scales)),
         learning_rate=learning_rate,
-        normalise=normalised,
         seed=seed,
     )
 

@@ -111,7 +111,6 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
     peak = protocol.learning_rate * batch_size / 256
     return LinearProbe(
         encoder=evaluation.pretrained.encoder,
-        normalised=evaluation.pretrained.normalised,
         protocol=protocol,
         clock=Clock(steps, steps * epochs),
         classes=evaluation.classes,

@@ -15,9 +15,10 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.device.augment import augment_views
 from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.linear.protocols import LinearProtocol
+from repre_jax.models.pixels import encoder_input
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
 from repre_jax.training.optimizers import TRUST_RATIO, clip_by_global_norm
@@ -57,7 +58,6 @@ class LinearProbe:
 
     Attributes:
       encoder: frozen.
-      normalised: whether it takes pixels less ImageNet's mean, over its deviation.
       protocol: how heads are trained.
       clock: how long.
       classes: C.
@@ -67,7 +67,6 @@ class LinearProbe:
     """
 
     encoder: nn.Module
-    normalised: bool
     protocol: LinearProtocol
     clock: Clock
     classes: int
@@ -116,7 +115,7 @@ class LinearProbe:
             encoder = encoder.clone(drop_path=protocol.drop_path)
             root = jax.random.fold_in(jax.random.key(self.seed), _DROP_PATH_STREAM)
             options = {"train": True, "rngs": {"drop_path": jax.random.fold_in(root, step)}}
-        images = encoder_input(pixels, self.normalised)
+        images = encoder_input(encoder, pixels)
         feature = protocol.feature_of(encoder)
         return frozen_features(encoder, params, images, feature, **options)
 

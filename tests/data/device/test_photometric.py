@@ -9,8 +9,8 @@ import pytest
 from golden.compare import FOLDER
 
 from repre_jax.data.device import photometric
-from repre_jax.data.device.augment import normalise
 from repre_jax.data.device.photometric import Tone
+from repre_jax.models.pixels import normalise
 
 GOLDEN = FOLDER / "augmentations.npz"
 OTHER_FAMILIES = GOLDEN.with_name("photometric.npz")

@@ -21,7 +21,7 @@ from golden.finetune_cases import (
 from golden.from_torch_names import with_prefix
 from golden.weights import vit_shapes, weight
 
-from repre_jax.data.device.augment import augment_views, encoder_input
+from repre_jax.data.device.augment import augment_views
 from repre_jax.data.device.erasing import erase
 from repre_jax.data.device.mixing import MixRecipe, cutmix_weights, mix, mix_images, soft_targets
 from repre_jax.data.recipes import RandAugment, ViewRecipe
@@ -35,6 +35,7 @@ from repre_jax.evaluation.finetune.step import (
     update,
 )
 from repre_jax.models import Swin, ViT
+from repre_jax.models.pixels import normalise
 from repre_jax.models.positions import resize_learned_positions, sincos_2d
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, make_mesh, replicated
@@ -94,9 +95,7 @@ def finetuner_of(recipe, encoder=VIT, *, classes=MAE_RUN.classes):
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
-    finetuner = build_finetuner(
-        encoder, recipe, params, classes=classes, clock=CLOCK, normalised=True, seed=0
-    )
+    finetuner = build_finetuner(encoder, recipe, params, classes=classes, clock=CLOCK, seed=0)
     return finetuner, compiled(functools.partial(initial_state, finetuner))(params)
 
 
@@ -212,7 +211,7 @@ def test_images_are_flipped_then_erased_then_mixed(mae):
     @compiled
     def both(batch):
         flipped = augment_views(batch, VIEWS, 0)["global"][:, 0]
-        whole = encoder_input(flipped, normalised=True)
+        whole = normalise(flipped)
         images = jax.vmap(erased)(batch["epoch"], batch["index"], whole)
         key = jax.random.fold_in(key_of(b"mixu"), step)
         mixed = mix(key, images, batch["label"], MIXING, classes=classes)

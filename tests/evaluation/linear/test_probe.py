@@ -20,7 +20,6 @@ from golden.cases_probe import (
 from golden.compare import FOLDER
 from jax.sharding import Mesh
 
-from repre_jax.data.device.augment import encoder_input
 from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.linear.probe import (
     LinearProbe,
@@ -32,6 +31,7 @@ from repre_jax.evaluation.linear.probe import (
 )
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.models import ViT
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.swin import build_swin
 from repre_jax.schedules import Clock
 from repre_jax.training import defaults
@@ -45,7 +45,6 @@ def probe_of(name, factors=(1.0,), seeds=1, encoder=None):
     peak = protocol.learning_rate * BATCH_SIZE_OF_RATE / 256
     return LinearProbe(
         encoder=encoder,
-        normalised=True,
         protocol=protocol,
         clock=Clock(STEPS_PER_EPOCH, TOTAL),
         classes=CLASSES,
@@ -121,7 +120,7 @@ def test_features_are_those_of_the_crops_or_their_mirror_images(vit, crops):
     def both(params, batch, step):
         pixels = batch["global"][:, 0].astype(jnp.float32) / 255
         plain = [
-            frozen_features(encoder, params, encoder_input(x, normalised=True), "pooled")
+            frozen_features(encoder, params, encoder_input(encoder, x), "pooled")
             for x in (pixels, pixels[:, :, ::-1])
         ]
         return probe.features(params, batch, step), plain
