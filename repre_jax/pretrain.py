@@ -21,8 +21,7 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
-from repre_jax.models.pixels import encoder_input
-from repre_jax.models.taps import apply_with_taps
+from repre_jax.methods.picture import Painter, Picture
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder
@@ -148,12 +147,14 @@ def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, 
     if run.evaluation and run.config.evaluation.few_label:
         random = jax.jit(run.learner.init)().params["encoder"]
         summary |= run.evaluation.few_label(encoder, random)
-    if run.learner.repre:
+    for name, painter in painters(run.learner).items():
         images = sample_images(run.source, run.learner.image_size)
-        pictures = reconstruct(run.learner, state, images)
-        summary["reconstruction_error"] = float(np.abs(pictures - images).mean())
+        picture = reconstruct(run.learner, painter, state, images)
+        error = np.abs(picture.painted - images).mean(axis=-1)
+        summary[f"{name}_error"] = float(error.mean(where=picture.hidden))
         if jax.process_index() == 0:
-            save_reconstructions(images, pictures, run.folder.figures / "reconstructions.png")
+            path = run.folder.figures / f"{name}s.png"
+            save_reconstructions(images, picture, painter.space, path)
     summary["params_sha256"] = params_sha256(state.params)
     summary["steps"] = int(state.step)
     run.logs.write_summary(summary)
@@ -175,17 +176,21 @@ def sample_images(source: Source, image_size: int, count: int = 6) -> np.ndarray
     return np.stack(views).astype(np.float32) / 255
 
 
-def reconstruct(learner: Learner, state: TrainState, images: np.ndarray) -> np.ndarray:
-    """RePre's reconstruction of images float32 [n, S, S, 3] in [0, 1]."""
+def painters(learner: Learner) -> dict[str, Painter]:
+    """What the run reconstructs: "reconstruction" of RePre, "masked_reconstruction" of a method."""
+    found = {"masked_reconstruction": learner.method.painter}
+    found["reconstruction"] = learner.repre and learner.repre.painter
+    return {name: painter for name, painter in found.items() if painter}
 
-    @jax.jit
-    def pixels(params, images):
-        variables = {"params": params["encoder"]}
-        inputs, taps = encoder_input(learner.encoder, images), learner.repre.taps
-        _, maps = apply_with_taps(learner.encoder, variables, inputs, taps)
-        return learner.repre.reconstruct(params["repre"], maps)
 
-    return np.asarray(pixels(state.params, images))
+def reconstruct(
+    learner: Learner, painter: Painter, state: TrainState, images: np.ndarray
+) -> Picture:
+    """Picture of images float32 [n, S, S, 3] in [0, 1], as numpy arrays."""
+    rows = np.arange(len(images), dtype=np.int32)
+    keys = learner.keys({"index": rows, "epoch": np.zeros_like(rows)}, np.int32(0))
+    paint = jax.jit(functools.partial(painter.paint, learner.encoder))
+    return jax.device_get(paint(state.params, images, keys))
 
 
 def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
@@ -202,8 +207,7 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
             f"k-NN top-1 ({config.evaluation.neighbours} neighbours): {summary['knn/top1']:.1%}"
         )
     lines.append(f"Run folder       {folder.path}")
-    if config.repre.enabled:
-        picture = folder.figures / "reconstructions.png"
+    for picture in sorted(folder.figures.glob("*reconstructions.png")):
         lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
     if "knn/top1" in summary:
         python = sys.orig_argv[0]  # as the user typed it

@@ -16,9 +16,16 @@ def patch_targets(patches: jax.Array, *, per_patch: bool) -> jax.Array:
     patches = patches.astype(jnp.float32)
     if not per_patch:
         return patches
+    mean, deviation = patch_moments(patches)
+    return (patches - mean) / deviation
+
+
+def patch_moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean, deviation) of each patch [..., P * P * 3], float32 [..., 1]; never zero."""
+    patches = patches.astype(jnp.float32)
     mean = jnp.mean(patches, axis=-1, keepdims=True)
     variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
-    return (patches - mean) * jax.lax.rsqrt(variance + 1e-6)
+    return mean, jnp.sqrt(variance + 1e-6)
 
 
 def masked_squared_error(prediction: jax.Array, target: jax.Array, masked: jax.Array) -> jax.Array:

@@ -7,8 +7,11 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from repre_jax.errors import UserError
 from repre_jax.losses.weighting import Weights, fixed_weights, learned_weights
+from repre_jax.methods.picture import Painter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,23 @@ class Weighting:
     loss_name: str
     fixed: tuple[float, float] | None
     reconstruct_share: float = 1.0
+
+    @classmethod
+    def of(cls, config: ConfigDict, loss_name: str, reconstruct_share: float = 1.0) -> "Weighting":
+        """The weighting that ``config.repre`` asks for.
+
+        Raises:
+          UserError: one that there is none of.
+        """
+        if config.weighting not in ("learned", "fixed"):
+            raise UserError(f"repre.weighting={config.weighting!r} must be one of learned, fixed.")
+        if len(config.fixed_weights) != 2:
+            raise UserError(
+                f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "
+                f"{loss_name} and reconstruct."
+            )
+        fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None
+        return cls(loss_name, fixed, reconstruct_share)
 
     def init(self) -> dict[str, Any]:
         """{"log_variance"} at step 0, where both weights are 1; {} when they are fixed."""
@@ -54,6 +74,10 @@ class Branch(Protocol):
 
     taps: tuple[int, ...]
     weighting: Weighting
+
+    @property
+    def painter(self) -> Painter:
+        """How to show what it reconstructs."""
 
     def init(self, key: jax.Array, maps: Sequence[jax.Array]) -> dict[str, Any]:
         """Its parameters, those of ``weighting`` included, for maps of these shapes."""

@@ -6,6 +6,7 @@ normalised patch by patch.
 Source of every number: junchen14/LoMaR, models_lomar.py, main_pretrain_lomar.py, README.md.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,12 +15,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ONE_PLAIN_VIEW, ViewRecipe
-from repre_jax.errors import UserError
 from repre_jax.losses.masked import masked_squared_error, patch_targets
 from repre_jax.methods import windows
 from repre_jax.methods.method import Encoded, EvaluationDefaults, Method, with_overrides
+from repre_jax.methods.picture import NORMALISED_PATCHES, PIXELS, Painter
 from repre_jax.models.layers import linear_initialisers, normal_002
-from repre_jax.models.pixels import encoder_input
 from repre_jax.schedules import Clock
 
 VIEWS = ViewRecipe(crop_scale=(0.2, 1.0), interpolation="bicubic", **ONE_PLAIN_VIEW)
@@ -79,16 +79,25 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     Raises:
       UserError: windows that the image has no room for, or an encoder without tokens to mask.
     """
-    check(config, encoder)
+    windows.check_windows(config, encoder, "method.name=lomar")
 
     def loss(painted, target, memory, step):
         del target, memory, step
         return masked_squared_error(*painted), {}
 
+    heads = LoMaRHeads(config.normalise_target, encoder.dtype)
+
+    def paint(encoder, params, images, keys):
+        encoded, drawn = windows.see(
+            encoder, params, params["tokens"]["mask"], images, keys, config
+        )
+        prediction = heads.apply({"params": params["heads"]}, encoded, train=False).prediction
+        return windows.picture(encoder, images, encoded, drawn, prediction, config)
+
     return Method(
         views=with_overrides(VIEWS, views),
         encode=encode_with(config),
-        heads=LoMaRHeads(config.normalise_target, encoder.dtype),
+        heads=heads,
         loss=loss,
         loss_name="masked",
         evaluated="online",
@@ -98,35 +107,18 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         sees_view_1=False,
         separable=True,
         collapses=False,
+        painter=Painter(NORMALISED_PATCHES if config.normalise_target else PIXELS, paint),
     )
 
 
-def check(config: ConfigDict, encoder: nn.Module) -> None:
-    """Raises UserError for windows that cannot be, or a pairing that is none."""
-    windows.check_windows(config, encoder, f"method.name={config.name}")
-    if config.pairing not in windows.PAIRINGS:
-        raise UserError(
-            f"method.pairing={config.pairing!r} must be one of {', '.join(windows.PAIRINGS)}."
-        )
-
-
-def encode_with(config: ConfigDict):
+def encode_with(config: ConfigDict) -> Callable[..., Encoded]:
     """``Method.encode``: the encoder on windows of view 1."""
 
     def encode(encoder, params, views, keys, taps):
         del taps
-        images = encoder_input(encoder, views["global"][:, 0])
-        drawn = windows.draw(keys, images.shape[1] // encoder.patch_size, config)
-        encoded = windows.encode_windows(
-            encoder,
-            params["encoder"],
-            params["tokens"]["mask"],
-            images,
-            drawn,
-            config.side,
-            train=True,
-            rngs={"drop_path": keys.step},
-        )
+        token, view_1 = params["tokens"]["mask"], views["global"][:, 0]
+        options = {"train": True, "rngs": {"drop_path": keys.step}}
+        encoded, _ = windows.see(encoder, params, token, view_1, keys, config, **options)
         return Encoded(encoded, encoded.tokens.mean(axis=(1, 2)), [])
 
     return encode

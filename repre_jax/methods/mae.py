@@ -17,10 +17,18 @@ from repre_jax.data.recipes import ONE_PLAIN_VIEW, ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.losses.masked import masked_squared_error, patch_targets
 from repre_jax.methods.method import Encoded, EvaluationDefaults, Method, with_overrides
+from repre_jax.methods.picture import (
+    GREY,
+    NORMALISED_PATCHES,
+    PIXELS,
+    Painter,
+    Picture,
+    shown_pixels,
+)
 from repre_jax.models import ViT
 from repre_jax.models.mae_decoder import MAEDecoder
 from repre_jax.models.masking import Shuffle, draw_noise, keep, kept_of, shuffle
-from repre_jax.models.pixels import encoder_input, patchify
+from repre_jax.models.pixels import encoder_input, patchify, unpatchify
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.ranges import AT_LEAST_ONE, OPEN_SHARE
 from repre_jax.schedules import Clock
@@ -127,6 +135,17 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
             "model.name=vit_base and model.position=sincos_columns_first."
         )
 
+    heads = MAEHeads(
+        MAEDecoder(
+            patch_size=encoder.patch_size,
+            width=config.decoder_width,
+            depth=config.decoder_depth,
+            heads=config.decoder_heads,
+            remat=encoder.remat,
+            dtype=encoder.dtype,
+        )
+    )
+
     def encode(encoder, params, views, keys, taps):
         images = encoder_input(encoder, views["global"][:, 0])
         options = {"train": True, "rngs": {"drop_path": keys.step}}
@@ -138,6 +157,24 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         maps = apply_with_taps(encoder, variables, images, taps, **options)[1] if taps else []
         return Encoded(seen, seen.tokens[:, 0], maps)
 
+    def paint(encoder, params, images, keys):
+        inputs = encoder_input(encoder, images)
+        grid = (images.shape[1] // encoder.patch_size, images.shape[2] // encoder.patch_size)
+        noise = draw_noise(keys.examples, (grid[0] * grid[1],))
+        seen = see(encoder, params["encoder"], inputs, noise, config)
+        painted = heads.apply({"params": params["heads"]}, seen, train=False)
+        patches = patchify(inputs, encoder.patch_size)
+        pixels = shown_pixels(
+            encoder, painted.prediction, patches, per_patch=config.normalise_target
+        )
+        hidden = jnp.broadcast_to(painted.hidden[..., None], pixels.shape)
+        where = unpatchify(hidden, grid)
+        return Picture(
+            seen=jnp.where(where, GREY, images),
+            painted=jnp.where(where, unpatchify(pixels, grid), images),
+            hidden=where[..., 0],
+        )
+
     def loss(painted, target, memory, step):
         del target, memory, step
         per_example = masked_squared_error(painted.prediction, painted.target, painted.hidden)
@@ -146,20 +183,12 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     return Method(
         views=with_overrides(VIEWS, views),
         encode=encode,
-        heads=MAEHeads(
-            MAEDecoder(
-                patch_size=encoder.patch_size,
-                width=config.decoder_width,
-                depth=config.decoder_depth,
-                heads=config.decoder_heads,
-                remat=encoder.remat,
-                dtype=encoder.dtype,
-            )
-        ),
+        heads=heads,
         loss=loss,
         loss_name="masked",
         evaluated="online",
         evaluation=EvaluationDefaults(linear="mae", finetune="mae"),
         separable=True,
         collapses=False,
+        painter=Painter(NORMALISED_PATCHES if config.normalise_target else PIXELS, paint),
     )

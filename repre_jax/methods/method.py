@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import FAMILIES, ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.methods.picture import Painter
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_ranges
@@ -115,7 +116,8 @@ class Method:
       views: the augmentation recipe.
       encode: (encoder, params, views, keys, taps) -> ``Encoded``: the forward pass of the online
         encoder. ``params`` holds "encoder" and, for a method with some, "tokens"; ``views`` holds
-        float32 images in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3];
+        float32 images in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3],
+        and the images' "index" int32 [B];
         ``keys`` are ``Keys``; ``taps`` are blocks whose maps of view 1 are wanted.
       heads: module from ``Encoded.inputs`` to what ``loss`` takes; called with ``train=True`` for
         the online network, and through its method ``target``, [B, T, D] -> [B, T, K], for the
@@ -137,6 +139,8 @@ class Method:
       multi_crop: whether the loss knows what to do with local crops.
       frozen: parameters held still.
       constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
+      painter: how to show what it reconstructs, if anything.
+      check_images: raises UserError when there cannot be so many images in the training set.
     """
 
     views: ViewRecipe
@@ -157,6 +161,8 @@ class Method:
     multi_crop: bool = False
     frozen: tuple[Frozen, ...] = ()
     constant_rate: tuple[str, ...] = ()
+    painter: Painter | None = None
+    check_images: Callable[[int], None] = lambda count: None
 
 
 def whole_views(*online: int) -> Callable[..., Encoded]:

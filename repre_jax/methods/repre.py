@@ -10,12 +10,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.losses.reconstruction import mean_absolute_error
 from repre_jax.methods.branch import Weighting
+from repre_jax.methods.picture import PIXELS, Painter, Picture
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.repre_decoder import RePreDecoder
+from repre_jax.models.taps import apply_with_taps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +44,28 @@ class RePre:
         """Maps [B, gh, gw, D], shallow to deep -> pixels [B, H, W, 3]; params of the branch."""
         return self.decoder.apply({"params": params["decoder"]}, maps)
 
+    @property
+    def painter(self) -> Painter:
+        """The whole view from its taps."""
+
+        def paint(encoder, params, images, keys):
+            del keys
+            variables = {"params": params["encoder"]}
+            inputs = encoder_input(encoder, images)
+            _, maps = apply_with_taps(encoder, variables, inputs, self.taps)
+            painted = self.reconstruct(params["repre"], maps)
+            return Picture(images, painted, jnp.ones(images.shape[:-1], bool))
+
+        return Painter(PIXELS, paint)
+
     def loss(self, encoder, params, maps, pixels, keys) -> jax.Array:
         """Equation 3 against view 1 in [0, 1] [B, H, W, 3] -> float32 [B]."""
         del encoder, keys
         return mean_absolute_error(self.reconstruct(params["repre"], maps), pixels)
 
 
-def build(
-    config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: str
-) -> RePre | None:
-    """The branch that ``config.repre`` asks for; None when it is not enabled.
+def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: str) -> RePre:
+    """The branch that ``config.repre`` asks for.
 
     Args:
       config: ``config.repre``.
@@ -60,19 +76,11 @@ def build(
     Raises:
       UserError: an option that no form of the branch has, or an encoder that it cannot tap so.
     """
-    if not config.enabled:
-        return None
-    options = {
-        "repre.weighting": (config.weighting, ("learned", "fixed")),
-        "repre.decoder.operator": (config.decoder.operator, ("conv", "transformer")),
-    }
-    for key, (value, allowed) in options.items():
-        if value not in allowed:
-            raise UserError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-    if len(config.fixed_weights) != 2:
+    operators = ("conv", "transformer")
+    if config.decoder.operator not in operators:
         raise UserError(
-            f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "
-            f"{loss_name} and reconstruct."
+            f"repre.decoder.operator={config.decoder.operator!r} must be one of "
+            f"{', '.join(operators)}."
         )
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
@@ -93,8 +101,7 @@ def build(
         form=encoder.block_form,
         dtype=encoder.dtype,
     )
-    fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None
-    return RePre(decoder, taps, Weighting(loss_name, fixed))
+    return RePre(decoder, taps, Weighting.of(config, loss_name))
 
 
 def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ Without absolute positions a window of k x k patches is an image of its own, so 
 out first and the encoder sees nothing else: the cost does not depend on the size of the image.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,9 +14,10 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.methods.method import Keys
+from repre_jax.methods.picture import GREY, Picture, shown_pixels
 from repre_jax.models import ViT
 from repre_jax.models.masking import draw_noise, least, share_of
-from repre_jax.models.pixels import patchify
+from repre_jax.models.pixels import encoder_input, patchify, unpatchify
 from repre_jax.ranges import AT_LEAST_ONE, OPEN_SHARE, Range
 
 PAIRINGS = ("independent", "released")
@@ -51,6 +53,8 @@ class Encoded(NamedTuple):
 
 def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
     """Raises UserError when ``encoder`` cannot be trained on the windows of ``config``."""
+    if config.pairing not in PAIRINGS:
+        raise UserError(f"{name} has pairing={config.pairing!r}: use {' or '.join(PAIRINGS)}.")
     if not isinstance(encoder, ViT):
         raise UserError(f"{name} masks tokens, so it needs a ViT: set model.name=vit_base.")
     places = encoder.image_size // encoder.patch_size - config.side + 1
@@ -99,6 +103,12 @@ def released(places: jax.Array, batch: int) -> jax.Array:
     return places[row % count]
 
 
+def places(windows: Windows, grid: int, side: int) -> jax.Array:
+    """Number in the image, row by row, of every patch of the windows: int32 [B, M, k * k]."""
+    row, column = jnp.divmod(jnp.arange(side**2), side)
+    return (windows.rows[..., None] + row) * grid + windows.columns[..., None] + column
+
+
 def cut(images: jax.Array, windows: Windows, side: int, patch_size: int) -> jax.Array:
     """Pixels of windows: [B, H, W, 3] -> [B, M, k * P, k * P, 3]."""
     pixels = side * patch_size
@@ -109,6 +119,34 @@ def cut(images: jax.Array, windows: Windows, side: int, patch_size: int) -> jax.
 
     of_image = jax.vmap(one, in_axes=(None, 0, 0))
     return jax.vmap(of_image)(images, windows.rows, windows.columns)
+
+
+def see(
+    encoder: nn.Module,
+    params: Any,
+    mask_token: jax.Array,
+    images: jax.Array,
+    keys: Keys,
+    config: ConfigDict,
+    **options,
+) -> tuple[Encoded, Windows]:
+    """(what the encoder makes of windows of images in [0, 1], the windows).
+
+    Args:
+      encoder: a ViT.
+      params: of the run, the encoder's under "encoder".
+      mask_token: [1, 1, D].
+      images: float32 [B, S, S, 3].
+      keys: of the batch.
+      config: as of ``draw``.
+      **options: passed on to ``encoder.apply``.
+    """
+    inputs = encoder_input(encoder, images)
+    drawn = draw(keys, images.shape[1] // encoder.patch_size, config)
+    encoded = encode_windows(
+        encoder, params["encoder"], mask_token, inputs, drawn, config.side, **options
+    )
+    return encoded, drawn
 
 
 def encode_windows(
@@ -144,3 +182,48 @@ def encode_windows(
     shape = (batch, count, patches, -1)
     pixels = patchify(crops, encoder.patch_size)
     return Encoded(encoded.tokens.reshape(shape), pixels.reshape(shape), windows.masked)
+
+
+def picture(
+    encoder: nn.Module,
+    images: jax.Array,
+    encoded: Encoded,
+    windows: Windows,
+    prediction: jax.Array,
+    config: ConfigDict,
+) -> Picture:
+    """Images with their windows, what is masked in them, and what was predicted there.
+
+    Args:
+      encoder: the encoder.
+      images: float32 [B, S, S, 3] in [0, 1]; outside of the windows they are shown paler.
+      encoded, windows: of ``see``.
+      prediction: of the patches of every window, [B, M, k * k, P * P * 3].
+      config: with ``side`` and ``normalise_target``.
+    """
+    side, patch = config.side, encoder.patch_size
+    pixels = shown_pixels(encoder, prediction, encoded.patches, per_patch=config.normalise_target)
+    originals = cut(images, windows, side, patch)
+    shape = originals.shape
+    as_window = lambda x: unpatchify(x.reshape(-1, *x.shape[2:]), (side, side)).reshape(shape)  # noqa: E731
+    masked = as_window(jnp.broadcast_to(encoded.masked[..., None], pixels.shape))
+    paste = functools.partial(_paste, windows=windows, patch_size=patch)
+    pale = (images + 2) / 3
+    return Picture(
+        seen=paste(pale, jnp.where(masked, GREY, originals)),
+        painted=paste(pale, jnp.where(masked, as_window(pixels), originals)),
+        hidden=paste(jnp.zeros(images.shape, bool), masked)[..., 0],
+    )
+
+
+def _paste(images: jax.Array, crops: jax.Array, windows: Windows, patch_size: int) -> jax.Array:
+    """Images with crops [B, M, ...] put over their windows, later ones over earlier ones."""
+
+    def one(image, crops, rows, columns):
+        for crop, row, column in zip(crops, rows, columns, strict=True):
+            image = jax.lax.dynamic_update_slice(
+                image, crop, (row * patch_size, column * patch_size, 0)
+            )
+        return image
+
+    return jax.vmap(one)(images, crops, windows.rows, windows.columns)

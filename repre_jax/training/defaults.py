@@ -48,6 +48,17 @@ def get_config(method: str) -> ConfigDict:
 
     config.repre = ConfigDict()
     config.repre.enabled = True
+    # "decoder", the paper's, or "windows": LoMaR's in its place.
+    config.repre.branch = "decoder"
+    config.repre.windows = ConfigDict(
+        {
+            "windows": 4,  # of each image
+            "side": 7,  # of a window, in patches
+            "mask_ratio": 0.8,
+            "normalise_target": True,  # per patch
+            "pairing": "independent",  # or "released"; see methods/windows.py
+        }
+    )
     # Four blocks at even intervals, "single" for the last one, or numbers such as "2,5,8,11".
     config.repre.taps = "multi"
     config.repre.decoder = ConfigDict()
@@ -55,7 +66,7 @@ def get_config(method: str) -> ConfigDict:
     config.repre.decoder.layers = 2  # fusion layers in each of the three blocks
     config.repre.decoder.width = placeholder(int)  # channels; None: the encoder's width
     config.repre.weighting = "learned"  # or "fixed"
-    config.repre.fixed_weights = (1.0, 1.0)  # (contrast, reconstruct), when fixed
+    config.repre.fixed_weights = (1.0, 1.0)  # (of the method's loss, reconstruct), when fixed
 
     config.model = ConfigDict()
     config.model.name = "vit_small"
@@ -210,6 +221,13 @@ def decoder(config: ConfigDict, operator: str) -> None:
     config.repre.decoder.operator = operator
 
 
+def size(config: ConfigDict, side: str) -> None:
+    """Side of the images in pixels."""
+    if not side.isdigit() or int(side) < 1:
+        raise UserError(f"Variant size={side} needs a whole number above 0.")
+    config.model.image_size = int(side)
+
+
 def epochs(config: ConfigDict, count: str) -> None:
     """Length of the run."""
     if not count.isdigit() or int(count) < 1:
@@ -229,6 +247,7 @@ def smoke(config: ConfigDict) -> None:
     method = METHODS[config.method.name]
     config.views.update({"local_crops": 2 if method.VIEWS.local_crops else 0, "local_size": 16})
     config.method.update(method.SMOKE)
+    config.repre.windows.update({"windows": 2, "side": 3})
     config.train.update({"batch_size": 16, "steps": 4, "accumulate": 1, "devices": 1})
     config.train.compute_dtype = "float32"
     config.optimizer.warmup_epochs = 0.01
@@ -245,5 +264,6 @@ VARIANTS = {
     "layers": layers,
     "decoder": decoder,
     "epochs": epochs,
+    "size": size,
     "smoke": smoke,
 }

@@ -11,7 +11,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
-from repre_jax.methods import METHODS, repre
+from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import Keys, Method
 from repre_jax.models import BACKBONES
@@ -130,7 +130,7 @@ def init_params(
     def encode(params):
         size = (2, method.views.global_crops, image_size, image_size, 3)
         random = Keys(jax.random.split(keys[0], 2), keys[0])
-        views = {"global": jnp.zeros(size)}
+        views = {"global": jnp.zeros(size), "index": jnp.zeros(2, jnp.int32)}
         encoded = method.encode(encoder, params, views, random, branch.taps if branch else ())
         return encoded.inputs, encoded.maps
 
@@ -161,7 +161,11 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     encoder = BACKBONES[config.model.name](config.model, resolution.compute_dtype)
     module = METHODS[config.method.name]
     method = module.build(config.method, config.views, resolution.clock, encoder)
-    branch = repre.build(config.repre, encoder, config.model, method.loss_name)
+    method.check_images(resolution.images)
+    branch = None
+    if config.repre.enabled:
+        build = BRANCHES[config.repre.branch].build
+        branch = build(config.repre, encoder, config.model, method.loss_name)
     _check_views(method, encoder, branch, config.method.name)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
         resolution.learning_rate, resolution.clock, resolution.warm_up
@@ -222,5 +226,5 @@ def _check_views(method: Method, encoder: nn.Module, branch: Branch | None, name
     if branch and not method.sees_view_1:
         raise UserError(
             f"RePre reconstructs view 1, and {name} does not pass it whole through the online "
-            "encoder; train it as the :baseline variant."
+            "encoder: set repre.enabled=false."
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
-from repre_jax.methods import METHODS
+from repre_jax.methods import BRANCHES, METHODS, windows
 from repre_jax.models import BACKBONES
 from repre_jax.models.layers import INITIALISATIONS
 from repre_jax.models.vit import POSITIONS
@@ -63,6 +63,7 @@ RANGES = {
     "repre.fixed_weights": NOT_NEGATIVE,
     "repre.decoder.layers": AT_LEAST_ONE,
     "repre.decoder.width": AT_LEAST_ONE,
+    **{f"repre.windows.{key}": allowed for key, allowed in windows.RANGES.items()},
 }
 
 
@@ -150,6 +151,7 @@ def _check_names(config: ConfigDict) -> None:
         "model.name": (config.model.name, BACKBONES),
         "model.position": (config.model.position, (None, *POSITIONS)),
         "model.initialisation": (config.model.initialisation, INITIALISATIONS),
+        "repre.branch": (config.repre.branch, BRANCHES),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
         "optimizer.decay": (config.optimizer.decay, DECAY_RULES),

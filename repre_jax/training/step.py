@@ -37,7 +37,7 @@ def train_step(
       whose loss or gradient is not finite changes nothing but the clock and the counters.
     """
     method = learner.method
-    views = augment_views(batch, method.views, learner.seed)
+    views = augment_views(batch, method.views, learner.seed) | {"index": batch["index"]}
     gradients, outputs = loss_and_gradients(learner, state, views, learner.keys(batch, state.step))
     grad_norm = optax.tree.norm(gradients)
 
@@ -89,7 +89,8 @@ def loss_and_gradients(
     Args:
       learner: static parts.
       state: its parameters, statistics, memory and step are read.
-      views: float32 in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3].
+      views: float32 in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3]; the
+        method may ask for the images' "index" int32 [B].
       keys: of the batch.
 
     Returns:
@@ -170,6 +171,7 @@ def loss_gradient_norms(
       {"encoder_grad_norm/<the method's loss>", "encoder_grad_norm/reconstruct"}.
     """
     views = augment_views(batch, learner.method.views, learner.seed)
+    views |= {"index": batch["index"]}
     target, _ = target_outputs(learner, state, views["global"])
     keys = learner.keys(batch, state.step)
 

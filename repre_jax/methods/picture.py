@@ -1,0 +1,64 @@
+"""What a method or a branch reconstructs, as pixels to look at."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repre_jax.losses.masked import patch_moments
+from repre_jax.models.pixels import denormalise
+
+PIXELS = "pixels"
+GREY = 0.5  # of what is hidden
+NORMALISED_PATCHES = "patches normalised by themselves, shown with each one's own mean and spread"
+
+
+class Picture(NamedTuple):
+    """Images beside what became of them; pixels in [0, 1], reconstructions perhaps beyond.
+
+    Attributes:
+      seen: [n, S, S, 3], what the encoder saw: hidden places are grey.
+      painted: [n, S, S, 3], the reconstruction where something was hidden, the image elsewhere.
+      hidden: bool [n, S, S], where something was reconstructed.
+    """
+
+    seen: jax.Array
+    painted: jax.Array
+    hidden: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Painter:
+    """How to make a picture.
+
+    Attributes:
+      space: in which space the targets lie, for the title.
+      paint: (encoder, online params, images float32 [n, S, S, 3] in [0, 1], ``Keys``) ->
+        ``Picture``, to be jitted.
+    """
+
+    space: str
+    paint: Callable[..., Picture]
+
+
+def shown_pixels(
+    encoder: nn.Module, prediction: jax.Array, patches: jax.Array, *, per_patch: bool
+) -> jax.Array:
+    """Predictions of patches [..., P * P * 3] as pixels in the range of [0, 1].
+
+    Args:
+      encoder: whose input the patches are of.
+      prediction: of what ``losses.masked.patch_targets`` says of ``patches``.
+      patches: pixels as the encoder takes them.
+      per_patch: as there; the mean and the deviation of each patch are given back to it.
+    """
+    pixels = prediction.astype(jnp.float32)
+    if per_patch:
+        mean, deviation = patch_moments(patches)
+        pixels = pixels * deviation + mean
+    colours = pixels.reshape(*pixels.shape[:-1], -1, 3)
+    colours = denormalise(colours) if encoder.normalise else colours
+    return colours.reshape(pixels.shape)
