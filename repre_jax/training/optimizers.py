@@ -141,12 +141,7 @@ def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
     """
     if limit <= 0:
         return optax.identity()
-
-    def clip(gradient):
-        norm = jnp.linalg.norm(gradient.reshape(-1))
-        return gradient * jnp.minimum(1.0, limit / (norm + 1e-6))
-
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda x: _clipped(x, limit), updates))
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
@@ -156,12 +151,12 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """
     if limit <= 0:
         return optax.identity()
+    return optax.stateless(lambda updates, _: _clipped(updates, limit))
 
-    def clip(updates, params):
-        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda x: x * factor, updates)
 
-    return optax.stateless(clip)
+def _clipped(tree: Any, limit: float) -> Any:
+    # Not optax.clip_by_global_norm, whose factor has no 1e-6.
+    return optax.tree.scale(jnp.minimum(1.0, limit / (optax.tree.norm(tree) + 1e-6)), tree)
 
 
 def hold_still(
