@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from clu.parameter_overview import count_parameters
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,7 +33,6 @@ from repre_jax import command_line
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
 from repre_jax.sharding import by_row, make_mesh, replicated
-from repre_jax.training.explain import parameter_count
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
@@ -233,7 +233,7 @@ def describe(
     in_use = sum(bytes_of.values()) - 2 * bytes_of["alias"]
     return {
         "name": name,
-        "parameters": parameter_count(program.state.params),
+        "parameters": count_parameters(program.state.params),
         "ms_per_step": _ms(median),
         "ms_per_step_min": _ms(min(seconds)),
         "ms_per_step_all": [_ms(value) for value in seconds],

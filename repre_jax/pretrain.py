@@ -210,11 +210,12 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
     for picture in sorted(folder.figures.glob("*reconstructions.png")):
         lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
     if "knn/top1" in summary:
-        python = sys.orig_argv[0]  # as the user typed it
+        program = Path(sys.argv[0]).name  # main.py of a checkout, or the installed command
+        typed = f"{sys.orig_argv[0]} {program}" if program == "main.py" else program
         lines.append("Next")
         lines += [
-            f"  {python} main.py --config=configs/eval/{name} --config.checkpoint={folder.path}"
-            for name in ("linear.py:sweep", "finetune.py", "health.py")
+            f"  {typed} --config=eval/{name} --config.checkpoint={folder.path}"
+            for name in ("linear:sweep", "finetune", "health")
         ]
     return "\n".join(lines)
 

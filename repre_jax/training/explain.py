@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from clu.parameter_overview import count_parameters, get_parameter_overview
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
@@ -13,7 +14,8 @@ from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults
-from repre_jax.training.learner import build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
 
 
@@ -38,9 +40,13 @@ def explain(config: ConfigDict, config_filename: str) -> str:
     mesh = make_mesh(config.train.devices)
     images, images_from = _images(config)
     resolution = resolve(config, images=images, devices=mesh.size)
+    learner = build_learner(config, resolution)
+    state = jax.eval_shape(learner.init)
     sections = [
+        ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
         ("the run", _run_lines(config, resolution, images_from)),
-        ("parameters", _parameter_lines(config, resolution)),
+        ("parameters", _parameter_lines(state)),
+        ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename)),
     ]
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
@@ -80,22 +86,24 @@ def _run_lines(config: ConfigDict, r: Resolution, images_from: str) -> list[str]
     ]
 
 
-def _parameter_lines(config: ConfigDict, resolution: Resolution) -> list[str]:
-    learner = build_learner(config, resolution)
-    state = jax.eval_shape(learner.init)
+def _parameter_lines(state: TrainState) -> list[str]:
     parts = {"encoder": state.params["encoder"]}
     parts |= {f"head {name}": tree for name, tree in state.params["heads"].items()}
-    if "repre" in state.params:
-        parts["RePre decoder"] = state.params["repre"]["decoder"]
-    parts["target copy"] = state.target_params
-    lines = [f"{name:<16}{parameter_count(tree):>14,}" for name, tree in parts.items()]
+    parts |= {name: state.params[name] for name in ("tokens", "repre") if name in state.params}
+    parts |= {"trained": state.params, "target copy": state.target_params}
+    lines = [f"{name:<16}{count_parameters(tree):>14,}" for name, tree in parts.items()]
     size = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
     return [*lines, f"{'train state':<16}{size / 2**20:>11,.1f} MiB on every device"]
 
 
-def parameter_count(tree: Any) -> int:
-    """Number of scalars in a tree of arrays or shapes."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+def _operation_lines(learner: Learner) -> list[str]:
+    """Counted on two images, for BatchNorm wants more than one, and shared by both."""
+    forward = forward_multiply_adds(learner, 2) / 2
+    step = step_multiply_adds(learner, 2) / 2
+    return [
+        f"forward pass    {forward / 1e9:>14,.2f} G, all networks and losses",
+        f"step            {step / 1e9:>14,.2f} G",
+    ]
 
 
 def _provenance(config: ConfigDict, config_filename: str) -> list[str]:

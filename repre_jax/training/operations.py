@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from repre_jax.training.learner import Learner
-from repre_jax.training.step import loss_and_gradients
+from repre_jax.training.step import (
+    branch_objective,
+    encode,
+    framework_objective,
+    loss_and_gradients,
+    target_outputs,
+)
 
 
 def step_multiply_adds(learner: Learner, batch_size: int) -> int:
@@ -24,23 +30,42 @@ def step_multiply_adds(learner: Learner, batch_size: int) -> int:
 
     Twice as many are its floating-point operations.
     """
-    recipe, size = learner.method.views, learner.image_size
+    return multiply_adds(
+        functools.partial(loss_and_gradients, learner), *_inputs(learner, batch_size)
+    )
 
-    def pixels(views: int, side: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, views, side, side, 3), jnp.float32)
 
-    views = {"global": pixels(recipe.global_crops, size)}
-    if recipe.local_crops:
-        views["local"] = pixels(recipe.local_crops, recipe.local_size)
-    row = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    state = jax.eval_shape(learner.init)
-    keys = jax.eval_shape(learner.keys, {"epoch": row, "index": row}, state.step)
-    return multiply_adds(functools.partial(loss_and_gradients, learner), state, views, keys)
+def forward_multiply_adds(learner: Learner, batch_size: int) -> int:
+    """Multiply-adds of the losses alone, without gradients, of one step on a batch."""
+
+    def forward(state, views, keys):
+        target, _ = target_outputs(learner, state, views["global"])
+        encoded = encode(learner, state.params, views, keys)
+        loss, _ = framework_objective(learner, state, state.params, encoded.inputs, target)
+        return loss + branch_objective(learner, state.params, encoded.maps, views, keys)[0]
+
+    return multiply_adds(forward, *_inputs(learner, batch_size))
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-adds of ``function`` of arrays or shapes, nothing of which is computed."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
+    """Shapes of state, views and keys."""
+    recipe, size = learner.method.views, learner.image_size
+
+    def pixels(views: int, side: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, views, side, side, 3), jnp.float32)
+
+    row = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    views = {"global": pixels(recipe.global_crops, size), "index": row}
+    if recipe.local_crops:
+        views["local"] = pixels(recipe.local_crops, recipe.local_size)
+    state = jax.eval_shape(learner.init)
+    keys = jax.eval_shape(learner.keys, {"epoch": row, "index": row}, state.step)
+    return state, views, keys
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
