@@ -6,7 +6,13 @@ import shutil
 import tempfile
 
 # Files that take longest come first, so that parallel workers end together.
-LONGEST_FIRST = ("test_resume", "training/test_step", "test_main", "test_every_method")
+LONGEST_FIRST = (
+    "test_resume",
+    "test_installed",
+    "training/test_step",
+    "test_main",
+    "test_every_method",
+)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
