@@ -10,7 +10,7 @@ import pytest
 from whole_runs import ROOT, command, image_folder, summary
 
 from repre_jax import pretrain
-from repre_jax.config_files import read_config
+from repre_jax.config_files import locate, read_config
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.methods import METHODS
 from repre_jax.training import defaults
@@ -583,8 +583,10 @@ def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     bare = pretrain.closing_words(config, folder, summary)
     assert "Done: 4,000 steps in 61 s." in bare
     assert f"Run folder       {tmp_path}" in bare
-    assert "reconstructions.png (input | reconstruction | error)" in bare
-    assert "k-NN" not in bare and "configs/eval" not in bare, "there are no labels"
+    assert "Reconstructions" not in bare
+    assert "k-NN" not in bare and "--config=eval/" not in bare, "there are no labels"
+    folder.figures.mkdir()
+    (folder.figures / "masked_reconstructions.png").touch()
     for name in ("pixels", "random", "trained"):
         summary |= {f"few_label/{name}": 0.5, f"few_label/{name}_std": 0.01}
     summary |= {"few_label/protocol": "5 labels a class", "knn/top1": 0.873}
@@ -592,9 +594,9 @@ def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     assert "Few-label accuracy (5 labels a class):" in told
     assert "random encoder    50.0%  +- 1.0%" in told
     assert "k-NN top-1 (20 neighbours): 87.3%" in told
-    for line in told.splitlines():
-        if "configs/eval" in line:
-            name = line.split("--config=")[1].split()[0]
-            assert (ROOT / name.partition(":")[0]).is_file() and line.endswith(
-                f"--config.checkpoint={tmp_path}"
-            )
+    assert "masked_reconstructions.png (input | reconstruction | error)" in told
+    commands = [line for line in told.splitlines() if "--config=" in line]
+    assert len(commands) == 3
+    for line in commands:
+        assert locate(line.split("--config=")[1].split()[0].partition(":")[0])
+        assert line.endswith(f"--config.checkpoint={tmp_path}")
