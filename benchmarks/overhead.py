@@ -24,13 +24,13 @@ from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
-from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
 from repre_jax.training.learner import build_learner
 from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
 
 BACKBONES = ("vits", "vitb", "swint")
+METHODS = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")  # of the paper
 ROWS = [f"{method}_{backbone}" for backbone, method in itertools.product(BACKBONES, METHODS)]
 
 OPTIONS = flags.FlagValues()

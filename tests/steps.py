@@ -3,8 +3,9 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tiny import BATCH, paths, random_keys, random_state, random_views
+from tiny import BATCH, paths, random_state, random_views
 
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training.optimizers import map_with_path
@@ -13,7 +14,9 @@ from repre_jax.training.step import loss_and_gradients
 
 def outcome(learner, state, views):
     """All that a step derives from a batch: gradients, metrics, statistics, memory."""
-    gradients, outputs = loss_and_gradients(learner, state, views, random_keys(learner))
+    rows = {"index": views["index"], "epoch": jnp.zeros_like(views["index"])}
+    keys = learner.keys(rows, state.step)
+    gradients, outputs = loss_and_gradients(learner, state, views, keys)
     target, memory = outputs.pop("target"), state.memory
     if learner.method.memory:
         memory = learner.method.memory.update(memory, target)

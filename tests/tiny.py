@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from repre_jax.config_files import read_config
+from repre_jax.config_files import carried, read_config
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Keys
 from repre_jax.runs.checkpoints import Checkpoints
@@ -23,7 +23,8 @@ from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
 
-RECIPES = ("simclr", "byol", "simsiam", "moco_v2", "moco_v3", "moby", "dino")
+CONTRASTIVE = tuple(name for name, module in METHODS.items() if module.VIEWS.global_crops == 2)
+MASKED = tuple(name for name in METHODS if name not in CONTRASTIVE)
 WIDTH, DEPTH, HEADS = 32, 4, 2
 BATCH = 16
 STEPS_PER_EPOCH = 4
@@ -31,10 +32,14 @@ TOTAL_STEPS = 8
 
 
 def tiny_config(method: str) -> ConfigDict:
-    """The ViT-S recipe of a method on a tiny encoder and 16-pixel images, without drop path."""
-    config = read_config(f"{method}_vits:smoke")
+    """The recipe of a method on a tiny encoder and 16-pixel images, without drop path.
+
+    Of ViT-S, where it has one. Images of masked methods have 32 pixels, 16 patches.
+    """
+    name = f"{method}_vits" if f"{method}_vits" in carried() else f"{method}_vitb"
+    config = read_config(f"{name}:smoke")
     config.model.update({"width": WIDTH, "depth": DEPTH, "heads": HEADS})
-    config.model.update({"patch_size": 8, "image_size": 16})
+    config.model.update({"patch_size": 8, "image_size": 16 if method in CONTRASTIVE else 32})
     config.model.drop_path = 0.0
     if method == "dino":
         config.views.local_size = 8
@@ -128,9 +133,10 @@ def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
 
 
 def random_views(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
-    """The same as augmented views: float32 in [0, 1]."""
+    """The same as augmented views: float32 in [0, 1], and "index" [B]."""
     pixels = random_pixels(learner, seed)
-    return {name: x.astype(np.float32) / 255 for name, x in pixels.items()}
+    views = {name: x.astype(np.float32) / 255 for name, x in pixels.items()}
+    return views | {"index": np.arange(BATCH, dtype=np.int32)}
 
 
 def random_keys(learner: Learner) -> Keys:

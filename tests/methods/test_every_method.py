@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from steps import assert_agree, bits, measure
-from tiny import BATCH, random_pixels, random_state, tiny_config, tiny_learner, tiny_swin_config
+from tiny import (
+    BATCH,
+    CONTRASTIVE,
+    MASKED,
+    random_pixels,
+    random_state,
+    tiny_config,
+    tiny_learner,
+    tiny_swin_config,
+)
 from whole_runs import ROOT, command, rows
 
 from repre_jax.errors import UserError
@@ -28,20 +37,65 @@ OTHERS = sorted(set(METHODS) - {"dino", "moco_v3"})
 CONFIGS = {"vit": tiny_config, "swin": tiny_swin_config}
 ALL = [(method, "vit") for method in OTHERS] + [
     pytest.param(method, "swin", marks=() if method == "moby" else pytest.mark.slow)
-    for method in METHODS
+    for method in CONTRASTIVE
 ]
 
 
 @pytest.mark.parametrize(("method", "backbone"), ALL)
 def test_one_device_is_eight(method, backbone):
     learner = tiny_learner(CONFIGS[backbone](method))
-    assert learner.repre is not None
+    assert (learner.repre is not None) == (method in CONTRASTIVE)
     assert_agree(measure(learner, devices=8), measure(learner))
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2"])
+def masked_beside(method, **repre):
+    """MAE with RePre's decoder, or a framework with LoMaR's windows."""
+    config = tiny_config(method)
+    config.repre.enabled = True
+    config.repre.update(repre)
+    if method in CONTRASTIVE:
+        config.model.image_size = 32
+    return config
+
+
+BESIDE = {
+    "repre_beside_mae": lambda: masked_beside("mae"),
+    "windows_beside_moco_v3": lambda: masked_beside("moco_v3", branch="windows"),
+    "windows_beside_dino": lambda: masked_beside("dino", branch="windows"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_neither_paper_has_is_the_same_on_eight_devices(name):
+    learner = tiny_learner(BESIDE[name]())
+    found = measure(learner)
+    assert_agree(measure(learner, devices=8), found)
+    metrics = found["metrics"]
+    loss = learner.method.loss_name
+    total = metrics[f"weight/{loss}"] * metrics[f"loss/{loss}"]
+    total += metrics["weight/reconstruct"] * metrics["loss/reconstruct"]
+    logs = random_state(learner).params["repre"]["log_variance"]
+    share = 0.5 if name.startswith("windows") else 1.0
+    total += logs[loss] / 2 + share * logs["reconstruct"]
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lomar", "lomar_tokens"])
+def test_windows_show_no_whole_view_to_repre(method):
+    with pytest.raises(UserError, match=f"{method} does not pass it whole .*repre.enabled=false"):
+        tiny_learner(masked_beside(method))
+
+
+@pytest.mark.parametrize("method", MASKED)
+def test_masked_methods_need_a_vit(method):
+    config = tiny_swin_config(method)
+    with pytest.raises(UserError, match="needs a ViT"):
+        tiny_learner(config)
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "mae", "lomar_tokens"])
 def test_accumulation_changes_nothing(method):
-    """Negatives of the batch, one view a network, a queue: with the encoder in four pieces."""
+    """Negatives, one view a network, a queue, losses image by image: the encoder in four pieces."""
     learner = tiny_learner(tiny_config(method))
     assert_agree(measure(dataclasses.replace(learner, accumulate=4)), measure(learner))
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import pytest
 from published import NAMES, config_of, method_of, rows
-from tiny import RECIPES, paths, tiny_config, tiny_learner, tiny_swin_config
+from tiny import CONTRASTIVE as RECIPES
+from tiny import paths, tiny_config, tiny_learner, tiny_swin_config
 from whole_runs import ROOT
 
 from repre_jax.training.learner import build_learner
