@@ -24,11 +24,13 @@ from repre_jax.config_files import carried, locate, read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
 from repre_jax.table import tabulate
 from repre_jax.training.explain import explain, flat_keys
 
-TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate) | {"table": tabulate}
+TASKS = {"pretrain": pretrain, "table": tabulate, "patch_clusters": cluster_patches}
+TASKS |= dict.fromkeys(EVALUATIONS, evaluate)
 _CONFIG_FLAGS = ("--config=", "-config=")
 
 

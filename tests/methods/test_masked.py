@@ -124,7 +124,7 @@ def test_patches_and_back():
 
 @pytest.mark.parametrize(("name", "expected"), [("lomar_vitb", 2.0), ("mae_vitb", 1.8)])
 def test_first_loss(name, expected):
-    """Targets have variance 1, the outputs of a last layer from D to 768 numbers 2 D / (D + 768)."""
+    """Targets have variance 1, outputs of a last layer from D to 768 numbers 2 D / (D + 768)."""
     config = read_config(name)
     config.model.update({"image_size": 160, "depth": 1})
     config.train.batch_size = 4

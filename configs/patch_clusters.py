@@ -1,0 +1,28 @@
+"""Centroids of patches for the k-means tokenizer of lomar_tokens: centroids.npz.
+
+    python main.py --config=configs/patch_clusters.py --config.data.path=/data/tfds
+    python main.py --config=configs/patch_clusters.py --config.data.source=folder \\
+        --config.data.path=<folder> --workdir=runs/patches
+
+Minutes on a CPU for a few ten thousand images. Then
+``--config=configs/lomar_tokens_vitb.py:k_means --config.method.tokens_path=<centroids.npz>``.
+"""
+
+from ml_collections import ConfigDict
+
+from repre_jax.training import defaults
+
+
+def get_config():
+    config = ConfigDict()
+    config.task = "patch_clusters"
+    config.seed = 0
+    config.workdir = "runs/patch_clusters"
+    config.data = defaults.get_config("lomar_tokens").data
+    config.patch_size = 16  # pixels, of the encoder
+    config.image_size = 224  # pixels
+    config.vocabulary = 8192  # centroids
+    config.patches_per_image = 16
+    config.epochs = 1  # over the images
+    config.batch_size = 256  # images at a time
+    return config
