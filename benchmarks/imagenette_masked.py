@@ -2,7 +2,7 @@
 
     python -m benchmarks.imagenette_masked --data=/data/imagenette160
     python -m benchmarks.imagenette_masked --data=... --only=mae --seeds=1
-    python -m benchmarks.imagenette_masked --data=... -- --config.train.devices=1   # main.py's flags
+    python -m benchmarks.imagenette_masked --data=... -- --config.seed=7  # main.py's flags
 
 Steps are chosen so that each takes about as long: a step of MAE is about half one of LoMaR here,
 where the patches are few. Runs are those of main.py in ``--runs``: finished ones are reused,
