@@ -106,30 +106,37 @@ def converged_weights(run: Path) -> tuple[float, float]:
 
 
 def run_row(method: str, row: str, runs: Path, extra: Sequence[str]) -> dict[str, Any]:
-    """Trains a row unless it is finished, and returns its numbers.
+    """Trains a row unless it is finished, and returns its numbers; see ``run_config``."""
+    data = f"--config.data.path={_DATA.value}"
+    arguments = [*row_arguments(method, row, runs), data, *extra]
+    return {"method": method, "row": row} | run_config(runs / f"{method}-{row}", arguments)
+
+
+def run_config(folder: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """Trains a run unless it is finished, and returns its numbers.
 
     "starts" has the provenance of every process that trained at it.
+
+    Args:
+      folder: of the run.
+      arguments: main.py's flags, but for the folder.
 
     Raises:
       UserError: main.py did not end well; it has said why.
     """
-    folder = runs / f"{method}-{row}"
     starts = folder.with_name(folder.name + "-starts.jsonl")
-    data = f"--config.data.path={_DATA.value}"
-    arguments = [*row_arguments(method, row, runs), data, f"--workdir={folder}", *extra]
+    arguments = [*arguments, f"--workdir={folder}"]
     if read_summary(folder) is None:
-        runs.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with open(starts, "a") as file:
             file.write(json.dumps(provenance(in_child=True)) + "\n")
     # A finished run says so and ends; one of another config is refused.
     if subprocess.run([sys.executable, "main.py", *arguments]).returncode:
-        raise UserError(f"{method} {row} did not finish; this command goes on where it stopped.")
+        raise UserError(f"{folder.name} did not finish; this command goes on where it stopped.")
     summary = read_summary(folder)
     if summary is None:  # stopped by a signal
-        raise UserError(f"{method} {row} was stopped; this command goes on from there.")
+        raise UserError(f"{folder.name} was stopped; this command goes on from there.")
     return {
-        "method": method,
-        "row": row,
         "command": shlex.join(["python", "main.py", *arguments]),
         "starts": [json.loads(x) for x in starts.read_text().splitlines()]
         if starts.exists()

@@ -29,8 +29,8 @@ from repre_jax.pretrain import pretrain
 from repre_jax.table import tabulate
 from repre_jax.training.explain import explain, flat_keys
 
-TASKS = {"pretrain": pretrain, "table": tabulate, "patch_clusters": cluster_patches}
-TASKS |= dict.fromkeys(EVALUATIONS, evaluate)
+TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
+TASKS |= {"table": tabulate, "patch_clusters": cluster_patches}
 _CONFIG_FLAGS = ("--config=", "-config=")
 
 

@@ -78,12 +78,12 @@ def test_unknown_variant(mistake):
     said = mistake("--config=configs/quickstart.py:smok")
     assert said == (
         "No variant 'smok'; this config has "
-        "baseline, decoder, epochs, layers, no_decoder, single, smoke."
+        "baseline, decoder, epochs, layers, no_decoder, single, size, smoke."
     )
     said = mistake("--config=configs/imagenette_dino.py:baseline,gpuu")
     assert said == (
         "No variant 'gpuu'; this config has "
-        "baseline, decoder, epochs, gpu, layers, no_decoder, single, smoke, swin."
+        "baseline, decoder, epochs, gpu, layers, no_decoder, single, size, smoke, swin."
     )
 
 

@@ -6,7 +6,6 @@ normalised patch by patch.
 Source of every number: junchen14/LoMaR, models_lomar.py, main_pretrain_lomar.py, README.md.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -81,11 +80,18 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     """
     windows.check_windows(config, encoder, "method.name=lomar")
 
+    heads = LoMaRHeads(config.normalise_target, encoder.dtype)
+
+    def encode(encoder, params, views, keys, taps):
+        del taps
+        token, view_1 = params["tokens"]["mask"], views["global"][:, 0]
+        options = {"train": True, "rngs": {"drop_path": keys.step}}
+        encoded, _ = windows.see(encoder, params, token, view_1, keys, config, **options)
+        return Encoded(encoded, encoded.tokens.mean(axis=(1, 2)), [])
+
     def loss(painted, target, memory, step):
         del target, memory, step
         return masked_squared_error(*painted), {}
-
-    heads = LoMaRHeads(config.normalise_target, encoder.dtype)
 
     def paint(encoder, params, images, keys):
         encoded, drawn = windows.see(
@@ -96,7 +102,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
 
     return Method(
         views=with_overrides(VIEWS, views),
-        encode=encode_with(config),
+        encode=encode,
         heads=heads,
         loss=loss,
         loss_name="masked",
@@ -109,16 +115,3 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         collapses=False,
         painter=Painter(NORMALISED_PATCHES if config.normalise_target else PIXELS, paint),
     )
-
-
-def encode_with(config: ConfigDict) -> Callable[..., Encoded]:
-    """``Method.encode``: the encoder on windows of view 1."""
-
-    def encode(encoder, params, views, keys, taps):
-        del taps
-        token, view_1 = params["tokens"]["mask"], views["global"][:, 0]
-        options = {"train": True, "rngs": {"drop_path": keys.step}}
-        encoded, _ = windows.see(encoder, params, token, view_1, keys, config, **options)
-        return Encoded(encoded, encoded.tokens.mean(axis=(1, 2)), [])
-
-    return encode

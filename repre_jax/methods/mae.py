@@ -6,6 +6,7 @@ is of the hidden patches alone.
 Source of every number: facebookresearch/mae, models_mae.py, main_pretrain.py, PRETRAIN.md.
 """
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -135,6 +136,18 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
             "model.name=vit_base and model.position=sincos_columns_first."
         )
 
+    patches = (encoder.image_size // encoder.patch_size) ** 2
+    if not 0 < kept_of(patches, config.mask_ratio) < patches:
+        raise UserError(
+            f"method.mask_ratio={config.mask_ratio} leaves the encoder none, or all, of the "
+            f"{patches} patches of an image."
+        )
+    if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
+        raise UserError(
+            f"method.decoder_width={config.decoder_width} must be divisible by 4 and by "
+            f"method.decoder_heads={config.decoder_heads}."
+        )
+
     heads = MAEHeads(
         MAEDecoder(
             patch_size=encoder.patch_size,
@@ -149,7 +162,6 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     def encode(encoder, params, views, keys, taps):
         images = encoder_input(encoder, views["global"][:, 0])
         options = {"train": True, "rngs": {"drop_path": keys.step}}
-        patches = (images.shape[1] // encoder.patch_size) * (images.shape[2] // encoder.patch_size)
         noise = draw_noise(keys.examples, (patches,))
         seen = see(encoder, params["encoder"], images, noise, config, **options)
         # RePre wants the maps of the whole view, which nothing else here looks at.
@@ -159,16 +171,17 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
 
     def paint(encoder, params, images, keys):
         inputs = encoder_input(encoder, images)
-        grid = (images.shape[1] // encoder.patch_size, images.shape[2] // encoder.patch_size)
-        noise = draw_noise(keys.examples, (grid[0] * grid[1],))
+        noise = draw_noise(keys.examples, (patches,))
         seen = see(encoder, params["encoder"], inputs, noise, config)
         painted = heads.apply({"params": params["heads"]}, seen, train=False)
-        patches = patchify(inputs, encoder.patch_size)
         pixels = shown_pixels(
-            encoder, painted.prediction, patches, per_patch=config.normalise_target
+            encoder,
+            painted.prediction,
+            patchify(inputs, encoder.patch_size),
+            per_patch=config.normalise_target,
         )
-        hidden = jnp.broadcast_to(painted.hidden[..., None], pixels.shape)
-        where = unpatchify(hidden, grid)
+        grid = (math.isqrt(patches),) * 2
+        where = unpatchify(jnp.broadcast_to(painted.hidden[..., None], pixels.shape), grid)
         return Picture(
             seen=jnp.where(where, GREY, images),
             painted=jnp.where(where, unpatchify(pixels, grid), images),

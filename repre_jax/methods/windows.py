@@ -57,6 +57,12 @@ def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
         raise UserError(f"{name} has pairing={config.pairing!r}: use {' or '.join(PAIRINGS)}.")
     if not isinstance(encoder, ViT):
         raise UserError(f"{name} masks tokens, so it needs a ViT: set model.name=vit_base.")
+    masked = share_of(config.side**2, config.mask_ratio)
+    if not 0 < masked < config.side**2:
+        raise UserError(
+            f"{name} masks {masked} of the {config.side**2} patches of a window at "
+            f"mask_ratio={config.mask_ratio}: there must be some to see and some to predict."
+        )
     places = encoder.image_size // encoder.patch_size - config.side + 1
     if config.windows > places:
         raise UserError(

@@ -89,7 +89,10 @@ def _run_lines(config: ConfigDict, r: Resolution, images_from: str) -> list[str]
 def _parameter_lines(state: TrainState) -> list[str]:
     parts = {"encoder": state.params["encoder"]}
     parts |= {f"head {name}": tree for name, tree in state.params["heads"].items()}
-    parts |= {name: state.params[name] for name in ("tokens", "repre") if name in state.params}
+    parts |= {f"token {name}": x for name, x in state.params.get("tokens", {}).items()}
+    branch = {f"RePre {name}": tree for name, tree in state.params.get("repre", {}).items()}
+    branch.pop("RePre log_variance", None)
+    parts |= branch
     parts |= {"trained": state.params, "target copy": state.target_params}
     lines = [f"{name:<16}{count_parameters(tree):>14,}" for name, tree in parts.items()]
     size = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))

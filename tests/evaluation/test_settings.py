@@ -200,7 +200,17 @@ def method_of_mean_tokens(monkeypatch):
 def test_feature_is_the_methods_or_the_one_asked_for(noted, task, method_of_mean_tokens):
     del method_of_mean_tokens
     for changes, feature in (({}, "mean"), ({"feature": "pooled"}, "pooled")):
-        _, asked, _ = noted(task_module, "encode_pixels", task, **changes).arguments
+        _, asked = noted(task_module, "encode_pixels", task, **changes).arguments
+        assert asked == feature
+
+
+def test_feature_of_a_probe_where_the_method_has_another_than_what_is_pooled(
+    noted, method_of_mean_tokens
+):
+    del method_of_mean_tokens
+    for protocol, feature in (("mae", "mean"), ("dino", "last_4")):
+        changes = {"protocol": protocol, "train_batch_size": BATCH, "epochs": 12}
+        _, asked = noted(task_module, "encode_pixels", "linear", **changes).arguments
         assert asked == feature
 
 

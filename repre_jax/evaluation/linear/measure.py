@@ -1,6 +1,7 @@
 """A linear probe from top to bottom: protocol, heads, training, metrics; resumes exactly."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from typing import Any
@@ -36,6 +37,8 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     """
     config = evaluation.config
     protocol = LINEAR_PROTOCOLS[config.protocol]
+    if protocol.feature == "pooled":  # or what the method has in its place: LoMaR trains no pooling
+        protocol = dataclasses.replace(protocol, feature=evaluation.pretrained.defaults.feature)
     batch_size = config.train_batch_size or protocol.batch_size
     probe = build_probe(evaluation, protocol, batch_size)
     feature = protocol.feature_of(probe.encoder)
