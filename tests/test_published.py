@@ -21,7 +21,7 @@ from tiny import paths
 
 from repre_jax.config_files import carried, read_config
 from repre_jax.data.recipes import ViewRecipe
-from repre_jax.evaluation.finetune.recipes import published_recipe
+from repre_jax.evaluation.finetune.recipes import mixing_of, published_recipe, views_of
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.methods import METHODS, repre
 from repre_jax.methods.method import Method
@@ -109,6 +109,7 @@ def test_pre_training(name):
             if field.name not in ("dtype", "remat", "parent", "name")
         },
         "evaluated": method.evaluated,
+        "evaluation": vars(method.evaluation),
         "target": target_of(method, run.clock.total_steps),
         "memory": memory_of(method),
         "frozen": {
@@ -254,6 +255,14 @@ def test_linear_probe(name):
     assert_published("linear", name, description)
 
 
+# Of a recipe: what is seen in the views and in how they are mixed.
+MIXED = {
+    *("crop_scale", "flip_probability"),
+    *("rand_augment", "rand_augment_magnitude", "rand_augment_deviation"),
+    *("mixup", "cutmix", "mix_probability", "mix_switch", "label_smoothing"),
+}
+
+
 @pytest.mark.parametrize("name", NAMES["finetune"])
 def test_fine_tuning(name):
     protocol, model = name.split()
@@ -261,10 +270,12 @@ def test_fine_tuning(name):
     scale = recipe.batch_size / 256
     ends = scale if recipe.scale_ends else 1
     size = (VIT_SIZES | SWIN_SIZES)[model]
-    description = vars(recipe) | {
+    description = {key: x for key, x in vars(recipe).items() if key not in MIXED} | {
         "encoder": dict(zip(("width", "depth", "heads"), size, strict=True)),
         "learning_rate": recipe.learning_rate * scale,
         "start_learning_rate": recipe.start_learning_rate * ends,
         "end_learning_rate": recipe.end_learning_rate * ends,
+        "views": views(views_of(recipe)),
+        "mixing": dataclasses.asdict(mixing_of(recipe)),
     }
     assert_published("finetune", name, description)
