@@ -406,8 +406,6 @@ def test_every_config_resolves_as_smoke(name, variants):
     full = read_config(name)
     assert full.repre.enabled == (config.method.name in CONTRASTIVE)
     assert (learner.repre is None) == ("baseline" in variants or not full.repre.enabled)
-    assert full.method.name == config.method.name
-    assert "swin" in full.model.name if name.endswith("swint") else "vit" in full.model.name
 
 
 def test_variants_of_the_ablations():
