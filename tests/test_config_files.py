@@ -1,5 +1,6 @@
 """Configs by name and by path, inheriting from where they lie."""
 
+import re
 import shutil
 
 import pytest
@@ -8,8 +9,24 @@ from whole_runs import ROOT
 from repre_jax import config_files
 from repre_jax.config_files import beside, carried, locate, read_config
 from repre_jax.errors import UserError
+from repre_jax.training.resolution import resolve
 
 CONFIGS = ROOT / "configs"
+
+
+def told() -> list[str]:
+    """The configs, with their variants, of the commands in the READMEs and in the configs."""
+    files = [ROOT / "README.md", *CONFIGS.rglob("*.md"), *CONFIGS.rglob("*.py")]
+    text = "".join(path.read_text() for path in files)
+    commands = re.findall(r"(?:configs/|`)([\w/]+)\.py(:[\w,=]*\w)?", text)
+    return sorted({name + variants for name, variants in commands if name in carried()})
+
+
+@pytest.mark.parametrize("name", told())
+def test_every_config_that_is_told_of_can_be_read(name):
+    config = read_config(name)
+    if config.task == "pretrain":
+        resolve(config, images=1_281_167, devices=8)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import RelativeAttention
 from repre_jax.models.taps import BlockOutput, EncoderOutput, even_taps, tap_name
 
-# name -> (width D, blocks, heads). nano and micro are for small images and small budgets.
+# name -> (width D, blocks, heads). nano and micro are for small images and small budgets; huge has
+# patches of 14 pixels in MAE.
 VIT_SIZES = {
     "vit_nano": (128, 4, 4),
     "vit_micro": (192, 6, 3),
@@ -30,6 +31,7 @@ VIT_SIZES = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
 }
 # Of MoCo v3 ("sincos") and of MAE ("sincos_columns_first"), LoMaR ("relative").
 POSITIONS = ("learned", "sincos", "sincos_columns_first", "relative")

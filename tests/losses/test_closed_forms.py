@@ -85,12 +85,6 @@ def test_dino_averages_18_pairs_of_different_views():
     assert loss_when_view_prefers(9, 0) == pytest.approx(expected, rel=1e-6)
 
 
-def test_dino_centre_after_one_step_is_a_tenth_of_the_mean():
-    teacher = features(N, 2, 8)
-    memory = build("dino").memory.update({"centre": jnp.zeros(8)}, teacher)
-    np.testing.assert_allclose(memory["centre"], 0.1 * teacher.mean(axis=(0, 1)), rtol=1e-5)
-
-
 def test_reconstruction_is_the_mean_over_pixels_and_colours():
     target = np.zeros((3, 4, 4, 3), np.float32)
     prediction = target.copy()

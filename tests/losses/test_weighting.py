@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.losses.weighting import fixed_weights, learned_weights
+from repre_jax.losses.weighting import learned_weights
 
 
 def total(log_variance, contrast, reconstruct):
@@ -29,24 +29,3 @@ def test_gradient_descent_reaches_the_optimum(contrast, reconstruct):
     weights = learned_weights(**s)
     np.testing.assert_allclose(weights.framework, 1 / (2 * contrast), rtol=1e-3)
     np.testing.assert_allclose(weights.reconstruct, 1 / reconstruct, rtol=1e-3)
-
-
-def test_start_weighs_both_losses_alike():
-    zero = jnp.float32(0)
-    weights = learned_weights(zero, zero)
-    assert [float(x) for x in weights] == [1.0, 1.0, 0.0]
-
-
-def test_regulariser_is_half_of_one_and_the_whole_of_the_other():
-    weights = learned_weights(jnp.float32(0.6), jnp.float32(-2.0))
-    np.testing.assert_allclose(weights.framework, np.exp(-0.6), rtol=1e-6)
-    np.testing.assert_allclose(weights.reconstruct, np.exp(2.0), rtol=1e-6)
-    np.testing.assert_allclose(weights.regulariser, 0.3 - 2.0, rtol=1e-6)
-    normal = learned_weights(jnp.float32(0.6), jnp.float32(-2.0), reconstruct_share=0.5)
-    np.testing.assert_allclose(normal.regulariser, 0.3 - 1.0, rtol=1e-6)
-
-
-def test_fixed_weights_are_constants():
-    weights = fixed_weights(0.25, 14.0)
-    assert [float(x) for x in weights] == [0.25, 14.0, 0.0]
-    assert all(x.dtype == jnp.float32 for x in weights)

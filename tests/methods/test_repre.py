@@ -28,19 +28,6 @@ SWIN = Swin(embed_width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
 SHALLOW = ViT(patch_size=16, width=384, depth=3, heads=6, image_size=224)
 
 
-def test_default_is_the_papers():
-    repre = branch()
-    assert repre.taps == (2, 5, 8, 11)
-    assert repre.fixed is None
-    decoder = repre.decoder
-    assert (decoder.operator, decoder.layers, decoder.width) == ("conv", 2, None)
-    assert (decoder.blocks, decoder.patch_size) == (3, 16)
-
-
-def test_disabled_is_nothing():
-    assert branch(enabled=False) is None
-
-
 def test_single_tap_keeps_the_blocks():
     repre = branch(taps="single")
     assert repre.taps == (11,)

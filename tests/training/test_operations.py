@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published import config_of
 
+from repre_jax.config_files import read_config
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
 from repre_jax.training.learner import build_learner
@@ -72,7 +72,7 @@ def test_what_a_step_costs():
     """A frozen patch embedding, a target network, accumulation and remat, in one recipe."""
 
     def cost(**changes):
-        config = config_of("moco_v3_vits:smoke,baseline")
+        config = read_config("moco_v3_vits:smoke,baseline")
         config.update_from_flattened_dict(changes)
         return step_multiply_adds(build_learner(config, resolve(config, images=64, devices=1)), 16)
 

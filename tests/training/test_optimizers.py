@@ -9,8 +9,7 @@ import pytest
 from tiny import BATCH, DEPTH, STEPS_PER_EPOCH, TOTAL_STEPS, paths, tiny_config, tiny_learner
 
 from repre_jax.methods.method import Frozen
-from repre_jax.training import optimizers
-from repre_jax.training.optimizers import build_optimizer, clip_by_tensor_norm, map_with_path
+from repre_jax.training.optimizers import build_optimizer, clip_by_tensor_norm
 
 BLOCK_MATRICES = [
     "attention/out/kernel",
@@ -119,7 +118,8 @@ def test_rate_and_strength_of_decay(recipe):
     updates, _ = update(still, opt_state, 1)
     rate = float(learner.learning_rate(1))
     progress = 1 / TOTAL_STEPS
-    start, end = {"dino": (0.04, 0.4), "moco_v3": (0.1, 0.1)}[method]
+    config = tiny_config(method).optimizer
+    start, end = config.weight_decay, config.end_weight_decay
     strength = end + (start - end) * 0.5 * (1 + np.cos(np.pi * progress))
     np.testing.assert_allclose(updates["encoder"]["class_token"], -rate * strength, rtol=1e-5)
 
@@ -233,12 +233,6 @@ def test_unknown_decay_rule():
             weight_decay=functools.partial(float),
             decay="some",
         )
-
-
-def test_paths_are_written_with_slashes():
-    tree = {"a": {"b": [np.zeros(1), np.zeros(1)]}, "c": np.zeros(1)}
-    assert jax.tree.leaves(map_with_path(lambda path, _: path, tree)) == ["a/b/0", "a/b/1", "c"]
-    assert optimizers.LOG_VARIANCE == "repre/log_variance"
 
 
 @pytest.mark.parametrize("schedule", ["moco_v2", "moby", "deit", "dino"])

@@ -1,7 +1,7 @@
 """The numbers of fine-tuning as the papers do it, by name.
 
-mae      facebookresearch/mae, main_finetune.py and FINETUNE.md (ViT-B, and ViT-L in its own
-         numbers): mean of the patch tokens, its own norm, layer-wise decay. LoMaR's is the same
+mae      facebookresearch/mae, main_finetune.py and FINETUNE.md (ViT-B, and ViT-L and ViT-H in their
+         own numbers): mean of the patch tokens, its own norm, layer-wise decay. LoMaR's is the same
          (junchen14/LoMaR, main_finetune_lomar.py), its relative positions at attention over the
          whole image.
 moco_v3  facebookresearch/moco-v3, README ("all the default DeiT configs", ViT-B for 150 epochs), so
@@ -186,13 +186,10 @@ RECIPES = {
 
 
 # What a recipe has for other encoders than the one of its numbers: ViT-B, and Swin in SimMIM.
+_LARGE = {"epochs": 50.0, "learning_rate": 1e-3, "layer_decay": 0.75}
 FOR_MODEL = {
-    ("mae", "vit_large"): {
-        "epochs": 50.0,
-        "learning_rate": 1e-3,
-        "layer_decay": 0.75,
-        "drop_path": 0.2,
-    },
+    ("mae", "vit_large"): _LARGE | {"drop_path": 0.2},
+    ("mae", "vit_huge"): _LARGE | {"drop_path": 0.3},
 } | {
     # The head begins at 0.02 times 0.001.
     ("simmim", name): {"pooling": "tokens", "layer_decay": 0.65, "head_deviation": 2e-5}

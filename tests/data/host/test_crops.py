@@ -209,17 +209,6 @@ def test_one_view_with_rand_augment_is_the_crop_and_then_its_operators():
     assert changed >= 3  # three images in four, on average
 
 
-def test_one_global_view():
-    recipe = ViewRecipe(crop_scale=(0.08, 1.0), global_crops=1)
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    one = crop_views(image, recipe, 16, np.random.default_rng(3))["global"]
-    two = crop_views(image, ViewRecipe(crop_scale=(0.08, 1.0)), 16, np.random.default_rng(3))[
-        "global"
-    ]
-    assert one.shape == (1, 16, 16, 3)
-    assert two.shape == (2, 16, 16, 3)
-
-
 def test_clamped_crops_are_cut_down_and_not_drawn_again():
     """MAE's crop (util/crop.py): one draw, its sides at most those of the image."""
     area, aspect = 20 * 100 * 0.9, 4 / 3

@@ -10,7 +10,7 @@ from golden import from_torch_names, swin_weights
 from golden.compare import FOLDER
 from golden.finetune_cases import LOMAR_VIT, MAE_RUN, MAE_VIT, lomar_weights, mae_weights
 
-from repre_jax.evaluation.finetune.layer_decay import layer_of, layer_scales, scale_by_layer
+from repre_jax.evaluation.finetune.layer_decay import layer_of, layer_scales
 from repre_jax.models import Swin, ViT
 from repre_jax.training.optimizers import decayed_parameters
 
@@ -68,10 +68,3 @@ def test_every_parameter_of_an_encoder_has_a_layer(encoder):
 def test_an_unknown_part_is_an_error():
     with pytest.raises(ValueError, match="stem"):
         layer_of("encoder/stem/kernel", VIT)
-
-
-def test_updates_are_scaled():
-    transformation = scale_by_layer({"a": 0.5, "b": 2.0})
-    updates, _ = transformation.update({"a": jnp.ones(2), "b": jnp.ones(1)}, None)
-    np.testing.assert_array_equal(updates["a"], [0.5, 0.5])
-    np.testing.assert_array_equal(updates["b"], [2.0])

@@ -23,8 +23,7 @@ from golden.weights import vit_shapes, weight
 
 from repre_jax.data.device.augment import augment_views
 from repre_jax.data.device.erasing import erase
-from repre_jax.data.device.mixing import MixRecipe, cutmix_weights, mix, mix_images, soft_targets
-from repre_jax.data.recipes import RandAugment, ViewRecipe
+from repre_jax.data.device.mixing import cutmix_weights, mix, mix_images, soft_targets
 from repre_jax.evaluation.finetune.recipes import RECIPES, mixing_of, views_of, with_changes
 from repre_jax.evaluation.finetune.step import (
     augmented,
@@ -55,23 +54,6 @@ MAE = with_changes(
         "drop_path": 0.0,
     },
 )
-# What MAE, DeiT and SimMIM give to timm: RandAugment "rand-m9-mstd0.5-inc1", and nothing else that
-# has to do with colours; mixup 0.8, CutMix 1.0, one of them in every batch; smoothing 0.1.
-VIEWS = ViewRecipe(
-    crop_scale=(0.08, 1.0),
-    crop_ratio=(3 / 4, 4 / 3),
-    interpolation="bicubic",
-    global_crops=1,
-    clamp_crop=False,
-    flip_probability=0.5,
-    jitter_probability=0.0,
-    grey_probability=0.0,
-    blur_probability=(0.0,),
-    solarise_probability=(0.0,),
-    rand_augment=RandAugment(operators=2, magnitude=9.0, deviation=0.5),
-)
-MIXING = MixRecipe(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, smoothing=0.1)
-ERASING = 0.25
 CLOCK = Clock(MAE_RUN.steps_per_epoch, MAE_RUN.epochs * MAE_RUN.steps_per_epoch)
 
 
@@ -188,13 +170,6 @@ def test_swin_keeps_its_windows():
     assert (encoder.image_size, encoder.drop_path) == (32, 0.2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_what_timm_does_to_images_and_batches(name):
-    assert views_of(RECIPES[name]) == VIEWS
-    assert mixing_of(RECIPES[name]) == MIXING
-    assert RECIPES[name].erasing_probability == ERASING
-
-
 def test_images_are_flipped_then_erased_then_mixed(mae):
     """The parts put together once more, on normalised images and with the draws' own keys."""
     finetuner, step = mae[0], 5
@@ -206,15 +181,16 @@ def test_images_are_flipped_then_erased_then_mixed(mae):
 
     def erased(epoch, index, image):
         root = key_of(b"eras", impl="threefry2x32")
-        return erase(jax.random.fold_in(jax.random.fold_in(root, epoch), index), image, ERASING)
+        key = jax.random.fold_in(jax.random.fold_in(root, epoch), index)
+        return erase(key, image, MAE.erasing_probability)
 
     @compiled
     def both(batch):
-        flipped = augment_views(batch, VIEWS, 0)["global"][:, 0]
+        flipped = augment_views(batch, views_of(MAE), 0)["global"][:, 0]
         whole = normalise(flipped)
         images = jax.vmap(erased)(batch["epoch"], batch["index"], whole)
         key = jax.random.fold_in(key_of(b"mixu"), step)
-        mixed = mix(key, images, batch["label"], MIXING, classes=classes)
+        mixed = mix(key, images, batch["label"], mixing_of(MAE), classes=classes)
         return augmented(finetuner, batch, jnp.int32(step)), (flipped, whole, images, mixed)
 
     (images, targets), (flipped, whole, holed, (mixed, soft)) = both(batch)
