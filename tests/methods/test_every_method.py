@@ -229,6 +229,16 @@ def test_an_eighth_method_from_outside_trains(monkeypatch, tmp_path):
         assert row["loss/distance"] == pytest.approx(2 * row["toy"], rel=1e-6)
 
 
+def test_a_method_is_known_to_its_file_and_the_dict_alone():
+    """What CONTRIBUTING says of adding one: no table of anything elsewhere has to know its name."""
+    texts = {path: path.read_text() for path in (ROOT / "repre_jax").rglob("*.py")}
+    for name in ("lomar", "lomar_tokens"):
+        knowing = {
+            path.relative_to(ROOT).as_posix() for path in texts if f'"{name}"' in texts[path]
+        }
+        assert knowing == {"repre_jax/methods/__init__.py", f"repre_jax/methods/{name}.py"}
+
+
 def test_repre_refuses_a_method_that_does_not_see_view_1_whole():
     learner = tiny_learner(tiny_config("moco_v2"))
     crops_only = dataclasses.replace(learner.method, sees_view_1=False)
