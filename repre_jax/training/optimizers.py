@@ -17,6 +17,7 @@ from repre_jax.schedules import Schedule
 
 DECAY_RULES = ("all", "matrices", "kernels")
 LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither decay nor clipping
+TRUST_RATIO = optax.scale_by_trust_ratio(trust_coefficient=0.001)  # of LARS
 
 
 def adamw(schedule: optax.GradientTransformation, decay: optax.GradientTransformation, **_):
@@ -35,7 +36,8 @@ def lars(schedule, decay, *, momentum: float, adapted: Any):
     Source: google-deepmind/deepmind-research, byol/utils/optimizers.py; facebookresearch/moco-v3,
     moco/optimizer.py is the same.
     """
-    return optax.chain(decay, scale_by_trust_ratio(adapted), optax.trace(momentum), schedule)
+    trust_ratio = optax.masked(TRUST_RATIO, adapted)
+    return optax.chain(decay, trust_ratio, optax.trace(momentum), schedule)
 
 
 def lars_simclr(schedule, decay, *, momentum: float, adapted: Any):
@@ -43,7 +45,8 @@ def lars_simclr(schedule, decay, *, momentum: float, adapted: Any):
 
     Source: google-research/simclr, tf2/lars_optimizer.py, ``classic_momentum``.
     """
-    return optax.chain(decay, scale_by_trust_ratio(adapted), schedule, optax.trace(momentum))
+    trust_ratio = optax.masked(TRUST_RATIO, adapted)
+    return optax.chain(decay, trust_ratio, schedule, optax.trace(momentum))
 
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "lars_simclr": lars_simclr}
@@ -163,25 +166,6 @@ def add_scheduled_decay(schedule: Schedule, mask: Any) -> optax.GradientTransfor
         decay = schedule(step)
         add = lambda update, param, decayed: update + decay * param if decayed else update  # noqa: E731
         return _map_visible(add, updates, params, mask), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def scale_by_trust_ratio(
-    mask: Any, coefficient: float = 0.001
-) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by coefficient |parameter| / |update| where ``mask`` holds and neither is 0."""
-
-    def scale(update, param, adapted):
-        if not adapted:
-            return update
-        update_norm, param_norm = jnp.linalg.norm(update.ravel()), jnp.linalg.norm(param.ravel())
-        usable = (update_norm > 0) & (param_norm > 0)
-        ratio = coefficient * param_norm / jnp.where(usable, update_norm, 1)
-        return update * jnp.where(usable, ratio, 1)
-
-    def update(updates, state, params, **_):
-        return _map_visible(scale, updates, params, mask), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -20,7 +20,7 @@ from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.linear.protocols import LinearProtocol
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
-from repre_jax.training.optimizers import clip_by_global_norm, scale_by_trust_ratio
+from repre_jax.training.optimizers import TRUST_RATIO, clip_by_global_norm
 
 MOMENTUM = 0.9
 _BATCH_NORM_EPSILON = 1e-6  # main_linprobe.py
@@ -219,7 +219,7 @@ def head_optimizer(protocol: LinearProtocol, rate: Any) -> optax.GradientTransfo
     return optax.chain(
         clip_by_global_norm(protocol.clip),
         optax.add_decayed_weights(protocol.weight_decay),
-        scale_by_trust_ratio(adapted),
+        optax.masked(TRUST_RATIO, adapted),
         optax.trace(MOMENTUM, nesterov=protocol.optimizer == "nesterov"),
         optax.scale_by_learning_rate(rate),
     )
