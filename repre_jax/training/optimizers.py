@@ -20,33 +20,31 @@ LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither
 TRUST_RATIO = optax.scale_by_trust_ratio(trust_coefficient=0.001)  # of LARS
 
 
-def adamw(schedule: optax.GradientTransformation, decay: optax.GradientTransformation, **_):
+def adamw(*, decay, rate, **_):
     """AdamW (0.9, 0.999, 1e-8; decoupled decay, lr * wd)."""
-    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, schedule)
+    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8), decay, rate)
 
 
-def sgd(schedule, decay, *, momentum: float, **_):
+def sgd(*, decay, momentum, rate, **_):
     """Decay added to the gradient, momentum, learning rate, as torch.optim.SGD."""
-    return optax.chain(decay, optax.trace(momentum), schedule)
+    return optax.chain(decay, momentum, rate)
 
 
-def lars(schedule, decay, *, momentum: float, adapted: Any):
+def lars(*, decay, trust_ratio, momentum, rate):
     """Decay, trust ratio 0.001 |p| / |g| of matrices, momentum, learning rate.
 
     Source: google-deepmind/deepmind-research, byol/utils/optimizers.py; facebookresearch/moco-v3,
     moco/optimizer.py is the same.
     """
-    trust_ratio = optax.masked(TRUST_RATIO, adapted)
-    return optax.chain(decay, trust_ratio, optax.trace(momentum), schedule)
+    return optax.chain(decay, trust_ratio, momentum, rate)
 
 
-def lars_simclr(schedule, decay, *, momentum: float, adapted: Any):
+def lars_simclr(*, decay, trust_ratio, momentum, rate):
     """LARS whose momentum averages what the learning rate has already scaled.
 
     Source: google-research/simclr, tf2/lars_optimizer.py, ``classic_momentum``.
     """
-    trust_ratio = optax.masked(TRUST_RATIO, adapted)
-    return optax.chain(decay, trust_ratio, schedule, optax.trace(momentum))
+    return optax.chain(decay, trust_ratio, rate, momentum)
 
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd, "lars": lars, "lars_simclr": lars_simclr}
@@ -83,21 +81,28 @@ def build_optimizer(
     """
     decayed = decayed_parameters(decay, params)
     clipped = map_with_path(lambda path, x: not path.startswith(LOG_VARIANCE), params)
+    adapted = jax.tree.map(lambda x: x.ndim > 1, params)
     held = map_with_path(lambda path, _: path.startswith(tuple(constant_rate)), params)
-    options = {}
-    if name in ("sgd", "lars", "lars_simclr"):
-        options["momentum"] = momentum
-    if name in ("lars", "lars_simclr"):
-        options["adapted"] = jax.tree.map(lambda x: x.ndim > 1, params)
-    rule = OPTIMIZERS[name](
-        scale_by_schedule(learning_rate, held_learning_rate or learning_rate, held),
-        add_scheduled_decay(weight_decay, decayed),
-        **options,
-    )
-    return optax.chain(
-        optax.masked(clip_by_tensor_norm(clip_per_tensor), clipped),
-        optax.masked(clip_by_global_norm(clip_global), clipped),
-        hold_still(rule, params, frozen),
+    rates = {False: learning_rate, True: held_learning_rate or learning_rate}
+
+    def at(step):
+        scales = {key: optax.scale_by_learning_rate(rate(step)) for key, rate in rates.items()}
+        rule = OPTIMIZERS[name](
+            decay=optax.add_decayed_weights(weight_decay(step), decayed),
+            trust_ratio=optax.masked(TRUST_RATIO, adapted),
+            momentum=optax.trace(momentum),
+            rate=optax.partition(scales, held),
+        )
+        return optax.chain(
+            optax.masked(clip_by_tensor_norm(clip_per_tensor), clipped),
+            optax.masked(clip_by_global_norm(clip_global), clipped),
+            hold_still(rule, params, frozen, step),
+        )
+
+    # The numbers of a step, not schedules: optax's count updates and lag behind a skipped step.
+    return optax.GradientTransformationExtraArgs(
+        lambda params: at(0).init(params),
+        lambda updates, state, params, *, step, **_: at(step).update(updates, state, params),
     )
 
 
@@ -159,47 +164,8 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def add_scheduled_decay(schedule: Schedule, mask: Any) -> optax.GradientTransformationExtraArgs:
-    """Adds schedule(step) * parameter where ``mask`` holds."""
-
-    def update(updates, state, params, *, step, **_):
-        decay = schedule(step)
-        add = lambda update, param, decayed: update + decay * param if decayed else update  # noqa: E731
-        return _map_visible(add, updates, params, mask), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def scale_by_schedule(
-    schedule: Schedule, held_schedule: Schedule, held: Any
-) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -schedule(step), or by -held_schedule(step) where ``held`` holds."""
-
-    def update(updates, state, params, *, step, **_):
-        rate, held_rate = schedule(step), held_schedule(step)
-        scale = lambda update, _, is_held: -(held_rate if is_held else rate) * update  # noqa: E731
-        return _map_visible(scale, updates, params, held), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _map_visible(function, updates, params, mask):
-    """Maps over the leaves that ``optax.partition`` does not hide in ``updates``.
-
-    Other groups' leaves are hidden there and in ``params``; the mask knows all of them.
-    """
-    hidden = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-    return jax.tree.map(
-        lambda update, *rest: update if hidden(update) else function(update, *rest),
-        updates,
-        params,
-        mask,
-        is_leaf=hidden,
-    )
-
-
 def hold_still(
-    optimizer: optax.GradientTransformationExtraArgs, params: Any, frozen: Sequence[Frozen]
+    optimizer: optax.GradientTransformation, params: Any, frozen: Sequence[Frozen], step: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
     """Gives frozen parameters groups of their own, which see no update while they are frozen.
 
@@ -219,20 +185,19 @@ def hold_still(
         if name == "never":
             groups[name] = optax.set_to_zero()
         else:
-            groups[name] = from_step(optimizer, int(name.removeprefix("from_")))
+            groups[name] = taken_if(step >= int(name.removeprefix("from_")), optimizer)
     return optax.partition(groups, labels)
 
 
-def from_step(
-    optimizer: optax.GradientTransformationExtraArgs, first: int
-) -> optax.GradientTransformationExtraArgs:
-    """Zero updates and an untouched state before step ``first``, ``optimizer`` from there on."""
+def taken_if(
+    free: jax.Array, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Zero updates and an untouched state unless ``free``."""
 
-    def update(updates, state, params, *, step, **extra):
-        new_updates, new_state = optimizer.update(updates, state, params, step=step, **extra)
-        free = step >= first
+    def update(updates, state, params=None):
+        new_updates, new_state = optimizer.update(updates, state, params)
         updates = jax.tree.map(lambda new: jnp.where(free, new, 0), new_updates)
         state = jax.tree.map(lambda new, old: jnp.where(free, new, old), new_state, state)
         return updates, state
 
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    return optax.GradientTransformation(optimizer.init, update)
