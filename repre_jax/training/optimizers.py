@@ -192,12 +192,13 @@ def hold_still(
 def taken_if(
     free: jax.Array, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Zero updates and an untouched state unless ``free``."""
+    """Zero updates and an untouched state unless ``free``.
+
+    ``optax.conditionally_mask`` does the same, but keeps a clock of its own in the state.
+    """
 
     def update(updates, state, params=None):
-        new_updates, new_state = optimizer.update(updates, state, params)
-        updates = jax.tree.map(lambda new: jnp.where(free, new, 0), new_updates)
-        state = jax.tree.map(lambda new, old: jnp.where(free, new, old), new_state, state)
-        return updates, state
+        taken = optimizer.update(updates, state, params)
+        return optax.tree.where(free, taken, (optax.tree.zeros_like(updates), state))
 
     return optax.GradientTransformation(optimizer.init, update)

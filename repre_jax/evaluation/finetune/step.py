@@ -258,7 +258,7 @@ def update(
         average = optax.incremental_update(params, average, 1 - decay)
     taken = state.replace(params=params, average=average, opt_state=opt_state)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
+    kept = optax.tree.where(finite, taken, state)
     skipped = 1 - finite.astype(jnp.int32)
     new_state = kept.replace(
         step=state.step + 1,
