@@ -152,7 +152,7 @@ def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales all tensors by min(1, limit / (norm of them all + 1e-6)); ``limit`` 0 does nothing.
 
-    Source: torch.nn.utils.clip_grad_norm_.
+    Source: torch.nn.utils.clip_grad_norm_; ``optax.clip_by_global_norm`` is without the 1e-6.
     """
     if limit <= 0:
         return optax.identity()
