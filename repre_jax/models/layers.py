@@ -1,5 +1,6 @@
 """The pieces that vision transformers share: initialisers, patches, drop path, MLP, block."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,12 +28,8 @@ normal_002 = nn.initializers.normal(0.02)
 
 def torch_default_bias(fan_in: int) -> Initializer:
     """torch's default bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-
-    def initialise(key, shape, dtype=jnp.float32):
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialise
+    bound = fan_in**-0.5
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
 def xavier_per_projection(projections: int) -> Initializer:
