@@ -17,6 +17,9 @@ torch_default_rows = nn.initializers.variance_scaling(
     1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2
 )
 
+# Xavier uniform of a kernel [P, P, C, D] as the matrix [P P C, D] of flattened patches.
+xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
+
 # Haiku's default for Linear: TruncatedNormal(1/sqrt(fan_in)), cut at two deviations, which leaves
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
@@ -64,22 +67,20 @@ def patch_embedding(
     "moco_v3" is Xavier uniform over the fan of the flattened patch, its bias zero; otherwise it is
     torch's default, which DINO and Swin leave this one layer with.
     """
-    fan_in = 3 * patch_size**2
     if initialisation == "moco_v3":
-        bound = (6 / (fan_in + width)) ** 0.5
-        uniform = nn.initializers.uniform(2 * bound)
-        initialisers = {
-            "kernel_init": lambda *args: uniform(*args) - bound,
-            "bias_init": nn.initializers.zeros,
-        }
+        kernel_init, bias_init = xavier_of_patches, nn.initializers.zeros
     else:
-        initialisers = {
-            "kernel_init": torch_default_kernel,
-            "bias_init": torch_default_bias(fan_in),
-        }
+        kernel_init, bias_init = torch_default_kernel, torch_default_bias(3 * patch_size**2)
     patch = (patch_size, patch_size)
     return nn.Conv(
-        width, patch, strides=patch, padding="VALID", dtype=dtype, name=name, **initialisers
+        width,
+        patch,
+        strides=patch,
+        padding="VALID",
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
     )
 
 
