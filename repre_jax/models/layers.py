@@ -35,27 +35,15 @@ def torch_default_bias(fan_in: int) -> Initializer:
     return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
-def xavier_per_projection(projections: int) -> Initializer:
-    """Xavier uniform for a fused kernel, as if each of its projections were a kernel of its own.
-
-    Source: facebookresearch/moco-v3, vits.py ("treat the weights of Q, K, V separately").
-    """
-
-    def initialise(key, shape, dtype=jnp.float32):
-        bound = (6 / (shape[0] + shape[1] // projections)) ** 0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return initialise
-
-
 def linear_initialisers(initialisation: str) -> tuple[Initializer, Initializer]:
     """(of every linear layer, of the fused query-key-value kernel).
 
     "dino" is normal 0.02 (DINO, DeiT, Swin); "moco_v3" is Xavier uniform, query, key and value each
-    with their own fan.
+    with their own fan (facebookresearch/moco-v3, vits.py).
     """
     if initialisation == "moco_v3":
-        return nn.initializers.xavier_uniform(), xavier_per_projection(3)
+        # Each is square, so Xavier's sqrt(6 / (D + D)) is LeCun's sqrt(3 / D) of the fused kernel.
+        return nn.initializers.xavier_uniform(), nn.initializers.lecun_uniform()
     return normal_002, normal_002
 
 
