@@ -1,4 +1,4 @@
-"""The pieces that vision transformers share: initialisers, patches, drop path, MLP, block."""
+"""The pieces that vision transformers share: initialisers, patches, MLP, attention, block."""
 
 import functools
 from collections.abc import Callable
@@ -72,22 +72,6 @@ def patch_embedding(
     )
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drops the whole branch of an example, scales the rest by 1 / keep."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x [B, ...] -> [B, ...]; draws from the "drop_path" stream when training."""
-        if not train or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
-        return x * (kept / keep).astype(x.dtype)
-
-
 class MLP(nn.Module):
     """Linear, exact (erf) GELU, Linear."""
 
@@ -140,9 +124,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; attention and MLP branches drop independently.
+    """Pre-norm transformer block.
 
     Attributes:
+      drop_path: rate of stochastic depth: each branch of each example is dropped whole or scaled by
+        1 / (1 - rate), a draw of the "drop_path" stream for each.
       attention: class, or function of the same arguments, that makes the attention.
     """
 
@@ -159,13 +145,20 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x [B, ..., D] as the attention takes it, for the usual one [B, N, D]; the same out."""
         hidden = int(x.shape[-1] * self.mlp_ratio)
+        drop_path = functools.partial(
+            nn.Dropout,
+            self.drop_path,
+            broadcast_dims=tuple(range(1, x.ndim)),
+            deterministic=not train,
+            rng_collection="drop_path",
+        )
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
         initialisers = (self.kernel_init, self.qkv_init)
         y = self.attention(self.heads, *initialisers, self.dtype, name="attention")(y)
-        x = x + DropPath(self.drop_path, name="drop_path_1")(y, train)
+        x = x + drop_path(name="drop_path_1")(y)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
-        return x + DropPath(self.drop_path, name="drop_path_2")(y, train)
+        return x + drop_path(name="drop_path_2")(y)
 
 
 class BlockForm(NamedTuple):

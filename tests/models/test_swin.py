@@ -10,7 +10,7 @@ from tiny import equations
 from configs import default
 from repre_jax.errors import UserError
 from repre_jax.models import BACKBONES
-from repre_jax.models.layers import DropPath, normal_002
+from repre_jax.models.layers import normal_002
 from repre_jax.models.swin import (
     Swin,
     WindowAttention,
@@ -163,7 +163,7 @@ def test_drop_path_rises_over_all_blocks_to_the_rate():
     rates = []
 
     def note(next_function, arguments, keywords, context):
-        if isinstance(context.module, DropPath):
+        if isinstance(context.module, nn.Dropout):
             rates.append(context.module.rate)
         return next_function(*arguments, **keywords)
 

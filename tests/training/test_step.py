@@ -23,7 +23,6 @@ from tiny import (
 )
 
 from repre_jax.data.device.augment import augment_views, normalise
-from repre_jax.models.layers import DropPath
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training import step as train_step_module
@@ -315,22 +314,6 @@ def test_repre_adds_the_work_of_its_decoder_and_no_other(baseline, reference):
 
     branch = flops(jax.grad(mean_loss, argnums=(0, 1)), random_state(learner).params["repre"], maps)
     assert with_branch - without == pytest.approx(branch, rel=0.05)
-
-
-def test_drop_path_draws_for_every_row_by_itself():
-    rows, keep = 4096, 0.75
-    x = np.ones((rows, 3, 2), np.float32)
-    key = jax.random.key(0)
-    module = DropPath(1 - keep)
-    out = np.asarray(module.apply({}, x, True, rngs={"drop_path": key}))
-    per_row = out.reshape(rows, -1)
-    assert (per_row == per_row[:, :1]).all(), "a row is dropped whole"
-    kept = per_row[:, 0] > 0
-    np.testing.assert_allclose(per_row[kept], 1 / keep, rtol=1e-6)
-    assert abs(kept.mean() - keep) < 4 * (keep * (1 - keep) / rows) ** 0.5
-    neighbours = np.corrcoef(kept[:-1], kept[1:])[0, 1]
-    assert abs(neighbours) < 4 / rows**0.5
-    np.testing.assert_array_equal(module.apply({}, x, False), x)
 
 
 def test_views_and_branches_of_an_example_drop_differently():
