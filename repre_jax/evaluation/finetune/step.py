@@ -245,7 +245,7 @@ def update(
 
     def objective(params):
         logits = finetuner.logits(params, images, train=True, rngs={"drop_path": drop_path})
-        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
+        return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
     loss, gradients = jax.value_and_grad(objective)(state.params)
     grad_norm = optax.tree.norm(gradients)
