@@ -236,10 +236,9 @@ def head_losses(
     heads: dict[str, jax.Array], features: jax.Array, labels: jax.Array, smoothing: float
 ) -> jax.Array:
     """Mean cross-entropy of each head [H] over the examples whose label is known."""
-    log_shares = jax.nn.log_softmax(head_logits(heads, features))
     known = labels >= 0
-    right = jnp.take_along_axis(log_shares, jnp.maximum(labels, 0)[None, :, None], axis=2)[..., 0]
-    losses = -(1 - smoothing) * right - smoothing * log_shares.mean(axis=2)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, heads["bias"].shape[1]), smoothing)
+    losses = optax.softmax_cross_entropy(head_logits(heads, features), targets)
     return jnp.sum(losses * known, axis=1) / jnp.maximum(known.sum(), 1)
 
 
