@@ -50,7 +50,7 @@ def effective_rank(features: jax.Array) -> jax.Array:
     # in its small eigenvalues reads as rank.
     values = jnp.linalg.svd(jnp.asarray(features, jnp.float32), compute_uv=False)
     shares = values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
-    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares)))
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(shares)))
 
 
 def alignment(first: jax.Array, second: jax.Array) -> jax.Array:
