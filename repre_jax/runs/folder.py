@@ -7,17 +7,16 @@ bad_files.txt   images that could not be read
 tensorboard/ checkpoints/ figures/
 """
 
-import errno
-import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from repre_jax.runs.disk_errors import disk_trouble_told
+from filelock import FileLock, Timeout
+
 from repre_jax.errors import UserError
+from repre_jax.runs.disk_errors import disk_trouble, disk_trouble_told
 
 _SHOWN_DIFFERENCES = 8
 _LOCK = ".lock"
@@ -64,7 +63,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         if not primary:
             return
         with disk_trouble_told(self.path):
@@ -91,10 +90,9 @@ class RunFolder:
         write_json(self.summary_path, {**summary, "finished": True})
 
     def close(self) -> None:
-        """Lets another process use the folder."""
+        """Lets another process use the folder, as the end of this object or process does."""
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -186,27 +184,24 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "absent"
 
 
-def _lock(folder: Path) -> int | None:
-    """An exclusive lock that the system drops when the process ends, however it ends."""
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(descriptor)
-                return None  # some network file systems have no locks
-            if time.monotonic() < deadline:
-                time.sleep(0.1)
-                continue
-            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise UserError(
-                f"Another process ({holder or 'unknown'}) is training in {folder}: wait for it, "
-                "stop it, or choose another --workdir."
-            ) from error
+def _lock(folder: Path) -> FileLock:
+    """A lock that the system drops when the process ends, however it ends."""
+    lock = FileLock(folder / _LOCK, timeout=_LOCK_PATIENCE_SECONDS, on_acquired=_sign)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = (folder / _LOCK).read_text(errors="replace").strip()
+        raise UserError(
+            f"Another process ({holder or 'unknown'}) is training in {folder}: wait for it, "
+            "stop it, or choose another --workdir."
+        ) from error
+    except OSError as error:
+        if disk_trouble(error):
+            raise
+        # Some network file systems have no locks: the run goes on without one.
+    return lock
+
+
+def _sign(descriptor: int) -> None:
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-    return descriptor

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -109,7 +110,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "_LOCK_PATIENCE_SECONDS", 0.2)
     code = (
         "import sys; from repre_jax.runs.folder import RunFolder;"
-        "RunFolder(sys.argv[1], {}); print('locked', flush=True); sys.stdin.read()"
+        "folder = RunFolder(sys.argv[1], {}); print('locked', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -126,6 +127,16 @@ def test_two_processes_cannot_share_a_folder(tmp_path, monkeypatch):
         process.kill()
         process.communicate()
     RunFolder(tmp_path, {}).close()  # the lock of a killed run is gone
+
+
+def test_a_file_system_without_locks_is_used_all_the_same(tmp_path, monkeypatch):
+    def no_locks(*unused):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder = RunFolder(tmp_path, CONFIG)
+    assert folder.config_path.exists()
+    folder.close()
 
 
 def test_only_the_primary_process_locks_and_writes(tmp_path):
