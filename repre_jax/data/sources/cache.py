@@ -9,7 +9,6 @@ worker processes share it.
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.progress import track
 
 from repre_jax.data.host.cores import usable_cores
@@ -100,16 +100,18 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
 @contextlib.contextmanager
 def _locked(folder: Path):
     """Lets one process at a time build a cache; yields False where files cannot be locked."""
-    with open(f"{folder}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process that builds the image cache {folder}.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # some network file systems: then two processes may build it twice
-            yield False
-            return
-        yield True
+    lock = FileLock(f"{folder}.lock", fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"Waiting for another process that builds the image cache {folder}.")
+        lock.acquire()
+    except OSError:  # some network file systems: then two processes may build it twice
+        pass
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def _remove_remains(folder: Path) -> None:

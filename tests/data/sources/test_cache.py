@@ -1,5 +1,7 @@
 """The cache of decoded images equals decoding, and is rebuilt when it is damaged."""
 
+import errno
+import fcntl
 import pickle
 
 import cv2
@@ -88,6 +90,15 @@ def test_interrupted_build_leaves_no_cache(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(open_source(cached_config(root, cache), "train")) == 6
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1  # the remains are gone
+
+
+def test_cache_is_built_where_files_cannot_be_locked(tmp_path, monkeypatch):
+    def no_locks(*unused):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    config = cached_config(labelled_folder(tmp_path / "images"), tmp_path / "cache")
+    assert len(open_source(config, "train")) == 6
 
 
 def test_cache_folder_that_cannot_be_made(tmp_path):
