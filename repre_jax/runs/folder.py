@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from flax.traverse_util import flatten_dict
 
 from repre_jax.errors import UserError
 from repre_jax.runs.disk_errors import disk_trouble, disk_trouble_told
@@ -130,7 +131,10 @@ def config_differences(
       ignore: dotted keys, or their leading parts, that may differ.
     """
     # A tuple and the list that JSON made of it are the same setting.
-    old, new = (_flatten(json.loads(json.dumps(config))) for config in (old, new))
+    old, new = (
+        flatten_dict(json.loads(json.dumps(config)), keep_empty_nodes=True, sep=".")
+        for config in (old, new)
+    )
     keys = [
         key
         for key in sorted(old.keys() | new.keys())
@@ -170,18 +174,9 @@ def _unused(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} <= {"config.json", _LOCK}
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
+    # The default is for flax's empty node, which stands for an empty section.
+    return json.dumps(flat[key], default=lambda _: {}) if key in flat else "absent"
 
 
 def _lock(folder: Path) -> FileLock:
