@@ -52,10 +52,14 @@ ALIASES = {
     "method": {"config"},
     "repre": {"config"},
     "decoder": {"decoder"},
+    "windows": {"config"},
     "data": {"data_config"},
     "model": {"model"},
 }
-OWNERS = {"method": "repre_jax.methods", "repre": "repre_jax.methods.repre"}
+OWNERS = {
+    "method": "repre_jax.methods",
+    "repre": tuple(f"repre_jax.methods.{name}" for name in ("repre", "branch", "windows")),
+}
 
 
 def is_read(key: str) -> bool:

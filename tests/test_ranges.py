@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from repre_jax import evaluate
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
@@ -12,7 +11,7 @@ from repre_jax.methods import METHODS
 from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
-from repre_jax.training.resolution import RANGES
+from repre_jax.training.resolution import ranges_of
 
 # Any number will do for these; those of views are checked with the recipe (methods/method.py).
 FREE = {"seed"}
@@ -46,15 +45,12 @@ def test_numbers_are_found_in_sections_and_lists():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_of_a_config_has_a_range_and_is_inside(method):
     config = defaults.get_config(method)
-    check_ranges(config, RANGES)
-    assert numbers_of(config) - FREE <= set(RANGES)
+    check_ranges(config, ranges_of(method))
+    assert numbers_of(config) - FREE <= set(ranges_of(method))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
-    config = read_config(f"eval/{task}")
-    check_ranges(config, evaluate.RANGES)
-    assert numbers_of(config) <= set(evaluate.RANGES)
     config = read_config(f"eval/{task}")
     check_ranges(config, TASKS[task].ranges)
     assert numbers_of(config) <= set(TASKS[task].ranges) <= set(flat_keys(config))

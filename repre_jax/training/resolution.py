@@ -109,8 +109,7 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
       UserError: a name that does not exist, or numbers that do not fit.
     """
     _check_names(config)
-    ranges = METHODS[config.method.name].RANGES
-    check_ranges(config, RANGES | {f"method.{key}": allowed for key, allowed in ranges.items()})
+    check_ranges(config, ranges_of(config.method.name))
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % (devices * accumulate):
         raise UserError(
@@ -143,6 +142,12 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
         ),
         compute_dtype=compute_dtype(config.train.compute_dtype),
     )
+
+
+def ranges_of(method: str) -> dict[str, Range]:
+    """Ranges of every number of a config of ``method``."""
+    own = METHODS[method].RANGES
+    return RANGES | {f"method.{key}": allowed for key, allowed in own.items()}
 
 
 def _check_names(config: ConfigDict) -> None:

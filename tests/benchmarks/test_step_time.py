@@ -90,7 +90,7 @@ def test_everyone_starts_a_round():
 
 
 def test_batch_has_the_form_of_the_pipeline():
-    recipe = SimpleNamespace(local_crops=3, local_size=8)
+    recipe = SimpleNamespace(global_crops=2, local_crops=3, local_size=8)
     learner = SimpleNamespace(image_size=16, method=SimpleNamespace(views=recipe))
     batch = step_time.synthetic_batch(learner, 4, make_mesh(2))
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}

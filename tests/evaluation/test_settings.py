@@ -238,7 +238,7 @@ def test_feature_while_training(root, monkeypatch):
             OnlineEvaluation(
                 pretrained.encoder, source, source, pretrained.config, make_mesh(1), **options
             )
-        assert spy.arguments == (pretrained.encoder, feature, True)
+        assert spy.arguments == (pretrained.encoder, feature)
 
 
 def test_protocol_is_the_methods_or_the_one_asked_for(noted, method_of_mean_tokens):

@@ -164,5 +164,5 @@ def test_whole_schedules(monkeypatch):
     # Near the end, 1 + cos(x) has few digits in float32, officially as here.
     ours = replay.table(learner.learning_rate, steps)
     np.testing.assert_allclose(ours, GOLDEN["table/learning_rate"], rtol=1e-5, atol=1e-6)
-    momentum = replay.table(learner.method.momentum, steps)
+    momentum = replay.table(learner.method.target.momentum, steps)
     np.testing.assert_allclose(momentum, GOLDEN["table/momentum"], rtol=1e-6)

@@ -219,5 +219,5 @@ def test_whole_schedules(monkeypatch):
     steps = TABLE_EPOCHS * TABLE_STEPS_PER_EPOCH
     ours = replay.table(learner.learning_rate, steps)
     np.testing.assert_allclose(ours, GOLDEN["table/learning_rate"], rtol=1e-5)
-    momentum = replay.table(learner.method.momentum, steps)
+    momentum = replay.table(learner.method.target.momentum, steps)
     np.testing.assert_allclose(momentum[:-1], GOLDEN["table/momentum"][1:], rtol=1e-6)

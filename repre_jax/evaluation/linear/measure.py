@@ -37,8 +37,9 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     """
     config = evaluation.config
     protocol = LINEAR_PROTOCOLS[config.protocol]
-    if protocol.feature == "pooled":  # or what the method has in its place: LoMaR trains no pooling
-        protocol = dataclasses.replace(protocol, feature=evaluation.pretrained.defaults.feature)
+    own = evaluation.pretrained.defaults.feature
+    if protocol.feature == "pooled" != own:  # LoMaR, say, trains nothing that is pooled
+        protocol = dataclasses.replace(protocol, feature=own)
     batch_size = config.train_batch_size or protocol.batch_size
     probe = build_probe(evaluation, protocol, batch_size)
     feature = protocol.feature_of(probe.encoder)

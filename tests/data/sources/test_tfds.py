@@ -22,6 +22,7 @@ def prepared(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     class Sprites(tfds.core.GeneratorBasedBuilder):
+        __module__ = "sprites"  # tfds looks for a package behind a name with dots
         VERSION = tfds.core.Version("1.0.0")
         features: dict
         images: int
@@ -46,6 +47,7 @@ def prepared(tmp_path_factory):
                 yield number, example
 
     class LabelledSprites(Sprites):
+        __module__ = "sprites"
         features = {  # noqa: RUF012
             "image": tfds.features.Image(shape=(None, None, 3)),
             "mask": tfds.features.LabeledImage(labels=256, shape=(None, None, 1)),
@@ -54,6 +56,7 @@ def prepared(tmp_path_factory):
         }
 
     class PlainSprites(Sprites):
+        __module__ = "sprites"
         features = {"image": tfds.features.Image(shape=(None, None, 3))}  # noqa: RUF012
 
     folder = tmp_path_factory.mktemp("tfds")
