@@ -144,7 +144,12 @@ def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
     """
     if limit <= 0:
         return optax.identity()
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda x: _clipped(x, limit), updates))
+
+    def clip(gradient):
+        norm = jnp.linalg.norm(gradient.reshape(-1))
+        return gradient * jnp.minimum(1.0, limit / (norm + 1e-6))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
@@ -154,12 +159,12 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """
     if limit <= 0:
         return optax.identity()
-    return optax.stateless(lambda updates, _: _clipped(updates, limit))
 
+    def clip(updates, params):
+        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda x: x * factor, updates)
 
-def _clipped(tree: Any, limit: float) -> Any:
-    # Not optax.clip_by_global_norm, whose factor has no 1e-6.
-    return optax.tree.scale(jnp.minimum(1.0, limit / (optax.tree.norm(tree) + 1e-6)), tree)
+    return optax.stateless(clip)
 
 
 def hold_still(
