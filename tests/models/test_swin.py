@@ -247,7 +247,7 @@ def test_initialisation(initialisation):
 def test_options_that_swin_does_not_have():
     with pytest.raises(UserError, match=r"model\.patch_size=16, but Swin's patch is 4 pixels"):
         encoder("swin_tiny", patch_size=16)
-    with pytest.raises(UserError, match="swin_tiny has stages: set model.stage_heads"):
+    with pytest.raises(UserError, match=r"swin_tiny has stages: set model\.stage_heads"):
         encoder("swin_tiny", heads=6)
 
 

@@ -18,6 +18,7 @@ SIZES = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
 }
 NANO = SIZES["vit_nano"][0]
 
