@@ -65,7 +65,13 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "windows_beside_dino" else ())
+        for name in BESIDE
+    ],
+)
 def test_what_neither_paper_has_is_the_same_on_eight_devices(name):
     learner = tiny_learner(BESIDE[name]())
     found = measure(learner)
@@ -93,7 +99,7 @@ def test_masked_methods_need_a_vit(method):
         tiny_learner(config)
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "mae", "lomar_tokens"])
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "lomar_tokens"])
 def test_accumulation_changes_nothing(method):
     """Negatives, one view a network, a queue, losses image by image: the encoder in four pieces."""
     learner = tiny_learner(tiny_config(method))
