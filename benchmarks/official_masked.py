@@ -4,7 +4,7 @@ PyTorch and timm are needed, beside JAX; they are imported when a step is made, 
 official files are used as they are checked out: facebookresearch/mae and junchen14/LoMaR. Shims at
 run time, all of them for names that have moved or gone since:
 - timm's ``Block`` is called without the ``qk_scale`` that it no longer knows. It is the block of
-  the timm that is installed, whose attention is torch's fused one: faster than the authors' timm.
+  the timm that is installed, whose attention is torch's fused one, not of the authors' timm.
 - ``easydict`` and ``np.float`` are given.
 - torchvision's two operators are declared where its compiled part does not load.
 
