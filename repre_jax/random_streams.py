@@ -16,6 +16,10 @@ class Stream(enum.IntEnum):
     DROP_PATH = 0x64726F70  # "drop"
     MEMORY = 0x6D656D6F  # "memo", of the initial memory
     MASKS = 0x6D61736B  # "mask", and the windows of LoMaR
+    HEAD = 0x68656164  # "head", of a classifier
+    ERASING = 0x65726173  # "eras"
+    MIXING = 0x6D697875  # "mixu"
+    FINETUNING_DROP_PATH = 0x66746470  # "ftdp"
 
 
 def stream_key(seed: int, stream: int) -> jax.Array:

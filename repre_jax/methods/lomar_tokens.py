@@ -103,10 +103,13 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     init_tokenizer = tokenizer_of(config, recipe, encoder)
 
     def check_images(count):
-        if config.tokenizer == "ids" and len(init_tokenizer(None)["ids"]) != count:
+        if config.tokenizer != "ids":
+            return
+        found = len(init_tokenizer(None)["ids"])
+        if found != count:
             raise UserError(
-                f"{config.tokens_path} has ids of {len(init_tokenizer(None)['ids']):,} images, and "
-                f"the training set has {count:,}."
+                f"{config.tokens_path} has ids of {found:,} images, and the training set has "
+                f"{count:,}."
             )
 
     def encode(encoder, params, views, keys, taps):

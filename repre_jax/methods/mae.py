@@ -128,26 +128,10 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     """MAE for a run of any length; see ``default_config`` for ``config``.
 
     Raises:
-      UserError: an encoder that cannot leave patches out.
+      UserError: as of ``check``.
     """
-    if not isinstance(encoder, ViT) or encoder.position == "relative":
-        raise UserError(
-            "method.name=mae leaves patches out, so it needs a ViT with absolute positions: set "
-            "model.name=vit_base and model.position=sincos_columns_first."
-        )
-
     patches = (encoder.image_size // encoder.patch_size) ** 2
-    if not 0 < kept_of(patches, config.mask_ratio) < patches:
-        raise UserError(
-            f"method.mask_ratio={config.mask_ratio} leaves the encoder none, or all, of the "
-            f"{patches} patches of an image."
-        )
-    if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
-        raise UserError(
-            f"method.decoder_width={config.decoder_width} must be divisible by 4 and by "
-            f"method.decoder_heads={config.decoder_heads}."
-        )
-
+    check(config, encoder, patches)
     heads = MAEHeads(
         MAEDecoder(
             patch_size=encoder.patch_size,
@@ -205,3 +189,23 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         collapses=False,
         painter=Painter(NORMALISED_PATCHES if config.normalise_target else PIXELS, paint),
     )
+
+
+def check(config: ConfigDict, encoder: nn.Module, patches: int) -> None:
+    """Raises UserError for an encoder that cannot leave patches out, or sizes that cannot be."""
+    if not isinstance(encoder, ViT) or encoder.position == "relative":
+        raise UserError(
+            "method.name=mae leaves patches out, so it needs a ViT with absolute positions: set "
+            "model.name=vit_base and model.position=sincos_columns_first."
+        )
+
+    if not 0 < kept_of(patches, config.mask_ratio) < patches:
+        raise UserError(
+            f"method.mask_ratio={config.mask_ratio} leaves the encoder none, or all, of the "
+            f"{patches} patches of an image."
+        )
+    if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
+        raise UserError(
+            f"method.decoder_width={config.decoder_width} must be divisible by 4 and by "
+            f"method.decoder_heads={config.decoder_heads}."
+        )

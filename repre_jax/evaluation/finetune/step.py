@@ -18,13 +18,9 @@ from repre_jax.models.layers import layer_norm
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.positions import resize_learned_positions, sincos_2d
 from repre_jax.models.taps import apply_with_taps
+from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, WarmUp
 from repre_jax.training.optimizers import build_optimizer
-
-# Keep the draws of each purpose apart from all others of the same seed ("head", "eras", "mixu" and
-# "ftdp" in ASCII).
-_HEAD_STREAM, _ERASING_STREAM = 0x68656164, 0x65726173
-_MIXING_STREAM, _DROP_PATH_STREAM = 0x6D697875, 0x66746470
 
 
 class FinetuneState(struct.PyTreeNode):
@@ -185,7 +181,7 @@ def initial_state(finetuner: Finetuner, encoder_params: Any) -> FinetuneState:
 
 
 def _all_params(head: Head, encoder: nn.Module, encoder_params: Any, seed: int) -> Any:
-    key = jax.random.fold_in(jax.random.key(seed), _HEAD_STREAM)
+    key = jax.random.fold_in(jax.random.key(seed), Stream.HEAD)
     fresh = head.init(key, jnp.zeros((1, encoder.width)))["params"]
     return {"encoder": jax.tree.map(jnp.asarray, encoder_params), **fresh}
 
@@ -219,15 +215,9 @@ def augmented(
     pixels = augment_views(batch, views_of(recipe), seed)["global"][:, 0]
     images = finetuner.encoder_input(pixels)
     if recipe.erasing_probability:
-        # Named, because the hardware generators ("rbg") draw differently under vmap.
-        root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _ERASING_STREAM)
-
-        def erase_row(epoch, index, image):
-            key = jax.random.fold_in(jax.random.fold_in(root, epoch), index)
-            return erase(key, image, recipe.erasing_probability)
-
-        images = jax.vmap(erase_row)(batch["epoch"], batch["index"], images)
-    key = _step_key(seed, _MIXING_STREAM, step)
+        keys = example_keys(seed, Stream.ERASING, batch["epoch"], batch["index"])
+        images = jax.vmap(lambda key, x: erase(key, x, recipe.erasing_probability))(keys, images)
+    key = step_key(seed, Stream.MIXING, step)
     return mix(key, images, batch["label"], mixing_of(recipe), classes=finetuner.head.classes)
 
 
@@ -238,7 +228,7 @@ def update(
 
     A step whose loss or gradient is not finite changes nothing but the clock and the counter.
     """
-    drop_path = _step_key(finetuner.seed, _DROP_PATH_STREAM, state.step)
+    drop_path = step_key(finetuner.seed, Stream.FINETUNING_DROP_PATH, state.step)
 
     def objective(params):
         logits = finetuner.logits(params, images, train=True, rngs={"drop_path": drop_path})
@@ -268,7 +258,3 @@ def update(
         "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
     return new_state, metrics
-
-
-def _step_key(seed: int, stream: int, step: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)

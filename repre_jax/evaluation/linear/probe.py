@@ -19,6 +19,7 @@ from repre_jax.data.device.augment import augment_views
 from repre_jax.evaluation.frozen import frozen_features
 from repre_jax.evaluation.linear.protocols import LinearProtocol
 from repre_jax.models.pixels import encoder_input
+from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
 from repre_jax.training.optimizers import TRUST_RATIO, clip_by_global_norm
@@ -27,9 +28,6 @@ MOMENTUM = 0.9
 _BATCH_NORM_EPSILON = 1e-6  # main_linprobe.py
 _RUNNING = 0.1  # torch's momentum of running statistics
 _VALIDATION_CHUNK = 1024
-# Keep these draws apart from all others of the same seed ("drop", "head" in ASCII).
-_DROP_PATH_STREAM = 0x64726F70
-_HEAD_STREAM = 0x68656164
 TOP = (1, 5)
 
 
@@ -86,7 +84,7 @@ class LinearProbe:
 
     def init(self, width: int) -> ProbeState:
         """The state at step 0, for features of this width; meant to be jitted."""
-        root = jax.random.fold_in(jax.random.key(self.seed), _HEAD_STREAM)
+        root = jax.random.fold_in(jax.random.key(self.seed), Stream.HEAD)
         shape = (width, self.classes)
         kernels = jax.vmap(lambda key: self.protocol.initialiser(key, shape, jnp.float32))(
             jax.random.split(root, self.seeds)
@@ -113,8 +111,8 @@ class LinearProbe:
         pixels = augment_views(batch, protocol.views, self.seed)["global"][:, 0]
         if protocol.drop_path:
             encoder = encoder.clone(drop_path=protocol.drop_path)
-            root = jax.random.fold_in(jax.random.key(self.seed), _DROP_PATH_STREAM)
-            options = {"train": True, "rngs": {"drop_path": jax.random.fold_in(root, step)}}
+            key = step_key(self.seed, Stream.DROP_PATH, step)
+            options = {"train": True, "rngs": {"drop_path": key}}
         images = encoder_input(encoder, pixels)
         feature = protocol.feature_of(encoder)
         return frozen_features(encoder, params, images, feature, **options)
