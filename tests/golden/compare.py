@@ -1,5 +1,6 @@
 """Comparison of parameter trees with recorded ones, leaf by leaf, and of what no run can decide."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,30 @@ def assert_close(
         if not difference <= (reach if name.endswith(undetermined) else tolerance):
             wrong[name] = float(difference)
     assert not wrong, wrong
+
+
+def assert_recorded_close(
+    ours: Any,
+    recorded: dict[str, np.ndarray],
+    weights: dict[str, np.ndarray],
+    tree: Callable[[dict[str, np.ndarray]], Any],
+    *,
+    tolerance: float,
+) -> None:
+    """Those leaves agree within ``tolerance`` of which something was recorded.
+
+    Args:
+      ours: tree of arrays.
+      recorded: some arrays under their official names.
+      weights: all of them, whose shapes alone matter.
+      tree: from official names to ours.
+      tolerance: largest absolute difference.
+    """
+    nothing = {name: np.zeros_like(value) for name, value in weights.items()}
+    expected = flat(tree(nothing | recorded))
+    known = flat(tree(nothing | {name: np.ones_like(x) for name, x in recorded.items()}))
+    ours = flat(ours)
+    compared = [name for name in known if known[name].any()]
+    assert len(compared) == len(recorded)
+    for name in compared:
+        np.testing.assert_allclose(ours[name], expected[name], atol=tolerance, err_msg=name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import from_torch_names, masked_cases, replay
-from golden.compare import FOLDER, assert_close, flat
+from golden.compare import FOLDER, assert_close, assert_recorded_close
 from golden.masked_cases import LOMAR_RUN, LOMAR_VIT, LOMAR_WINDOW, LOMAR_WINDOWS, STEPS
 from golden.weights import normalised
 
@@ -98,17 +98,9 @@ def test_forward_pass(first):
 
 
 def test_gradients(first):
-    state = {name: np.zeros_like(value) for name, value in masked_cases.lomar_weights().items()}
     recorded = from_torch_names.with_prefix(GOLDEN, "gradient/")
-    expected, known = (
-        flat(from_torch_names.lomar(state | values))
-        for values in (recorded, {name: np.ones_like(x) for name, x in recorded.items()})
-    )
-    ours = flat(first[3])
-    compared = [name for name in known if known[name].any()]
-    assert len(compared) == len(recorded)
-    for name in compared:
-        np.testing.assert_allclose(ours[name], expected[name], atol=1e-5, err_msg=name)
+    weights, tree = masked_cases.lomar_weights(), from_torch_names.lomar
+    assert_recorded_close(first[3], recorded, weights, tree, tolerance=1e-5)
 
 
 def test_three_steps(monkeypatch):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import from_torch_names, masked_cases, replay
-from golden.compare import FOLDER, assert_close, flat
+from golden.compare import FOLDER, assert_close, assert_recorded_close
 from golden.masked_cases import MAE_DECODER, MAE_RUN, MAE_VIT, STEPS, TABLE_RUN
 from golden.weights import normalised
 
@@ -92,17 +92,9 @@ def test_loss_without_normalised_targets(learner, first):
 
 
 def test_gradients(first):
-    state = {name: np.zeros_like(value) for name, value in masked_cases.mae_weights().items()}
     recorded = from_torch_names.with_prefix(GOLDEN, "gradient/")
-    expected, known = (
-        flat(from_torch_names.mae(state | values))
-        for values in (recorded, {name: np.ones_like(x) for name, x in recorded.items()})
-    )
-    ours = flat(first[2])
-    compared = [name for name in known if known[name].any()]
-    assert len(compared) == len(recorded)
-    for name in compared:
-        np.testing.assert_allclose(ours[name], expected[name], atol=1e-5, err_msg=name)
+    weights, tree = masked_cases.mae_weights(), from_torch_names.mae
+    assert_recorded_close(first[2], recorded, weights, tree, tolerance=1e-5)
 
 
 def test_three_steps(monkeypatch):
