@@ -1,8 +1,6 @@
 """The command ``repre-jax`` of a checkout: ``python main.py --config=configs/dino_vits.py``."""
 
-import sys
-
-from repre_jax.command_line import main
+from repre_jax.command_line import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

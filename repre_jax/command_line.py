@@ -11,6 +11,7 @@ exit code 2.
 """
 
 import difflib
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -21,12 +22,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from repre_jax.config_files import carried, locate, read_config
+from repre_jax.data.sources import check_read
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
+from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
 from repre_jax.table import tabulate
+from repre_jax.terminal import outlive_terminal
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
@@ -50,8 +54,18 @@ class Command(NamedTuple):
     distributed: bool
 
 
+def run() -> None:
+    """The command as a process of its own: Ctrl-C and a terminal that goes away are its matter."""
+    outlive_terminal()
+    end_at_once_on_ctrl_c()
+    sys.exit(main())
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs what ``argv``, by default that of the process, asks for and returns the exit code."""
+    """Runs what ``argv``, by default that of the process, asks for and returns the exit code.
+
+    It is 2 after a mistake that the user can mend, and after a signal 128 more than its number.
+    """
     try:
         command = parse(sys.argv if argv is None else argv)
         if command is None:
@@ -66,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
         if command.distributed:
             jax.distributed.initialize()
         TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
+    except Stopped as stopped:
+        success = stopped.signal == signal.SIGTERM and config.get("stopped_is_success")
+        return 0 if success else stopped.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,7 +98,7 @@ def parse(argv: list[str]) -> Command | None:
     if any(argument in ("-h", "--help", "--helpfull", "--helpshort") for argument in argv[1:]):
         return None
     argv = [argv[0], *map(_with_path, argv[1:])]
-    _check_keys(argv)
+    given = _given_keys(argv)
     values = _flags(argv)
     try:
         rest = values(argv)
@@ -93,12 +110,11 @@ def parse(argv: list[str]) -> Command | None:
     config, config_file = values.config, values["config"].config_filename
     if config.task not in TASKS:
         raise UserError(f"task={config.task!r} must be one of {', '.join(TASKS)}.")
-    if values.workdir:
+    if config.task == "pretrain":  # evaluations take their images from the run
+        _settle_data(config.data, config_file, [key[5:] for key in given if key[:5] == "data."])
+        config.workdir = values.workdir or config.workdir or _default_workdir(config, config_file)
+    elif values.workdir:
         config.workdir = values.workdir
-    elif not config.workdir and config.task == "pretrain":  # evaluations know a better place
-        name, _, variants = config_file.partition(":")
-        parts = [Path(name).stem, *filter(None, variants.split(","))]
-        config.workdir = str(Path("runs") / "-".join(parts))
     return Command(config, config_file, values.explain, values.distributed)
 
 
@@ -127,7 +143,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "workdir",
         "",
-        "Run folder; default: runs/<name of config and variants>, or <checkpoint>/eval/...",
+        "Run folder; default: runs/<config>-<variants>-<data>, or <checkpoint>/eval/...",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -152,12 +168,37 @@ def _with_path(argument: str) -> str:
     return f"{flag}={locate(name)}{colon}{variants}"
 
 
-def _check_keys(argv: list[str]) -> None:
-    """Raises UserError when no config is given, or one without the variants or keys asked for."""
+def _settle_data(data: ConfigDict, config_file: str, given: list[str]) -> None:
+    """Checks that the source reads the ``given`` keys; ``:smoke`` takes other images than digits.
+
+    Raises:
+      UserError: it does not.
+    """
+    if "source" not in given and {"path", "name"} & set(given):
+        data.source = read_config(config_file.partition(":")[0]).data.source
+    check_read(data, given)
+
+
+def _default_workdir(config: ConfigDict, config_file: str) -> str:
+    """``runs/dino_vits-baseline-imagenet2012``."""
+    name, _, variants = config_file.partition(":")
+    data = config.data
+    images = {"folder": Path(data.path).resolve().name, "tfds": data.name}
+    parts = [Path(name).stem, *variants.split(","), images.get(data.source, data.source)]
+    return str(Path("runs") / "-".join(filter(None, parts)).replace("/", "-"))
+
+
+def _given_keys(argv: list[str]) -> list[str]:
+    """Config keys that are set in ``argv``.
+
+    Raises:
+      UserError: no config, no such variant, or no such key.
+    """
     paths = [a.split("=", 1)[1] for a in argv[1:] if a.startswith(_CONFIG_FLAGS)]
     if not paths:
         raise UserError("No config given; for example --config=quickstart.")
     keys = flat_keys(read_config(paths[-1]))
+    given = []
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=", 1)[0]
         if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
@@ -166,3 +207,5 @@ def _check_keys(argv: list[str]) -> None:
                 near = difflib.get_close_matches(key, keys, n=1, cutoff=0.3)
                 hint = f"; the nearest key is {near[0]}." if near else "."
                 raise UserError(f"There is no config key {key}{hint}")
+            given.append(key)
+    return given

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources import check_read, has_split, in_words, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
@@ -25,11 +25,10 @@ from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 
 
-def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
+def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
 
-    An evaluation that is finished is not repeated; one that is told to stop saves and returns None,
-    and goes on when it is asked for again.
+    An evaluation that is finished is not repeated; one that was stopped goes on.
 
     Args:
       config: of ``configs/eval/``.
@@ -37,6 +36,7 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
         step and a hash of all settings.
 
     Raises:
+      Stopped: it was asked to, and has saved.
       UserError: whatever the user can mend.
     """
     started = time.monotonic()
@@ -60,12 +60,14 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any] | None:
         if results_path.exists():
             results = json.loads(results_path.read_text())
         else:
+            if primary:
+                print(in_words(train, None if val is train else val))
             mesh = make_mesh(config.devices, key="devices")
             evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
             measured = task.measure(evaluation)
-            if measured is None:
-                return None
             wall_seconds = round(time.monotonic() - started, 2)
+            if primary:
+                folder.write_config()
             results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
             if evaluation.features_commits:
                 results["features_commits"] = sorted(evaluation.features_commits)
@@ -96,7 +98,10 @@ def open_labelled(data: ConfigDict) -> tuple[Source, Source]:
     val = open_source(data, "val")
     for source in (train, val):
         if source.class_names is None and source.labels is None:
-            raise UserError(f"{source.description} has no labels; put images into class folders.")
+            raise UserError(
+                f"{source.description} has no labels ({source.why_unlabelled}); put images into "
+                "class folders."
+            )
     if train.labels_at_hand and val.labels_at_hand:  # else once the images have been read
         check_same_classes(train, train.labels, val, val.labels)
     return train, val
@@ -132,9 +137,7 @@ def _open(config: ConfigDict, task: Task) -> Pretrained:
     if "feature" in config:
         config.feature = config.feature or pretrained.defaults.feature
         _check_known(config, "feature", FEATURES)
-    for key in config.data:
-        if config.data[key] is None:
-            config.data[key] = run.data[key]
+    _fill_in_data(config.data, run.data)
     multiple = pretrained.encoder.size_multiple
     if config.image_size < multiple or config.image_size % multiple:
         raise UserError(
@@ -142,6 +145,17 @@ def _open(config: ConfigDict, task: Task) -> Pretrained:
             f"encoder in {pretrained.run}."
         )
     return pretrained
+
+
+def _fill_in_data(data: ConfigDict, of_the_run: ConfigDict) -> None:
+    """Takes what is None from the run; images of another source take nothing of the run's."""
+    given = [key for key, value in data.items() if value is not None]
+    data.source = data.source or of_the_run.source
+    check_read(data, given)
+    same = data.source == of_the_run.source
+    for key, value in data.items():
+        if value is None:
+            data[key] = of_the_run[key] if same or key not in ("path", "name") else ""
 
 
 def _check_known(config: ConfigDict, key: str, known: tuple[str, ...]) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from repre_jax.data.batches import read_or_next
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.crops import centre_view
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
-from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources import has_split, in_words, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
@@ -25,6 +24,8 @@ from repre_jax.methods.picture import Painter, Picture
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.images import check_same_images, write_images
+from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.sharding import by_row, make_mesh
@@ -36,6 +37,7 @@ from repre_jax.visualize.reconstructions import save_reconstructions
 # Settings that may differ when a run is resumed: none of them changes what is trained.
 FREE_TO_CHANGE = (
     "workdir",
+    "stopped_is_success",
     "data.path",
     "data.workers",
     "data.cache_path",
@@ -63,22 +65,28 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """Trains what ``config`` describes in the run folder ``workdir``, or goes on with it.
 
     Running it again resumes from the newest checkpoint and ends, bit for bit, where the
-    uninterrupted run would have ended; SIGTERM saves and returns after the step, or the k-NN, under
-    way.
+    uninterrupted run would have ended.
 
     Raises:
+      Stopped: Ctrl-C, SIGTERM or SIGHUP came; the step, or the k-NN, under way is done and saved.
       UserError: whatever the user can mend.
     """
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
+    val = open_source(config.data, "val") if has_split(config.data, "val") else None
     resolution = resolve(config, images=len(source), devices=mesh.size)
     learner = build_learner(config, resolution)
-    evaluation = _open_evaluation(config, learner, source, mesh)
+    evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
+    if primary:
+        print(in_words(source, val))
 
     with contextlib.ExitStack() as stack:
         folder = RunFolder(workdir, config.to_dict(), ignore=FREE_TO_CHANGE, primary=primary)
         stack.callback(folder.close)
+        images = {"train": source} | ({"val": evaluation.val} if evaluation else {})
+        if primary:
+            check_same_images(folder, images)
         if folder.summary:
             print(f"{workdir} is finished: its numbers are in {folder.summary_path}.")
             return
@@ -91,26 +99,22 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             keep=config.checkpoint.keep,
             best_metric="knn/top1" if evaluation else None,
         )
-        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
+        state, checkpoints, logs, interruption = stack.enter_context(opened)
+        if primary:
+            write_images(folder, images)
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
-        state, numbers = train(run, state, batches, stop_requested)
-        if numbers is None:
-            return
+        state, numbers = train(run, state, batches, interruption)
         summary = finish(run, state, numbers)
     if primary:
         print(closing_words(config, folder, summary))
 
 
 def train(
-    run: Run, state: TrainState, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-) -> tuple[TrainState, dict[str, float] | None]:
-    """Steps until the end of the run or until asked to stop; either way the state is saved.
-
-    Returns:
-      (state, numbers of the last step; None when it was asked to stop).
-    """
+    run: Run, state: TrainState, batches: DevicePrefetcher, interruption: Interruption
+) -> tuple[TrainState, dict[str, float]]:
+    """Steps until the end of the run; returns the state and the numbers of the last step."""
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
     loop = TrainingLoop(
@@ -129,14 +133,14 @@ def train(
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
         "--workdir.",
     )
-    return loop.run(state, batches, stop_requested)
+    return loop.run(state, batches, interruption)
 
 
 def measure(run: Run, state: TrainState) -> dict[str, float]:
     """What the encoder is worth now; images that could not be read are noted."""
     numbers = run.evaluation.measure(evaluated_encoder(run.learner, state))
-    for name in run.evaluation.unreadable:
-        run.logs.bad_file(name)
+    for name, reason in run.evaluation.unreadable.items():
+        run.logs.bad_file(name, reason)
     return numbers
 
 
@@ -196,6 +200,10 @@ def reconstruct(
 def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
     """What a run ends with on the screen: results, where things are, what to do next."""
     lines = [f"Done: {summary['steps']:,} steps in {summary['wall_seconds']:,.0f} s."]
+    if summary["bad_files"]:
+        lines.append(
+            f"{summary['bad_files']:,} images could not be read; {folder.bad_files_path} says why."
+        )
     if "few_label/trained" in summary:
         lines.append(f"Few-label accuracy ({summary['few_label/protocol']}):")
         for name in ("pixels", "random", "trained"):
@@ -220,12 +228,9 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
     return "\n".join(lines)
 
 
-def _open_evaluation(config, learner, source, mesh) -> OnlineEvaluation | None:
+def _open_evaluation(config, learner, source, val, mesh) -> OnlineEvaluation | None:
     """None without labels in both splits: training needs neither."""
-    if source.labels is None or not has_split(config.data, "val"):
-        return None
-    val = open_source(config.data, "val")
-    if val.labels is None:
+    if val is None or source.labels is None or val.labels is None:
         return None
     feature = learner.method.evaluation.feature
     return OnlineEvaluation(learner.encoder, source, val, config, mesh, feature)

@@ -46,9 +46,6 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
                     results[name] = evaluate(_cell(config, name, run, weights), None)
                 except UserError as error:
                     failures.append(f"{run.name} ({weights}), {name}: {error}")
-                    continue
-                if results[name] is None:
-                    return  # it was told to stop, has saved, and goes on next time
             rows.append(_row(run, weights, results))
             if primary:
                 _write(workdir, rows, list(config.cells))

@@ -79,7 +79,7 @@ OPENED = """
 import numpy as np, repre_jax
 print(repre_jax.__file__)
 print(*repre_jax.METHODS)
-encoder = repre_jax.load("runs/quickstart-smoke")
+encoder = repre_jax.load("runs/quickstart-smoke-digits")
 print(encoder.features(np.zeros((2, 32, 32, 3), np.uint8)).shape)
 """
 
@@ -88,7 +88,7 @@ def test_a_run_and_what_becomes_of_it(installed):
     trained = installed("repre-jax", "--config=quickstart:smoke")
     assert trained.returncode == 0, trained.stderr
     assert "Done: 4 steps" in trained.stdout
-    run = "--config.checkpoint=runs/quickstart-smoke"
+    run = "--config.checkpoint=runs/quickstart-smoke-digits"
     judged = installed("repre-jax", "--config=eval/knn", run)
     assert judged.returncode == 0, judged.stderr
     assert "k-NN top-1" in judged.stdout

@@ -142,7 +142,7 @@ def test_help(run, flag):
 def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
     code, out, _ = run("--config=configs/dino_vits.py:baseline,smoke", "--explain")
     assert code == 0
-    assert "run folder      runs/dino_vits-baseline-smoke" in out
+    assert "run folder      runs/dino_vits-baseline-smoke-digits" in out
 
 
 def test_a_config_by_name_is_the_one_by_path(run):

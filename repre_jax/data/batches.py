@@ -190,6 +190,15 @@ def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
     )
 
 
+def why_unreadable(source: Source, index: int) -> tuple[str, str]:
+    """(name, reason) of an image that could not be read, by reading it once more."""
+    try:
+        source.read(index)
+    except BadImage as error:
+        return source.name_of(index), error.reason
+    return source.name_of(index), "it could be read a moment later"
+
+
 def _epoch_seed(seed: int, epoch: int) -> int:
     digest = hashlib.blake2b(f"shuffle {seed} {epoch}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

@@ -219,11 +219,12 @@ def _join(chunks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _start_worker(worker: int, workers: int) -> None:
     """Makes a worker process end with its parent, and only then.
 
-    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM) is the parent's to
-    handle: it saves, then stops its workers. A parent killed outright cannot, so watch for it.
+    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP)
+    is the parent's to handle: it saves, then stops its workers. A parent killed outright cannot,
+    so watch for it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:

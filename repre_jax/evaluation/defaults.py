@@ -10,6 +10,7 @@ def get_config(task: str) -> ConfigDict:
     config.task = task
     config.seed = 0
     config.workdir = ""  # empty: <run>/eval/<task>-<weights>-<step>-<hash of the settings>
+    config.stopped_is_success = False  # exit with 0, not 143, when SIGTERM has stopped and saved
 
     config.checkpoint = ""  # folder of a run, or one of the folders in its checkpoints/
     config.step = placeholder(int)  # None: the newest checkpoint
@@ -27,6 +28,6 @@ def get_config(task: str) -> ConfigDict:
 
 def data_of_the_run() -> ConfigDict:
     """``config.data``: every key None, that is, the run's."""
-    kinds = {"source": str, "path": str, "name": str, "workers": int}
+    kinds = {"source": str, "path": str, "name": str, "labels": str, "workers": int}
     kinds |= {"cache_size": int, "cache_path": str}
     return ConfigDict({key: placeholder(kind) for key, kind in kinds.items()})

@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from repre_jax.data.batches import why_unreadable
 from repre_jax.data.sources.source import Source
 from repre_jax.models.pixels import normalise
 
@@ -25,10 +26,10 @@ class Features(NamedTuple):
     labels: np.ndarray
     index: np.ndarray
 
-    def unreadable(self, source: Source) -> list[str]:
-        """Names of the images of ``source``, of which these are, that could not be read."""
+    def unreadable(self, source: Source) -> dict[str, str]:
+        """{name: reason} of the images of ``source``, of which these are, that are missing."""
         missing = np.setdiff1d(np.arange(len(source)), self.index)
-        return [source.name_of(int(number)) for number in missing]
+        return dict(why_unreadable(source, int(number)) for number in missing)
 
 
 def extract_features(

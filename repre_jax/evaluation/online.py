@@ -23,7 +23,8 @@ class OnlineEvaluation:
     Images are resized and centre-cropped, as DINO's eval_knn.py does.
 
     Attributes:
-      unreadable: names of the images that could not be read in the last evaluation, and so do not
+      train, val: the images.
+      unreadable: name -> reason of those that could not be read in the last evaluation, and do not
         count.
     """
 
@@ -40,8 +41,8 @@ class OnlineEvaluation:
 
         ``feature`` is one of ``evaluation.frozen.FEATURES``.
         """
-        self._train, self._val, self._config, self._mesh = train, val, config, mesh
-        self.unreadable: list[str] = []
+        self.train, self.val, self._config, self._mesh = train, val, config, mesh
+        self.unreadable: dict[str, str] = {}
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 
         self._encode = jax.jit(encode_pixels(encoder, feature))
@@ -74,7 +75,7 @@ class OnlineEvaluation:
           {"few_label/<name>", "few_label/<name>_std"} for pixels, random and trained, and
           "few_label/protocol".
         """
-        pixels = [pixel_features(self._batches(source)) for source in (self._train, self._val)]
+        pixels = [pixel_features(self._batches(source)) for source in (self.train, self.val)]
         candidates = {
             "pixels": pixels,
             "random": self._features(random),
@@ -91,7 +92,7 @@ class OnlineEvaluation:
     def _features(self, params: Any) -> tuple[Features, Features]:
         """Features of (training set, validation set)."""
 
-        self.unreadable = []
+        self.unreadable = {}
 
         def of(source: Source) -> Features:
             found = extract_features(
@@ -99,10 +100,10 @@ class OnlineEvaluation:
                 self._batches(source),
                 by_row(self._mesh),
             )
-            self.unreadable += found.unreadable(source)
+            self.unreadable |= found.unreadable(source)
             return found
 
-        return of(self._train), of(self._val)
+        return of(self.train), of(self.val)
 
     def _batches(self, source: Source):
         # Rounded up so that every device has its share; the rows beyond are masked.

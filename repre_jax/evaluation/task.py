@@ -36,6 +36,7 @@ SHARED_RANGES = {
 }
 SHARED_FREE_TO_CHANGE = (
     "workdir",
+    "stopped_is_success",
     "checkpoint",
     "cache_path",
     "batch_size",
@@ -56,7 +57,7 @@ class Evaluation:
       train, val: the labelled images.
       mesh: the devices.
       folder: of this evaluation.
-      unreadable: description of a source -> names of its images that could not be read so far.
+      unreadable: description of a source -> {name: reason} of its images that could not be read.
       features_commits: of the code that made the features in use, some perhaps long ago.
     """
 
@@ -66,7 +67,7 @@ class Evaluation:
     val: Source
     mesh: Mesh
     folder: RunFolder
-    unreadable: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     features_commits: set[str] = dataclasses.field(default_factory=set)
 
     @property
@@ -141,16 +142,17 @@ class Evaluation:
         Raises:
           UserError: all of them.
         """
-        names = found.unreadable(source)
-        if not names or source.description in self.unreadable:
+        if len(found.index) == len(source) or source.description in self.unreadable:
             return
-        if len(names) == len(source):
-            raise UserError(f"None of the images of {source.description} can be read ({names[0]}).")
-        self.unreadable[source.description] = names
+        missing = found.unreadable(source)
+        first = ": ".join(next(iter(missing.items())))
+        if len(missing) == len(source):
+            raise UserError(f"None of the images of {source.description} can be read ({first}).")
+        self.unreadable[source.description] = missing
         if jax.process_index() == 0:
             print(
-                f"{len(names)} of the {len(source):,} images of {source.description} cannot be "
-                f"read ({names[0]}): they do not count; results.json lists them."
+                f"{len(missing)} of the {len(source):,} images of {source.description} cannot be "
+                f"read ({first}): they do not count; results.json lists them."
             )
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):
@@ -173,8 +175,7 @@ class Task:
     Attributes:
       measure: gives the task's part of ``results.json``: "metric" (its name), "value", "protocol",
         "formula" (what the value is, in words), "numbers" (everything measured), "line" (for the
-        screen), and where known "spread" and "wall_seconds"; None when it was told to stop, which
-        saves.
+        screen), and where known "spread" and "wall_seconds".
       ranges: dotted config key -> what its numbers may be, for all keys that are numbers but those
         of ``config.recipe``.
       free_to_change: dotted config keys that change where and how fast a metric is made, but not
@@ -184,7 +185,7 @@ class Task:
       default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
     """
 
-    measure: Callable[[Evaluation], dict[str, Any] | None]
+    measure: Callable[[Evaluation], dict[str, Any]]
     ranges: Mapping[str, Range]
     free_to_change: tuple[str, ...] = SHARED_FREE_TO_CHANGE
     needs_labels: bool = True

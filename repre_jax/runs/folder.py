@@ -3,7 +3,8 @@
 config.json     the resolved config that made the run
 metrics.jsonl   one JSON object per log step
 summary.json    final numbers, written when the run is finished
-bad_files.txt   images that could not be read
+images.json     which images it was made from (runs/images.py)
+bad_files.txt   images that could not be read, and why
 tensorboard/ checkpoints/ figures/
 """
 
@@ -44,7 +45,7 @@ class RunFolder:
     ):
         """Makes the folder, or checks that it belongs to the same run, and locks it.
 
-        One in which nothing has been made yet belongs to nobody.
+        It is another run's from ``write_config`` on.
 
         Args:
           path: of the folder.
@@ -64,6 +65,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
+        self._config = config
         self._lock: FileLock | None = None
         if not primary:
             return
@@ -72,7 +74,6 @@ class RunFolder:
             self._lock = _lock(self.path)
         try:
             _check_same_run(self.path, self.config_path, config, ignore)
-            write_json(self.config_path, config)
         except BaseException:
             self.close()
             raise
@@ -85,6 +86,10 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return summary if isinstance(summary, dict) and summary.get("finished") else None
+
+    def write_config(self) -> None:
+        """Makes the folder this run's, once what lies in it is known to be."""
+        write_json(self.config_path, self._config)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
@@ -160,18 +165,13 @@ def _check_same_run(
             "bring it back from a copy or choose another --workdir."
         ) from error
     differences = config_differences(old, config, ignore)
-    if differences and not _unused(folder):
+    if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))
         raise UserError(
             f"{folder} holds a run of another config ({shown}): choose another --workdir, or "
             "repeat the old settings to resume that run."
         )
-
-
-def _unused(folder: Path) -> bool:
-    """Whether nothing was made there: what opened the folder was refused before it began."""
-    return {path.name for path in folder.iterdir()} <= {"config.json", _LOCK}
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -1,21 +1,81 @@
-"""SIGTERM, which schedulers send a moment before they kill: a flag instead of an end."""
+"""Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP: a flag where work is to be saved."""
 
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-@contextlib.contextmanager
-def on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM only raises a flag, which the function given out reads."""
-    if jax.process_count() > 1:  # jax.distributed listens; see Checkpoints.preempted
-        yield lambda: False
-        return
-    raised = []
-    before = signal.signal(signal.SIGTERM, lambda *_: raised.append(True))
-    try:
-        yield lambda: bool(raised)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+class Stopped(Exception):
+    """A run was asked to stop and has saved; the same command goes on.
+
+    Attributes:
+      signal: by which it was asked.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+    @property
+    def exit_code(self) -> int:
+        """That of a shell whose command ended by the signal: 130, 143 or 129."""
+        return 128 + self.signal
+
+
+class Interruption:
+    """Listens for the signals that ask a process to stop.
+
+    Attributes:
+      signal: the one that has come while somebody listened, or None.
+    """
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, the first signal is only noted; the second ends the process at once.
+
+        Outside they do whatever they did before. What the process was started to ignore, as under
+        nohup, stays ignored.
+        """
+        if jax.process_count() > 1:  # jax.distributed listens; see Checkpoints.preempted
+            yield
+            return
+        before = {
+            number: signal.getsignal(number)
+            for number in _SIGNALS
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        try:
+            for number in before:
+                signal.signal(number, self._note)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        if self.signal is not None:
+            end_by(number)
+        self.signal = signal.Signals(number)
+
+
+def end_by(number: int) -> None:
+    """Ends the process as the signal does where nobody handles it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def end_at_once_on_ctrl_c() -> None:
+    """Ctrl-C ends this process as SIGTERM does, in the middle of a compilation too.
+
+    Python's own handler waits for the compiler to return and then prints a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,12 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from repre_jax.data.batches import why_unreadable
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
-from repre_jax.runs.interruption import on_sigterm
+from repre_jax.runs.interruption import Interruption, Stopped
 from repre_jax.runs.logs import RunLogs
 from repre_jax.sharding import replicated
 
@@ -28,13 +30,13 @@ class Opened(NamedTuple):
       state: of the newest sound checkpoint, or of step 0.
       checkpoints: where states go.
       logs: where numbers go.
-      stop_requested: whether SIGTERM has come.
+      interruption: that will say whether the run is asked to stop.
     """
 
     state: Any
     checkpoints: Checkpoints
     logs: RunLogs
-    stop_requested: Callable[[], bool]
+    interruption: Interruption
 
 
 @contextlib.contextmanager
@@ -67,6 +69,8 @@ def open_training(
         checkpoints = Checkpoints(folder.checkpoints, keep=keep, best_metric=best_metric)
         stack.callback(checkpoints.close)
         state, messages = checkpoints.restore_or_init(init, replicated(mesh), *inputs)
+        if jax.process_index() == 0:
+            folder.write_config()
         logs = RunLogs(
             folder,
             start_step=int(state.step),
@@ -77,7 +81,7 @@ def open_training(
         stack.callback(logs.close)
         for message in messages:
             logs.say(message)
-        yield Opened(state, checkpoints, logs, stack.enter_context(on_sigterm()))
+        yield Opened(state, checkpoints, logs, Interruption())
 
 
 def scalars(step: int, metrics: dict[str, jax.Array]) -> Numbers:
@@ -121,26 +125,32 @@ class TrainingLoop:
     advice: str = ""
 
     def run(
-        self, state: Any, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-    ) -> tuple[Any, Numbers | None]:
+        self, state: Any, batches: DevicePrefetcher, interruption: Interruption
+    ) -> tuple[Any, Numbers]:
         """Steps until the end of the run or until asked to stop; either way the state is saved.
 
-        A measurement that is under way is finished first; one that is due when the run is asked to
+        Signals are listened for from the first step on: before it, nothing is lost by an end. A
+        measurement that is under way is finished first; one that is due when the run is asked to
         stop is left to the process that goes on.
 
         Args:
           state: with a scalar integer ``step``.
           batches: from that step on.
-          stop_requested: asked after every step.
+          interruption: asked after every step.
 
         Returns:
-          (state, numbers of the last step; None when it was asked to stop).
+          (state, numbers of the last step).
 
         Raises:
+          Stopped: it was asked to, and has saved.
           UserError: too many steps in a row that are not finite, or a disk that is full.
         """
+        with contextlib.ExitStack() as stack:
+            return self._run(state, batches, interruption, stack)
+
+    def _run(self, state, batches, interruption, stack) -> tuple[Any, Numbers]:
         numbers = self._numbers_before(state, batches)
-        previous, stop = None, False
+        previous, stop = None, None
         for step in range(int(state.step) + 1, self.total_steps + 1):
             batch = next(batches)
             self._note_bad_files(batch.pop("replaced"))
@@ -148,12 +158,14 @@ class TrainingLoop:
             log_now = last or _due(step, self.log_every)
             diagnosis = self.diagnose(state, batch) if log_now and self.diagnose else {}
             state, metrics = self.step(state, batch)
-            if previous is not None:
+            if previous is None:
+                stack.enter_context(interruption.listening())
+            else:
                 # Waiting for the step before keeps the device one step ahead of the host, no more.
                 self._check_finite(step - 1, previous)
             previous = metrics
 
-            stop = stop_requested() or self.checkpoints.preempted(step)
+            stop = interruption.signal or (self.checkpoints.preempted(step) and signal.SIGTERM)
             measure_now = self._measured_at(step) and not stop
             if log_now or measure_now or stop:
                 numbers = self.to_host(step, metrics | diagnosis)
@@ -167,9 +179,11 @@ class TrainingLoop:
         if previous is not None:
             self._check_finite(int(state.step), previous)
         self.checkpoints.wait()
+        stop = stop or interruption.signal  # that came while the last step was saved
         if stop:
             self.logs.say(f"Stopped and saved at step {step:,}; the same command goes on.")
-        return state, None if stop else numbers
+            raise Stopped(stop)
+        return state, numbers
 
     def _numbers_before(self, state: Any, batches: DevicePrefetcher) -> Numbers:
         """Those of the step that the run goes on from; the measurement that a stop left out, too.
@@ -196,7 +210,7 @@ class TrainingLoop:
 
     def _note_bad_files(self, replaced: np.ndarray) -> None:
         for index in replaced[replaced >= 0]:
-            self.logs.bad_file(self.source.name_of(int(index)))
+            self.logs.bad_file(*why_unreadable(self.source, int(index)))
 
     def _check_finite(self, step: int, metrics: dict[str, jax.Array]) -> None:
         jax.block_until_ready(metrics)

@@ -21,7 +21,8 @@ def get_config(method: str) -> ConfigDict:
     config = ConfigDict()
     config.task = "pretrain"
     config.seed = 0
-    config.workdir = ""  # run folder; empty: runs/<name of the config file and variants>
+    config.workdir = ""  # run folder; empty: runs/<config file>-<variants>-<data>
+    config.stopped_is_success = False  # exit with 0, not 143, when SIGTERM has stopped and saved
 
     config.method = METHODS[method].default_config()
 
@@ -94,6 +95,7 @@ def get_config(method: str) -> ConfigDict:
     config.data.source = "tfds"  # or "folder", "digits"
     config.data.path = ""  # folder of images, or of the prepared TFDS sets
     config.data.name = "imagenet2012"  # of the TFDS set
+    config.data.labels = "auto"  # class folders, or those of TFDS; "none": do without
     config.data.workers = 0  # processes that decode and crop; 0: threads of this process
     config.data.cache_size = 0  # keep images decoded, short side so many pixels; 0: no cache
     config.data.cache_path = ""  # folder of that cache; empty: ~/.cache/repre_jax

@@ -10,7 +10,7 @@ from clu.parameter_overview import count_parameters, get_parameter_overview
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
-from repre_jax.data.sources import open_source
+from repre_jax.data.sources import has_split, in_words, open_source
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults
@@ -38,13 +38,13 @@ def explain(config: ConfigDict, config_filename: str) -> str:
       config_filename: as given, "configs/dino_vits.py:baseline", to tell the layers apart.
     """
     mesh = make_mesh(config.train.devices)
-    images, images_from = _images(config)
+    images, images_told = _images(config)
     resolution = resolve(config, images=images, devices=mesh.size)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
-        ("the run", _run_lines(config, resolution, images_from)),
+        ("the run", _run_lines(config, resolution, images_told)),
         ("parameters", _parameter_lines(state)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename)),
@@ -57,23 +57,27 @@ KNOWN_IMAGES = {"imagenet2012": 1_281_167}
 
 
 def _images(config: ConfigDict) -> tuple[int, str]:
+    """(how many there are to train on, what is read in words)."""
     data = config.data.copy_and_resolve_references()
     data.cache_size = 0  # counting needs no cache, and making one takes long
     try:
-        return len(open_source(data, "train")), "counted"
+        train = open_source(data, "train")
+        val = open_source(data, "val") if has_split(data, "val") else None
+        return len(train), in_words(train, val)
     except UserError:
         if config.data.name in KNOWN_IMAGES and config.data.source == "tfds":
-            return KNOWN_IMAGES[config.data.name], "data not found here: published size"
+            count = KNOWN_IMAGES[config.data.name]
+            return count, f"Images: {count:,} of {config.data.name} as published; not found here."
         raise
 
 
-def _run_lines(config: ConfigDict, r: Resolution, images_from: str) -> list[str]:
+def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
     decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
     return [
         f"method          {config.method.name}, RePre {'on' if config.repre.enabled else 'off'}",
-        f"images          {r.images:,} ({images_from})",
+        f"images          {images_told.removeprefix('Images: ')}",
         f"batch           {r.batch_size} = {r.devices} device(s) x {config.train.accumulate} "
         f"micro-batch(es) x {r.rows_per_device}",
         f"steps           {steps:,} = {r.epochs:g} epochs x {per_epoch:,}",

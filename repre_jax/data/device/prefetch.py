@@ -1,6 +1,7 @@
 """Copies batches to the device in the background, and measures how long the device waited."""
 
 import queue
+import signal
 import threading
 import time
 import weakref
@@ -81,6 +82,8 @@ def prefetch_to_device(
 
 
 def _fill(batches, sharding, ready: queue.Queue, stop: threading.Event) -> None:
+    # Worker processes that this thread starts inherit it, before they can see to it themselves.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         for batch in batches:
             on_device = {

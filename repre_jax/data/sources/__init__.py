@@ -1,5 +1,7 @@
 """Where images come from; ``SOURCES`` lists the kinds by name."""
 
+from collections.abc import Iterable
+
 from repre_jax.data.sources.cache import cached
 from repre_jax.data.sources.digits import DigitsSource
 from repre_jax.data.sources.folder import FolderSource
@@ -8,6 +10,9 @@ from repre_jax.data.sources.tfds import TfdsSource
 from repre_jax.errors import UserError
 
 SOURCES = {"digits": DigitsSource, "folder": FolderSource, "tfds": TfdsSource}
+LABELS = ("auto", "none")
+# Keys of ``config.data`` that not every source reads.
+_OF_SOME = frozenset(key for kind in SOURCES.values() for key in kind.reads)
 
 
 def open_source(data_config, split: str) -> Source:
@@ -16,17 +21,43 @@ def open_source(data_config, split: str) -> Source:
     Args:
       data_config: ``source`` (a key of ``SOURCES``), ``path`` (folder of images, or of TFDS
         data), ``name`` (of the TFDS set), ``cache_size`` (short side in pixels at which decoded
-        images are kept on disk; 0 for no cache), ``cache_path`` (where; None for the default).
+        images are kept on disk; 0 for no cache), ``cache_path`` (where; None for the default),
+        ``labels`` ("auto" or "none").
       split: "train" or "val".
 
     Raises:
       UserError: the source is unknown, absent, empty or has no such split.
     """
     source = _opener(data_config).open(data_config, _checked(split))
+    if data_config.get("labels", "auto") == "none":
+        source.forget_labels("data.labels=none")
     cache_size = data_config.get("cache_size", 0)
     if cache_size and not isinstance(source, DigitsSource):  # digits lie in memory anyway
         return cached(source, cache_size, data_config.get("cache_path"))
     return source
+
+
+def in_words(train: Source, val: Source | None) -> str:
+    """What a run reads, in one sentence and the sources' remarks.
+
+    Args:
+      train: the training images.
+      val: the validation images, or None.
+    """
+    found = f"Images: {_counted(train)}"
+    found += f"; for validation {_counted(val)}." if val else "; no validation split."
+    remarks = [*train.remarks, *(val.remarks if val else ())]
+    return " ".join(dict.fromkeys([found, *remarks]))
+
+
+def _counted(source: Source) -> str:
+    if source.class_names:
+        labels = f"{len(source.class_names):,} classes"
+    elif source.labels_at_hand and source.labels is None:
+        labels = f"no labels ({source.why_unlabelled})"
+    else:
+        labels = "labels in the records"
+    return f"{len(source):,} of {source.description}, {labels}"
 
 
 def has_split(data_config, split: str) -> bool:
@@ -34,11 +65,25 @@ def has_split(data_config, split: str) -> bool:
     return _opener(data_config).has_split(data_config, _checked(split))
 
 
+def check_read(data_config, given: Iterable[str]) -> None:
+    """Raises UserError when the source reads one of the ``given`` keys of its config not."""
+    reads = _opener(data_config).reads
+    for key in given:
+        if key in _OF_SOME and key not in reads:
+            others = [name for name, kind in SOURCES.items() if key in kind.reads]
+            raise UserError(
+                f"data.{key} is given, but data.source={data_config.source} does not read it; "
+                f"leave it out, or set data.source to {' or '.join(others)}."
+            )
+
+
 def _opener(data_config) -> type[Source]:
     if data_config.source not in SOURCES:
         raise UserError(
             f"data.source is {data_config.source!r}; choose one of {', '.join(SOURCES)}."
         )
+    if data_config.get("labels", "auto") not in LABELS:
+        raise UserError(f"data.labels={data_config.labels!r} must be one of {', '.join(LABELS)}.")
     return SOURCES[data_config.source]
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -44,7 +45,9 @@ class CachedSource(Source):
         labels = index["labels"]
         self.labels = labels if (labels != NO_LABEL).any() else None
         self.class_names = source.class_names
+        self.why_unlabelled = source.why_unlabelled
         self.description = source.description
+        self.remarks = source.remarks
         self.fingerprint = source.fingerprint
 
     def __len__(self) -> int:
@@ -60,6 +63,9 @@ class CachedSource(Source):
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(index)
+
+    def listing(self) -> Iterator[bytes]:
+        return self._source.listing()
 
     def __getstate__(self) -> dict:
         # Pickling a memory map would send all pixels; each process maps the file itself.

@@ -15,6 +15,8 @@ class DigitsSource(Source):
     in scikit-learn's order, is the validation split.
     """
 
+    reads = ()
+
     def __init__(self, split: str):
         from sklearn.datasets import load_digits  # a second to import: only who wants digits pays
 

@@ -1,6 +1,8 @@
 """Images in a folder, of any depth, with or without labels."""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,17 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".gif",
 )
+# Of the training and of the validation images; the first that is there.
+_SPLIT_FOLDERS = (("train", "training"), ("val", "validation", "valid"))
+_LABEL_MAP_FOLDERS = ("label", "labels", "mask", "masks", "annotation", "annotations", "gt")
 
 
 class FolderSource(Source):
     """Every image file under a folder, in the order of its path.
 
-    ``root/train`` is read when it exists, otherwise ``root`` itself; ``root/val`` is the
-    validation split when it exists. Images are labelled by the first folder below the split
-    when there are at least two such folders and no image lies beside them.
+    ``root/train`` (or ``training``) is read when it exists, otherwise ``root`` itself; ``root/val``
+    (or ``validation``) is the validation split when it exists. Images are labelled by the first
+    folder below the split when there are at least two such folders and no image lies beside them.
     """
 
     def __init__(self, folder: Path, class_names: tuple[str, ...] | None = None):
@@ -39,31 +44,29 @@ class FolderSource(Source):
             same numbers; None to find them in ``folder``.
 
         Raises:
-          UserError: the folder holds no image, cannot be listed, or has a class that
-            ``class_names`` lacks.
+          UserError: the folder holds no image, cannot be listed, or has classes of which
+            ``class_names`` has some and lacks others.
         """
         self.description = f"image folder {folder}"
         self._folder = str(folder)
-        names, sizes = _list_images(folder)
+        names, sizes, skipped = _list_images(folder)
         if not names:
             raise UserError(
                 f"No image was found in {folder} or below it; put image files there "
                 f"({', '.join(IMAGE_SUFFIXES)}) or point data.path at another folder."
             )
         folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
-        if class_names is None:
-            class_names = _class_names(folders)
-        if class_names is not None:
-            self.class_names = class_names
-            self.labels = _labels(folders, class_names, folder)
         # One block of bytes instead of a list: a list of a million strings would be pickled to
         # every worker process and held there as a million objects.
         encoded = [os.fsencode(name) for name in names]
         self._names = b"".join(encoded)
+        self._sizes = np.asarray(sizes, np.int64)
         self._name_ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._find_labels(folders, class_names)
+        self.remarks = tuple(_remarks(names, folders, skipped, self.description))
         labels = b"" if self.labels is None else self.labels.tobytes()
         self.fingerprint = short_hash(
-            self._names, self._name_ends.tobytes(), np.asarray(sizes, np.int64).tobytes(), labels
+            self._names, self._name_ends.tobytes(), self._sizes.tobytes(), labels
         )
 
     @classmethod
@@ -76,16 +79,42 @@ class FolderSource(Source):
                 f"{os.path.join(data_config.path, split)}."
             )
         class_names = None
-        if split != "train":
-            train = cls.open(data_config, "train")
-            if train.class_names is not None:
-                class_names = train.class_names
+        if split != "train" and data_config.get("labels") != "none":
+            class_names = cls.open(data_config, "train").class_names
         return cls(folder, class_names)
 
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
         """Whether ``data_config.path`` has the split; raises ``UserError`` without a folder."""
         return _split_folder(data_config.path, split) is not None
+
+    def _find_labels(self, folders: list[str | None], known: tuple[str, ...] | None) -> None:
+        """Labels images by their class folders, numbered as in ``known`` where that is given."""
+        found = sorted({name for name in folders if name is not None})
+        if None in folders:
+            beside = self.name_of(folders.index(None))
+            self.why_unlabelled = "there are no class folders"
+            if found:
+                self.why_unlabelled = f"{beside} lies beside the class folders"
+            return
+        if known is None and len(found) < 2:
+            self.why_unlabelled = f"all images are in one class folder, {found[0]}"
+            return
+        unknown = [name for name in found if known is not None and name not in known]
+        if unknown and len(unknown) == len(found):
+            self.why_unlabelled = (
+                f"none of its folders, such as {found[0]}, is one of the training images"
+            )
+            return
+        if unknown:
+            raise UserError(
+                f"{self._folder} has classes that the training split lacks "
+                f"({', '.join(unknown[:3])}); use the same class folders in both splits, or set "
+                "--config.data.labels=none."
+            )
+        self.class_names = known or tuple(found)
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.labels = np.asarray([numbers[name] for name in folders], np.int32)
 
     def __len__(self) -> int:
         return len(self._name_ends)
@@ -100,8 +129,15 @@ class FolderSource(Source):
         return decode_image(encoded, path)
 
     def name_of(self, index: int) -> str:
+        return os.path.join(self._folder, os.fsdecode(self._relative(index)))
+
+    def listing(self) -> Iterator[bytes]:
+        for index, size in enumerate(self._sizes):
+            yield self._relative(index) + f"\t{size:,} bytes".encode()
+
+    def _relative(self, index: int) -> bytes:
         start = self._name_ends[index - 1] if index else 0
-        return os.path.join(self._folder, os.fsdecode(self._names[start : self._name_ends[index]]))
+        return self._names[start : self._name_ends[index]]
 
 
 def _split_folder(path: str | None, split: str) -> Path | None:
@@ -111,19 +147,22 @@ def _split_folder(path: str | None, split: str) -> Path | None:
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"The image folder {root} {state}; correct --config.data.path.")
-    if split == "train":
-        if (root / "val").is_dir() and not (root / "train").is_dir():
-            raise UserError(
-                f"{root} has a val folder but no train folder; put the training images into "
-                f"{root / 'train'}."
-            )
-        return root / "train" if (root / "train").is_dir() else root
-    return root / split if (root / split).is_dir() else None
+    train, val = (
+        next((root / name for name in names if (root / name).is_dir()), None)
+        for names in _SPLIT_FOLDERS
+    )
+    if val and not train:
+        raise UserError(
+            f"{root} has a {val.name} folder but no train folder; put the training images into "
+            f"{root / 'train'}."
+        )
+    return (train or root) if split == "train" else val
 
 
-def _list_images(folder: Path) -> tuple[list[str], list[int]]:
-    """Returns sorted paths relative to ``folder``, with "/", and the sizes in bytes."""
+def _list_images(folder: Path) -> tuple[list[str], list[int], Counter[str]]:
+    """(sorted paths relative to ``folder``, with "/"; sizes in bytes; other files by suffix)."""
     found = []
+    skipped = Counter()
     seen = set()  # of real folders: a link to a parent folder must not be followed for ever
     pending = [(str(folder), "")]
     while pending:
@@ -141,12 +180,14 @@ def _list_images(folder: Path) -> tuple[list[str], list[int]]:
                         pending.append((entry.path, prefix + entry.name + "/"))
                     elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                         found.append((prefix + entry.name, _size(entry)))
+                    else:
+                        skipped[os.path.splitext(entry.name)[1].lower() or "without a suffix"] += 1
         except OSError as error:
             raise UserError(
                 f"The folder {path} cannot be listed ({error.strerror}); check its permissions."
             ) from None
     found.sort()
-    return [name for name, _ in found], [size for _, size in found]
+    return [name for name, _ in found], [size for _, size in found], skipped
 
 
 def _size(entry: os.DirEntry) -> int:
@@ -156,19 +197,32 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
-def _class_names(folders: list[str | None]) -> tuple[str, ...] | None:
-    unique = set(folders)
-    if None in unique or len(unique) < 2:
-        return None
-    return tuple(sorted(unique))
-
-
-def _labels(folders: list[str | None], class_names: tuple[str, ...], folder: Path) -> np.ndarray:
-    numbers = {name: number for number, name in enumerate(class_names)}
-    unknown = sorted({str(name) for name in folders if name not in numbers})
-    if unknown:
-        raise UserError(
-            f"{folder} has classes that the training split lacks ({', '.join(unknown[:3])}); "
-            "use the same class folders in both splits."
+def _remarks(
+    names: list[str], folders: list[str | None], skipped: Counter[str], description: str
+) -> Iterator[str]:
+    if skipped:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.most_common(5))
+        yield f"{skipped.total():,} other files of {description} are skipped ({kinds})."
+    maps = sorted({name for name in folders if name and name.lower() in _LABEL_MAP_FOLDERS})
+    maps = maps or _same_names_other_suffix(names, folders)
+    if maps:
+        yield (
+            f"{' and '.join(maps)} in {description} may hold label maps, which are read as images "
+            "like the others; point data.path at the images alone if so."
         )
-    return np.asarray([numbers[name] for name in folders], np.int32)
+
+
+def _same_names_other_suffix(names: list[str], folders: list[str | None]) -> list[str]:
+    """Two folders most of whose files have the same names, but for the suffix."""
+    first, pairs = {}, Counter()
+    for name, folder in zip(names, folders, strict=True):
+        if folder is None:
+            continue
+        stem, suffix = os.path.splitext(name[len(folder) :])
+        before = first.setdefault(stem, (folder, suffix))
+        if before[0] != folder and before[1] != suffix:
+            pairs[before[0], folder] += 1
+    for pair, count in pairs.most_common(1):
+        if count > 0.9 * folders.count(pair[1]):
+            return list(pair)
+    return []

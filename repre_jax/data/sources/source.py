@@ -1,7 +1,8 @@
-"""What a source of images is; the sources themselves are listed in ``sources.py``."""
+"""What a source of images is; ``sources.SOURCES`` lists them."""
 
 import abc
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,17 +14,23 @@ class Source(abc.ABC):
     """A fixed list of images, read by position, in any order, from any thread or process.
 
     Attributes:
+      reads: keys of ``config.data``, beside ``source`` and ``workers``, that matter to it.
       labels: int32 [n] class of each image, or None when there are none.
+      why_unlabelled: the reason, where there are none.
       labels_at_hand: whether ``labels`` costs nothing; False where every record is read for them.
       class_names: name of each class, or None when there are none.
       description: what and where the source is, for messages.
+      remarks: what a person who starts a run should know of it, in plain sentences.
       fingerprint: short hash that changes when names, sizes or labels of the images change.
     """
 
+    reads: tuple[str, ...] = ("path", "cache_size", "cache_path")
     labels: np.ndarray | None = None
+    why_unlabelled: str = "it has none"
     labels_at_hand: bool = True
     class_names: tuple[str, ...] | None = None
     description: str
+    remarks: tuple[str, ...] = ()
     fingerprint: str
 
     @abc.abstractmethod
@@ -37,6 +44,17 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def name_of(self, index: int) -> str:
         """Returns the path or record id of image ``index``."""
+
+    def forget_labels(self, why: str) -> None:
+        """Has no labels from now on, for the reason ``why``."""
+        self.labels, self.class_names, self.why_unlabelled = None, None, why
+
+    def listing(self) -> Iterator[bytes]:
+        """What the images can be told by, a line an image (or a file of images): name and size.
+
+        Nothing for a source that is always the same.
+        """
+        return iter(())
 
     def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
         """Returns the pixels of image ``index`` and its class, -1 when unknown."""

@@ -1,6 +1,7 @@
 """Any image set that TensorFlow Datasets has prepared as array_record, without TensorFlow."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ class TfdsSource(Source):
     the image and its class are never decoded.
     """
 
+    reads = ("path", "name", "cache_size", "cache_path")
     labels_at_hand = False
 
     def __init__(self, builder, split: str):
@@ -54,7 +56,13 @@ class TfdsSource(Source):
                 f"{self.description} is stored as {info.file_format.value}, which cannot be read "
                 "at random; prepare it again with --file_format=array_record."
             ) from None
-        self.fingerprint = _fingerprint(info, split, self.description)
+        self._files = _files(info, split, self.description)
+        names, sizes = zip(*self._files, strict=True)
+        self.fingerprint = short_hash(
+            info.full_name.encode(),
+            "\0".join(names).encode(),
+            np.asarray(sizes, np.int64).tobytes(),
+        )
 
     @classmethod
     def open(cls, data_config, split: str) -> "TfdsSource":
@@ -92,6 +100,10 @@ class TfdsSource(Source):
 
     def name_of(self, index: int) -> str:
         return f"{self.description} record {index}"
+
+    def listing(self) -> Iterator[bytes]:
+        for name, size in self._files:
+            yield f"{name}\t{size:,} bytes".encode()
 
     def _example(self, index: int) -> tuple[bytes, int]:
         try:
@@ -168,13 +180,11 @@ def _label_feature(info) -> str | None:
     return labels[0] if len(labels) == 1 else None
 
 
-def _fingerprint(info, split: str, description: str) -> str:
+def _files(info, split: str, description: str) -> list[tuple[str, int]]:
+    """(name, size in bytes) of the split's files."""
     sizes = []
     for path in info.splits[split].filepaths:
         if not path.exists():
             raise UserError(f"{description} lacks its file {path}; prepare the data set again.")
         sizes.append(path.stat().length)
-    names = "\0".join(sorted(info.splits[split].filenames))
-    return short_hash(
-        info.full_name.encode(), names.encode(), np.asarray(sizes, np.int64).tobytes()
-    )
+    return list(zip(sorted(info.splits[split].filenames), sizes, strict=True))

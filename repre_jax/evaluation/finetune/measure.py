@@ -43,6 +43,7 @@ from repre_jax.evaluation.frozen import from_bytes
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs, read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
@@ -73,13 +74,14 @@ class Run:
     logs: RunLogs
 
 
-def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
+def measure_finetune(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy of the whole network, fine-tuned by a recipe of ``finetune.recipes``.
 
     Returns:
-      This task's part of results.json; None when it was told to stop, which saves.
+      This task's part of results.json.
 
     Raises:
+      Stopped: it was asked to, and has saved.
       UserError: whatever the user can mend.
     """
     finetuner, clock, params = build(evaluation)
@@ -94,14 +96,14 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any] | None:
             keep=evaluation.config.keep_checkpoints,
             best_metric=_SCORES[0],
         )
-        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
+        state, checkpoints, logs, interruption = stack.enter_context(opened)
         validate = validation(evaluation, finetuner)
         if not state.step:
             validate(state.params)  # what is wrong with those images shows before the training
         run = Run(evaluation, finetuner, clock, validate, checkpoints, logs)
         batches = stack.enter_context(open_batches(run, int(state.step)))
-        state, metrics = train(run, state, batches, stop_requested)
-        return None if metrics is None else results(run, metrics)
+        state, metrics = train(run, state, batches, interruption)
+        return results(run, metrics)
 
 
 def default_protocol(pretrained: Pretrained) -> str:
@@ -192,13 +194,9 @@ def open_batches(run: Run, start_step: int) -> DevicePrefetcher:
 
 
 def train(
-    run: Run, state: FinetuneState, batches: DevicePrefetcher, stop_requested: Callable[[], bool]
-) -> tuple[FinetuneState, dict[str, float] | None]:
-    """Steps until the end or until asked to stop; either way the state is saved.
-
-    Returns:
-      (state, metrics of the last step; None when it was asked to stop).
-    """
+    run: Run, state: FinetuneState, batches: DevicePrefetcher, interruption: Interruption
+) -> tuple[FinetuneState, dict[str, float]]:
+    """Steps until the end; returns the state and the metrics of the last step."""
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
         step=jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0),
@@ -213,7 +211,7 @@ def train(
         measure_every=math.ceil(config.validate_every_epochs * clock.steps_per_epoch),
         advice="Lower recipe.learning_rate, or set compute_dtype=float32, in a new --workdir.",
     )
-    return loop.run(state, batches, stop_requested)
+    return loop.run(state, batches, interruption)
 
 
 def measure(run: Run, state: FinetuneState) -> dict[str, float]:

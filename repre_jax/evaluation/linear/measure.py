@@ -26,13 +26,14 @@ from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, replicated
 
 
-def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
+def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
     """Linear probe by a paper's protocol; learning rates and seeds are heads of one training.
 
     Returns:
-      This task's part of results.json; None when it was told to stop, which saves.
+      This task's part of results.json.
 
     Raises:
+      Stopped: it was asked to, and has saved.
       UserError: whatever the user can mend.
     """
     config = evaluation.config
@@ -49,8 +50,6 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any] | None:
     evaluation.check_classes(labels)
     seconds = time.monotonic() - started
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
-    if state is None:
-        return None
     metrics = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
     last, best, rates = metrics["last"], metrics["best"], len(probe.learning_rates)
     formula = protocol.in_words(feature, batch_size, probe.epochs)
@@ -130,8 +129,8 @@ def _train(
     batch_size: int,
     features: np.ndarray,
     labels: np.ndarray,
-) -> tuple[ProbeState | None, float]:
-    """(state after the last epoch, None after a SIGTERM; seconds that training has taken).
+) -> tuple[ProbeState, float]:
+    """(state after the last epoch, seconds that training has taken).
 
     Args:
       evaluation: config, images, devices, folder.
@@ -151,7 +150,7 @@ def _train(
             keep=2,
             best_metric=None,
         )
-        state, checkpoints, logs, stop_requested = stack.enter_context(opened)
+        state, checkpoints, logs, interruption = stack.enter_context(opened)
         batches = training_batches(
             evaluation.train,
             probe.protocol.views,
@@ -176,8 +175,8 @@ def _train(
             source=evaluation.train,
             to_host=functools.partial(_to_host, _known(labels)),
         )
-        state, metrics = loop.run(state, batches, stop_requested)
-        return None if metrics is None else state, logs.wall_seconds
+        state, _ = loop.run(state, batches, interruption)
+        return state, logs.wall_seconds
 
 
 def _to_host(images: int, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
