@@ -78,8 +78,6 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     learner = build_learner(config, resolution)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
-    if primary:
-        print(in_words(source, val))
 
     with contextlib.ExitStack() as stack:
         folder = RunFolder(workdir, config.to_dict(), ignore=FREE_TO_CHANGE, primary=primary)
@@ -90,6 +88,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if folder.summary:
             print(f"{workdir} is finished: its numbers are in {folder.summary_path}.")
             return
+        if primary:
+            print(in_words(source, val))
         opened = open_training(
             folder,
             learner.init,

@@ -19,7 +19,7 @@ def outlive_terminal() -> None:
             io.BufferedWriter(_LastingFile(descriptor, "w", closefd=False)),
             encoding=stream.encoding,
             errors=stream.errors,
-            line_buffering=name == "stderr" or stream.line_buffering,
+            line_buffering=True,  # who reads a pipe reads along
         )
         stream.flush()
         setattr(sys, name, lasting)

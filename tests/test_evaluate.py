@@ -19,6 +19,7 @@ from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.linear import measure as linear_evaluation
+from repre_jax.runs.interruption import Stopped
 from repre_jax.table import tabulate
 
 
@@ -235,7 +236,8 @@ def test_linear_probe_resumes_exactly(config_of, short_probe, alike, tmp_path, m
     every_step = config_of("linear", **short_probe | {"log_every_steps": 1})
     with monkeypatch.context() as patch:
         patch.setattr(linear_evaluation, "_to_host", to_host_and_stop)
-        assert evaluate(every_step, tmp_path / "stopped") is None
+        with pytest.raises(Stopped):
+            evaluate(every_step, tmp_path / "stopped")
     assert "Stopped and saved at step 5" in capsys.readouterr().out
     resumed = evaluate(every_step, tmp_path / "stopped")
     assert "Resumed at step 5." in capsys.readouterr().out

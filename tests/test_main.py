@@ -154,6 +154,34 @@ def test_a_config_by_name_is_the_one_by_path(run):
     assert by_name[0] == 0
 
 
+def test_default_run_folder_names_the_data(run, tmp_path):
+    images = image_folder(tmp_path / "my images")
+    code, out, _ = run(SMOKE, "--explain", *FOLDER[1:], f"--config.data.path={images}")
+    assert code == 0
+    assert "run folder      runs/quickstart-smoke-my images" in out
+
+
+def test_a_key_that_the_source_does_not_read_is_refused(mistake, tmp_path):
+    said = mistake(SMOKE, f"--config.data.path={tmp_path}")
+    assert said == (
+        "data.path is given, but data.source=digits does not read it; leave it out, or set "
+        "data.source to folder or tfds."
+    )
+    said = mistake(*FOLDER, f"--config.data.path={tmp_path}", "--config.data.name=imagenet2012")
+    assert said.startswith("data.name is given, but data.source=folder does not read it")
+
+
+def test_smoke_takes_the_images_that_it_is_given(run, tmp_path):
+    """Digits stand in where none are given."""
+    images = image_folder(tmp_path / "images")
+    given = f"--config.data.path={images}"
+    code, out, err = run("--config=imagenette_dino:smoke", given, "--explain")
+    assert (code, err) == (0, "")
+    assert f"images          32 of image folder {images / 'train'}, 2 classes; for" in out
+    code, out, _ = run("--config=imagenette_dino:smoke", "--explain")
+    assert "scikit-learn digits" in out
+
+
 # -------------------------------------------------------------------------- names and numbers
 
 
@@ -319,7 +347,7 @@ def test_explain_a_paper_without_its_data(run, tmp_path):
     assert (code, err) == (0, "")
     assert not workdir.exists(), "nothing is trained"
     told = explained(out)
-    assert told["images"] == "1,281,167 (data not found here: published size)"
+    assert told["images"] == "1,281,167 of imagenet2012 as published; not found here."
     assert told["batch"] == "4096 = 8 device(s) x 1 micro-batch(es) x 512"
     assert told["steps"] == "93,600 = 300 epochs x 312"
     assert "learning rate   0.0024 = 0.00015 x 4096 / 256, warm-up" in out
@@ -337,7 +365,7 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
     assert code == 0
     assert "method          dino, RePre off" in out
     assert "RePre decoder" not in out
-    assert "images          1,442 (counted)" in out
+    assert "images          1,442 of scikit-learn digits (train), 10 classes; for" in out
     for line in (
         "repre.enabled = False   [variant baseline; default True]",
         "train.batch_size = 16   [variant smoke; default 1024]",

@@ -107,7 +107,7 @@ def test_terminated_and_resumed_in_one_process(uninterrupted, images, tmp_path, 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(RunLogs, "log", log_and_signal)
-        assert command(*arguments(method, images, workdir)) == 0
+        assert command(*arguments(method, images, workdir)) == 143
     assert signal.getsignal(signal.SIGTERM) == handler
     assert checkpoint_steps(workdir) == [2, 3]
     assert [row["step"] for row in rows(workdir)] == [1, 2, 3]
@@ -153,7 +153,7 @@ def test_killed_terminated_damaged_and_out_of_disk(uninterrupted, images, tmp_pa
     before = checkpoint_steps(workdir)[-1]
 
     code, out, err = run("terminated")
-    assert code == 0, err
+    assert code == 143, err
     assert f"Resumed at step {before}." in out
     stopped = checkpoint_steps(workdir)[-1]
     assert stopped == before + 3, "the signal came when the second step was logged"

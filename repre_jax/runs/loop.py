@@ -181,7 +181,9 @@ class TrainingLoop:
         self.checkpoints.wait()
         stop = stop or interruption.signal  # that came while the last step was saved
         if stop:
-            self.logs.say(f"Stopped and saved at step {step:,}; the same command goes on.")
+            self.logs.say(
+                f"Stopped and saved at step {int(state.step):,}; the same command goes on."
+            )
             raise Stopped(stop)
         return state, numbers
 

@@ -1,5 +1,8 @@
 """The loop that every training shares, on a training of one number."""
 
+import contextlib
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 from flax import struct
 from whole_runs import rows
 
+from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.sharding import make_mesh
 
@@ -52,6 +57,25 @@ class Images:
     def name_of(self, index: int) -> str:
         return f"image {index}"
 
+    def read(self, index: int):
+        raise BadImage(self.name_of(index), "it is torn")
+
+
+class StoppedAfter:
+    """An interruption that comes with a step."""
+
+    def __init__(self, batches: Batches, step: int | None):
+        self.batches, self.step, self.listened_from = batches, step, None
+
+    @contextlib.contextmanager
+    def listening(self):
+        self.listened_from = self.batches.step
+        yield
+
+    @property
+    def signal(self):
+        return signal.SIGTERM if self.batches.step == self.step else None
+
 
 def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
     """Trains to the end, or to a step; returns (state, numbers)."""
@@ -71,8 +95,8 @@ def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
             batch_size=1,
             keep=9,
             best_metric="score",
-        ) as (state, checkpoints, logs, _):
-            batches = Batches(int(state.step), bad_step)
+        ) as (resumed, checkpoints, logs, _):
+            batches = Batches(int(resumed.step), bad_step)
             loop = TrainingLoop(
                 step=add,
                 total_steps=TOTAL,
@@ -82,7 +106,11 @@ def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
                 measure=measure,
                 **({"log_every": 2, "save_every": 2, "measure_every": 3} | options),
             )
-            return loop.run(state, batches, lambda: batches.step == stop_after)
+            interruption = StoppedAfter(batches, stop_after)
+            state, numbers = loop.run(resumed, batches, interruption)
+            first = int(resumed.step) + 1
+            assert interruption.listened_from in (first, None), "before it, nothing is lost"
+            return state, numbers
     finally:
         folder.close()
 
@@ -110,12 +138,13 @@ def test_logs_measures_and_saves_when_due(whole):
     ]
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [2, 3, 4, 6]
     assert numbers["score"] == 21.0
-    assert (folder / "bad_files.txt").read_text() == "image 7\n"
+    assert (folder / "bad_files.txt").read_text() == "image 7\tit is torn\n"
 
 
 def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
-    state, numbers = train(tmp_path / "run", stop_after=5)
-    assert int(state.step) == 5 and numbers is None
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "run", stop_after=5)
+    assert stopped.value.exit_code == 143
     assert "Stopped and saved at step 5; the same command goes on." in capsys.readouterr().out
     state, numbers = train(tmp_path / "run")
     assert "Resumed at step 5." in capsys.readouterr().out
@@ -126,9 +155,11 @@ def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
 def test_a_measurement_that_a_stop_left_out_is_made_up_for(whole, tmp_path, stop_after):
     """A scheduler that stops a run leaves no time for it."""
     measured = []
-    _, numbers = train(tmp_path / "run", stop_after=stop_after, measured=measured)
-    assert stop_after not in measured and numbers is None, "a run without its end is not finished"
-    train(tmp_path / "run", stop_after=TOTAL, measured=measured)
+    for stop in sorted({stop_after, TOTAL}):
+        with pytest.raises(Stopped):
+            train(tmp_path / "run", stop_after=stop, measured=measured)
+        if stop == stop_after:
+            assert stop not in measured
     _, numbers = train(tmp_path / "run", measured=measured)
     assert measured == [3, TOTAL], "made up for once, whatever happens then"
     assert numbers["score"] == whole[1]["score"]

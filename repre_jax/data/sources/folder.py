@@ -201,7 +201,7 @@ def _remarks(
     names: list[str], folders: list[str | None], skipped: Counter[str], description: str
 ) -> Iterator[str]:
     if skipped:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.most_common(5))
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(skipped.items())[:5])
         yield f"{skipped.total():,} other files of {description} are skipped ({kinds})."
     maps = sorted({name for name in folders if name and name.lower() in _LABEL_MAP_FOLDERS})
     maps = maps or _same_names_other_suffix(names, folders)

@@ -8,7 +8,7 @@ import pytest
 from folders import folder_config, labelled_folder, write_image
 from ml_collections import ConfigDict
 
-from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources import has_split, in_words, open_source
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
 
@@ -62,8 +62,60 @@ def test_validation_classes_keep_the_numbers_of_training(tmp_path):
     write_image(tmp_path / "val" / "cow" / "a.png")
     assert open_source(folder_config(tmp_path), "val").labels.tolist() == [2]
     write_image(tmp_path / "val" / "yak" / "a.png")
-    with pytest.raises(UserError, match="yak"):
+    with pytest.raises(UserError, match=r"yak.*data\.labels=none"):
         open_source(folder_config(tmp_path), "val")
+    assert open_source(folder_config(tmp_path, labels="none"), "val").labels is None
+
+
+def test_folders_that_are_no_classes(tmp_path):
+    """Months, say: those of the validation images are others than those of training."""
+    for month in ("train/2023-01", "train/2023-02", "val/2023-03"):
+        write_image(tmp_path / month / "a.png")
+    train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
+    assert val.labels is None and val.class_names is None
+    assert "validation 1 of" in in_words(train, val)
+    assert "no labels (none of its folders, such as 2023-03, is one of the training" in in_words(
+        train, val
+    )
+    unlabelled = open_source(folder_config(tmp_path, labels="none"), "train")
+    assert unlabelled.labels is None and "no labels (data.labels=none)" in in_words(
+        unlabelled, None
+    )
+    with pytest.raises(UserError, match=r"data\.labels='some' must be one of auto, none"):
+        open_source(folder_config(tmp_path, labels="some"), "train")
+
+
+def test_what_a_folder_holds_is_told(tmp_path):
+    labelled_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("")
+    (tmp_path / "train" / "LICENSE").write_text("")
+    train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
+    assert in_words(train, val) == (
+        f"Images: 6 of image folder {tmp_path}/train, 2 classes; for validation 4 of image folder "
+        f"{tmp_path}/val, 2 classes. 2 other files of image folder {tmp_path}/train are skipped "
+        "(1 .txt, 1 without a suffix)."
+    )
+    write_image(tmp_path / "train" / "stray.jpg")
+    assert f"{tmp_path}/train/stray.jpg lies beside the class folders" in in_words(
+        open_source(folder_config(tmp_path), "train"), None
+    )
+
+
+def test_splits_by_their_long_names(tmp_path):
+    labelled_folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "training")
+    (tmp_path / "val").rename(tmp_path / "validation")
+    train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
+    assert (len(train), len(val)) == (6, 4) and train.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("left", "right")])
+def test_label_maps_beside_images_are_told(tmp_path, names):
+    for number in range(3):
+        write_image(tmp_path / names[0] / f"{number}.jpg")
+        write_image(tmp_path / names[1] / f"{number}.png")
+    told = in_words(open_source(folder_config(tmp_path), "train"), None)
+    assert f"{names[1]} in image folder" in told and "may hold label maps" in told
 
 
 def test_flat_folder_has_no_labels(tmp_path):

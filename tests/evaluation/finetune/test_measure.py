@@ -20,6 +20,7 @@ from repre_jax.evaluation import task as task_module
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.finetune.recipes import views_of
 from repre_jax.evaluation.finetune.step import initial_state
+from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import TrainingLoop
 
 # 32 images, so 4 steps an epoch, 8 in all.
@@ -121,11 +122,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, cap
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLoop, "_check_finite", check_then_end)
-        if fate == "killed":
-            with pytest.raises(Killed):
-                evaluate(config_of(root), folder)
-        else:
-            assert evaluate(config_of(root), folder) is None
+        with pytest.raises(Killed if fate == "killed" else Stopped):
+            evaluate(config_of(root), folder)
+        if fate != "killed":
             assert "the same command goes on" in capsys.readouterr().out
     assert not (folder / "results.json").exists()
     assert (checkpoint_steps(folder)[-1] == 8) == (fate == "told to stop at the end")
