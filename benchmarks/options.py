@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from repre_jax.errors import UserError
+from repre_jax.terminal import outlive_terminal
 
 
 def start(main: Callable[[list[str]], None], options: flags.FlagValues) -> None:
@@ -14,6 +15,7 @@ def start(main: Callable[[list[str]], None], options: flags.FlagValues) -> None:
     Ends with exit code 2 and one sentence when the user can mend it. The options are values of
     their own, so that importing a benchmark adds nothing to the flags of main.py.
     """
+    outlive_terminal()
     if "--help" in sys.argv[1:]:
         print(sys.modules["__main__"].__doc__, options.get_help(), sep="\n")
         return

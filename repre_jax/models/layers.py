@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.attention import attend
+
 Initializer = Callable[..., jax.Array]
 
 # torch's default for Linear and Conv kernels: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -118,7 +120,7 @@ class Attention(nn.Module):
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         # Logits and softmax are float32 in there whatever the compute dtype.
-        x = jax.nn.dot_product_attention(query, key, value, self.logits_bias(query))
+        x = attend(query, key, value, self.logits_bias(query))
         x = x.reshape(-1, width)
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)

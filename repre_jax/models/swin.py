@@ -26,6 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.models.attention import attend
 from repre_jax.models.layers import (
     Block,
     BlockForm,
@@ -84,8 +85,8 @@ class WindowAttention(nn.Module):
         # Windows are the batch of the attention, and examples are mapped over: so the bias is
         # [windows, H, w*w, w*w] for all of them. Logits and softmax are float32 in there whatever
         # the compute dtype.
-        attend = jax.vmap(jax.nn.dot_product_attention, in_axes=(0, 0, 0, None))
-        x = attend(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], self._bias(padded))
+        attend_all = jax.vmap(attend, in_axes=(0, 0, 0, None))
+        x = attend_all(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], self._bias(padded))
         x = x.reshape(-1, width)
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         x = _from_windows(x.reshape(batch, -1, self.window**2, width), padded)

@@ -2,8 +2,9 @@
 
 Counted are the matrix products and convolutions, wherever they stand: in loops, in recomputed
 blocks, in the backward pass. Products with the zeros around or between the entries of a map are
-left out, as XLA leaves them out. Not counted are normalisation, softmax, GELU, augmentation,
-optimizer and moving average, whose operations are few and bound by memory.
+left out, as XLA leaves them out, and so is what only a CPU recomputes. Not counted are
+normalisation, softmax, GELU, augmentation, optimizer and moving average, whose operations are few
+and bound by memory.
 """
 
 import functools
@@ -75,6 +76,8 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
             total += _of_product(equation)
         elif equation.primitive.name == "conv_general_dilated":
             total += _of_convolution(equation)
+        elif equation.primitive.name == "cond":  # by platform: the last is that of accelerators
+            total += _of_jaxpr(equation.params["branches"][-1].jaxpr)
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
             total += times * sum(map(_of_jaxpr, _inner(equation)))
