@@ -19,6 +19,7 @@ MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 # Bad images are reported by name through BadImage; these lines about them name no file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the pixels are whole
 
 
 class BadImage(Exception):

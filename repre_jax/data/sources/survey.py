@@ -37,7 +37,7 @@ def survey(source: Source, count: int = 64) -> list[str]:
             break
     return [
         f"{number} of the {looked} images looked at: {remark}."
-        for remark, number in found.most_common()
+        for remark, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))
         if number >= _SYSTEMATIC_SHARE * looked
     ]
 

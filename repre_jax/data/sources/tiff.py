@@ -5,7 +5,8 @@ import io
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # with a plus: BigTIFF
+_BIG_TIFF = b"II+\0"  # the other byte order is not known to Pillow
+TIFF_STARTS = (b"II*\0", b"MM\0*", _BIG_TIFF)
 
 # Tags of TIFF 6.0.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 256, 257, 258, 262
@@ -43,7 +44,7 @@ def read_tiff_header(encoded: bytes) -> TiffHeader:
     """Reads the first directory; raises ``ValueError`` when there is none."""
     file = io.BytesIO(encoded)
     start = file.read(8)
-    if start[2:3] in (b"+",) or start[3:4] in (b"+",):
+    if start.startswith(_BIG_TIFF):
         start += file.read(8)
     try:
         tags = ImageFileDirectory_v2(start)

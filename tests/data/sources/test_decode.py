@@ -184,6 +184,15 @@ def test_thirty_two_bit_integers_are_bad():
         decode_image(encoded(np.full((6, 8), 70_000, np.int32), "TIFF"), "x")
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_of_either_kind_and_of_several_pages(big):
+    remarks = set()
+    pages = [Image.fromarray(x) for x in (quadrants(), quadrants()[::-1].copy())]
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], big_tiff=big)
+    assert_quadrants(decode_image(data, "x", remarks))
+    assert remarks == {"several frames or pages, of which the first is read"}
+
+
 def tiff(bands: int, extra: tuple[int, ...] | None, photometric: int = 2) -> bytes:
     """An uncompressed TIFF whose band b is 40 (b + 1) everywhere."""
     pixels = np.empty((6, 8, bands), np.uint8)

@@ -45,8 +45,8 @@ def test_what_is_systematic_is_told_with_its_number(tmp_path, cache_size):
     assert said == [
         "4 of the 10 images looked at: an alpha channel, which is dropped.",
         "3 of the 10 images looked at: several frames or pages, of which the first is read.",
-        "2 of the 10 images looked at: grey, read as three equal channels.",
         "2 of the 10 images looked at: 12 bits in samples of 16, scaled to 8.",
+        "2 of the 10 images looked at: grey, read as three equal channels.",
         "1 of the 10 images looked at: a side of less than 32 pixels.",
     ]
 
