@@ -30,7 +30,7 @@ from repre_jax.errors import UserError
 
 DEFAULT_CACHE_PATH = "~/.cache/repre_jax"
 # Raise it when decoding or resizing changes, so that no old cache is mistaken for a new one.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CachedSource(Source):
@@ -60,6 +60,9 @@ class CachedSource(Source):
             self._pixels = _map_pixels(self._folder, int(self._offsets[-1]))
         flat = self._pixels[self._offsets[index] : self._offsets[index + 1]]
         return flat.reshape(*self._sides[index], 3)
+
+    def encoded(self, index: int) -> bytes | None:
+        return self._source.encoded(index)
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(index)

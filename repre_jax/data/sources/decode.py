@@ -1,18 +1,25 @@
 """From the bytes of an image file to upright uint8 RGB pixels, or a clear reason why not."""
 
 import io
+import warnings
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
-# The first two bytes and the last two of every JPEG.
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_JPEG_START_OF_SCAN = 0xDA
+from repre_jax.data.sources.jpeg import JPEG_START, decode_jpeg
+from repre_jax.data.sources.levels import eight_bits
+from repre_jax.data.sources.png import PNG_START, read_png_header, without_animation
+from repre_jax.data.sources.tiff import TIFF_STARTS, read_tiff_header
 
-# Bad images are reported by name through BadImage; OpenCV's own lines about them name no file.
+# Of one image. What Pillow itself refuses, held for every decoder: half a gigabyte as RGB.
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+
+# Bad images are reported by name through BadImage; these lines about them name no file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the pixels are whole
 
 
 class BadImage(Exception):
@@ -32,40 +39,38 @@ class BadImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def decode_image(encoded: bytes, name: str) -> np.ndarray:
+def decode_image(encoded: bytes, name: str, remarks: set[str] | None = None) -> np.ndarray:
     """Decodes any common image format as a person would see it.
 
-    The EXIF orientation is applied, grey and palette images become RGB, 16 bits become 8,
-    CMYK is converted, and an alpha channel is dropped as torchvision's folder loader does.
-    OpenCV decodes; Pillow is asked only about what OpenCV refuses.
+    The EXIF orientation is applied, grey and palette images become RGB, CMYK is converted, and
+    an alpha channel is dropped as torchvision's folder loader does. Samples of 16 bits, or 12 in
+    16, and floats become 8 bits as ``levels.eight_bits`` says. Of several pictures in one file
+    the first is taken. simplejpeg decodes JPEG, OpenCV all else; Pillow is asked only about what
+    they refuse.
 
     Args:
       encoded: the file's bytes.
       name: what to call the image in an error.
+      remarks: to be filled with what a person may not expect of this image, in a few words each.
 
     Returns:
       uint8 [H, W, 3], RGB.
 
     Raises:
-      BadImage: the bytes are empty, truncated, or no image.
+      BadImage: the bytes are empty, truncated, damaged or no image, more than ``MOST_PIXELS``,
+        or hold bands or samples that no rule above covers.
     """
     if not encoded:
         raise BadImage(name, "the file is empty")
-    if encoded[:2] == _JPEG_START and not _jpeg_is_complete(encoded):
-        raise BadImage(name, "truncated JPEG (its end marker is missing)")
+    remarks = set() if remarks is None else remarks
     try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        pixels = _decode_with_pillow(encoded, name)
-    return pixels
-
-
-def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if encoded.startswith(JPEG_START):
+            return _decode_jpeg(encoded, remarks)
+        if encoded.startswith(PNG_START):
+            return _decode_png(encoded, remarks)
+        if encoded.startswith(TIFF_STARTS):
+            return _decode_tiff(encoded, remarks)
+        return _decode_other(encoded, remarks)
     # Pillow's decoders raise whatever their format's parser raises (OSError, SyntaxError,
     # ValueError, struct.error, DecompressionBombError, ...): all of them mean "bad image".
     except Exception as error:
@@ -73,25 +78,104 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         raise BadImage(name, reason) from None
 
 
-def _jpeg_is_complete(encoded: bytes) -> bool:
-    """Whether the end marker follows the first scan.
+def _decode_jpeg(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    try:
+        height, width, colours, subsampling = simplejpeg.decode_jpeg_header(encoded, strict=False)
+    # Damaged, or of a kind that only another decoder may know; KeyError where nothing is known.
+    except (ValueError, KeyError):
+        return _decode_with_pillow(encoded, remarks)
+    _check_size(height, width)
+    _remark(remarks, grey=colours == "Gray")
+    pixels = decode_jpeg(encoded, colours, subsampling)
+    return _decode_with_pillow(encoded, remarks) if pixels is None else pixels
 
-    libjpeg paints what is missing grey and only warns, and an interrupted download may be
-    padded with zeros. Compressed data cannot hold the end marker by chance (a 0xff in it is
-    followed by 0x00), whereas an EXIF thumbnail in the header may: hence the walk to the scan.
-    """
-    if encoded.endswith(_JPEG_END):
-        return True
-    position = 2
-    while position + 4 <= len(encoded):
-        if encoded[position] != 0xFF:
-            return False
-        marker = encoded[position + 1]
-        if marker == 0xFF:  # a fill byte before the marker
-            position += 1
-            continue
-        length = int.from_bytes(encoded[position + 2 : position + 4], "big")
-        position += 2 + length
-        if marker == _JPEG_START_OF_SCAN:
-            return encoded.find(_JPEG_END, position) >= 0
-    return False
+
+def _decode_png(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    header = read_png_header(encoded)
+    _check_size(header.height, header.width)
+    _remark(remarks, grey=header.grey, alpha=header.alpha, animated=header.animated)
+    if header.animated:
+        encoded = without_animation(encoded)
+    deep = cv2.IMREAD_ANYDEPTH if header.bits == 16 else 0
+    samples = _decode_with_opencv(encoded, cv2.IMREAD_COLOR_RGB | deep)
+    if samples is None:
+        return _decode_with_pillow(encoded, remarks)
+    return _levels(samples, header.significant if deep else None, remarks)
+
+
+def _decode_tiff(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    header = read_tiff_header(encoded)
+    _check_size(header.height, header.width)
+    if header.unspecified:
+        raise ValueError(
+            f"a TIFF with {header.unspecified} more bands than a picture has, of which it does "
+            "not say what they are"
+        )
+    _remark(remarks, grey=header.grey, alpha=header.alpha, animated=header.animated)
+    if header.bits <= 8:
+        # OpenCV drops alpha after it multiplied the colours by it; Pillow undoes that where done.
+        decode = _decode_with_pillow if header.alpha else _decode_plain
+        return decode(encoded, remarks)
+    # As they are stored: to RGB, OpenCV 5.0 refuses deep grey and makes noise of deep colour.
+    samples = _decode_with_opencv(encoded, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    if samples is None:
+        return _decode_with_pillow(encoded, remarks)
+    levels = _levels(samples, header.bits if header.bits < 16 else None, remarks)
+    return cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB if levels.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def _decode_other(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:  # reads the header alone
+        _check_size(image.height, image.width)
+        _remark(
+            remarks,
+            grey=image.mode in ("1", "L", "LA"),
+            alpha=image.has_transparency_data,
+            animated=getattr(image, "is_animated", False),
+        )
+    return _decode_plain(encoded, remarks)
+
+
+def _decode_plain(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    pixels = _decode_with_opencv(encoded, cv2.IMREAD_COLOR_RGB)
+    return _decode_with_pillow(encoded, remarks) if pixels is None else pixels
+
+
+def _decode_with_opencv(encoded: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _decode_with_pillow(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        upright = ImageOps.exif_transpose(image)
+        # Pillow clips deep samples to 255 where it makes them RGB.
+        if upright.mode in ("F", "I") or upright.mode.startswith("I;16"):
+            levels = _levels(np.asarray(upright), None, remarks)
+            return cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB)
+        return np.asarray(upright.convert("RGB"))
+
+
+def _levels(samples: np.ndarray, significant: int | None, remarks: set[str]) -> np.ndarray:
+    levels, bits = eight_bits(samples, significant)
+    if samples.dtype == np.uint16 and bits < 16:
+        remarks.add(f"{bits} bits in samples of 16, scaled to 8")
+    return levels
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{height} x {width} pixels, more than the {MOST_PIXELS} that are read of one image"
+        )
+
+
+def _remark(remarks: set[str], *, grey: bool, alpha: bool = False, animated: bool = False) -> None:
+    if grey:
+        remarks.add("grey, read as three equal channels")
+    if alpha:
+        remarks.add("an alpha channel, which is dropped")
+    if animated:
+        remarks.add("several frames or pages, of which the first is read")

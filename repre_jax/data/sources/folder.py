@@ -120,13 +120,15 @@ class FolderSource(Source):
         return len(self._name_ends)
 
     def read(self, index: int) -> np.ndarray:
+        return decode_image(self.encoded(index), self.name_of(index))
+
+    def encoded(self, index: int) -> bytes:
         path = self.name_of(index)
         try:
             with open(path, "rb") as file:
-                encoded = file.read()
+                return file.read()
         except OSError as error:
             raise BadImage(path, error.strerror or str(error)) from None
-        return decode_image(encoded, path)
 
     def name_of(self, index: int) -> str:
         return os.path.join(self._folder, os.fsdecode(self._relative(index)))

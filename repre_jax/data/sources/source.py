@@ -41,6 +41,13 @@ class Source(abc.ABC):
     def read(self, index: int) -> np.ndarray:
         """Returns image ``index`` as uint8 [H, W, 3] RGB; raises ``BadImage``."""
 
+    def encoded(self, index: int) -> bytes | None:
+        """Returns image ``index`` as its file holds it, None where there never was a file.
+
+        Raises ``BadImage`` where it cannot be had.
+        """
+        return None
+
     @abc.abstractmethod
     def name_of(self, index: int) -> str:
         """Returns the path or record id of image ``index``."""

@@ -98,6 +98,9 @@ class TfdsSource(Source):
         encoded, label = self._example(index)
         return decode_image(encoded, self.name_of(index)), label
 
+    def encoded(self, index: int) -> bytes:
+        return self._example(index)[0]
+
     def name_of(self, index: int) -> str:
         return f"{self.description} record {index}"
 

@@ -1,5 +1,6 @@
-"""Crops as torchvision draws them, resizing near to Pillow's, and the centre view."""
+"""Crops as torchvision draws them, resizing as Pillow does it, and the centre view."""
 
+import concurrent.futures
 import dataclasses
 import math
 
@@ -86,7 +87,7 @@ def test_centre_fallback(size, box):
 
 
 def test_views_have_the_recipes_shapes_and_are_cut_from_the_image():
-    image = picture(90, 120)
+    image = picture(150, 180)
     recipe = ViewRecipe(crop_scale=(0.4, 1.0), local_crops=3, local_size=24)
     views = crop_views(image, recipe, 64, np.random.default_rng(0))
     assert {key: (x.shape, x.dtype) for key, x in views.items()} == {
@@ -94,8 +95,8 @@ def test_views_have_the_recipes_shapes_and_are_cut_from_the_image():
         "local": ((3, 24, 24, 3), np.uint8),
     }
     rng = np.random.default_rng(0)
-    boxes = [random_crop_box(90, 120, (0.4, 1.0), RATIO, rng) for _ in range(2)]
-    boxes += [random_crop_box(90, 120, (0.05, 0.4), RATIO, rng) for _ in range(3)]
+    boxes = [random_crop_box(150, 180, (0.4, 1.0), RATIO, rng) for _ in range(2)]
+    boxes += [random_crop_box(150, 180, (0.05, 0.4), RATIO, rng) for _ in range(3)]
     for view, (top, left, rows, columns) in zip(
         [*views["global"], *views["local"]], boxes, strict=True
     ):
@@ -114,29 +115,44 @@ def test_one_pixel_image_fills_its_views():
     assert (centre_view(image, 32) == image[0, 0]).all()
 
 
-# Mean and largest difference to Pillow in grey levels of 255, over the picture above.
-RESIZE_CASES = [
-    ("bilinear", (50, 60), 0.6, 2),  # enlarging: the same filter, rounded elsewhere
-    ("bilinear", (149, 171), 0.6, 12),
-    ("bilinear", (100, 120), 0.6, 12),
-    ("bilinear", (310, 290), 0.6, 12),
-    ("bilinear", (900, 700), 0.6, 12),
-    ("bicubic", (50, 60), 0.8, 20),  # enlarging: OpenCV's cubic has a = -0.75, Pillow's -0.5
-    ("bicubic", (149, 171), 0.6, 12),
-    ("bicubic", (100, 120), 0.6, 12),
-    ("bicubic", (310, 290), 0.6, 12),
-    ("bicubic", (900, 700), 0.6, 12),
-    ("bicubic", (60, 300), 0.6, 12),  # one side grows, the other shrinks
-]
-
-
-@pytest.mark.parametrize(("interpolation", "size", "mean", "largest"), RESIZE_CASES)
-def test_resize_is_near_to_pillow(interpolation, size, mean, largest):
-    image = picture(*size)
+def pillow_resized(image, size, interpolation) -> np.ndarray:
     kind = Image.BILINEAR if interpolation == "bilinear" else Image.BICUBIC
-    expected = np.asarray(Image.fromarray(image).resize((96, 96), kind))
-    difference = np.abs(resize(image, 96, 96, interpolation).astype(int) - expected)
+    return np.asarray(Image.fromarray(image).resize((size, size), kind)).astype(int)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "size",
+    [(50, 60), (95, 97), (149, 171), (310, 290), (900, 700), (60, 300), (300, 60), (12, 9000)],
+)
+def test_resize_is_pillows_up_to_rounding(interpolation, size):
+    image = picture(*size)
+    expected = pillow_resized(image, 96, interpolation)
+    difference = np.abs(resize(image, 96, 96, interpolation) - expected)
+    # The two passes come in another order, and between them both cut off at 0 and 255.
+    assert difference.mean() < 0.25 and difference.max() <= 2
+    assert (difference <= 1).mean() > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "mean", "largest"), [("bilinear", 0.3, 1), ("bicubic", 0.9, 20)]
+)
+def test_views_that_grow_are_near_to_pillows(interpolation, mean, largest):
+    """A named departure: OpenCV's cubic filter has a = -0.75, Pillow's -0.5."""
+    image = picture(60, 60)
+    recipe = ViewRecipe(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), interpolation=interpolation)
+    views = crop_views(image, recipe, 96, np.random.default_rng(0))["global"]
+    difference = np.abs(views[0] - pillow_resized(image, 96, interpolation))
     assert difference.mean() < mean and difference.max() <= largest
+
+
+def test_threads_resize_at_the_same_time():
+    images = [picture(70, 90, seed) for seed in range(4)]
+    expected = [resize(image, 48, 48, "bicubic") for image in images]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: resize(images[i % 4], 48, 48, "bicubic"), range(200)))
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(result, expected[number % 4])
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -174,7 +190,7 @@ def test_centre_view_is_resize_then_centre_crop(size):
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
     got = centre_view(image, 224)
     assert got.shape == (224, 224, 3)
-    assert np.abs(got - expected).mean() < 0.8
+    assert np.abs(got - expected).mean() < 0.3
 
 
 def test_centre_view_keeps_its_ratio_at_small_sizes():

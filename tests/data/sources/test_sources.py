@@ -204,3 +204,16 @@ def test_folder_source_pickles_small(tmp_path):
     source = open_source(folder_config(labelled_folder(tmp_path)), "train")
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.read(5), source.read(5))
+
+
+def test_names_that_are_not_utf_8_survive(tmp_path):
+    write_image(tmp_path / "good.png")
+    raw = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
+    with open(raw, "wb"):  # empty
+        pass
+    source = pickle.loads(pickle.dumps(open_source(folder_config(tmp_path), "train")))
+    assert os.fsencode(source.name_of(0)) == raw
+    with pytest.raises(BadImage) as caught:
+        source.read(0)
+    assert os.fsencode(pickle.loads(pickle.dumps(caught.value)).path) == raw
+    assert source.read(1).shape == (20, 30, 3)
