@@ -11,8 +11,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.data.sources import check_read, has_split, in_words, open_source
+from repre_jax.data.sources import check_read, has_split, open_source
 from repre_jax.data.sources.source import Source
+from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained

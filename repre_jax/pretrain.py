@@ -16,8 +16,9 @@ from repre_jax.data.batches import read_or_next
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.crops import centre_view
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
-from repre_jax.data.sources import has_split, in_words, open_source
+from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
+from repre_jax.data.sources.survey import in_words
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.methods.picture import Painter, Picture
@@ -29,6 +30,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.sharding import by_row, make_mesh
+from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.step import loss_gradient_norms, train_step
@@ -80,7 +82,13 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     primary = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
-        folder = RunFolder(workdir, config.to_dict(), ignore=FREE_TO_CHANGE, primary=primary)
+        folder = RunFolder(
+            workdir,
+            config.to_dict(),
+            ignore=FREE_TO_CHANGE,
+            defaults=defaults.get_config(config.method.name).to_dict(),
+            primary=primary,
+        )
         stack.callback(folder.close)
         images = {"train": source} | ({"val": evaluation.val} if evaluation else {})
         if primary:

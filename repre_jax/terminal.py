@@ -18,7 +18,7 @@ def outlive_terminal() -> None:
         lasting = io.TextIOWrapper(
             io.BufferedWriter(_LastingFile(descriptor, "w", closefd=False)),
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors="backslashreplace",  # names of files need not be text
             line_buffering=True,  # who reads a pipe reads along
         )
         stream.flush()

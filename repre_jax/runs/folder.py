@@ -41,6 +41,7 @@ class RunFolder:
         config: Mapping[str, Any],
         *,
         ignore: tuple[str, ...] = (),
+        defaults: Mapping[str, Any] | None = None,
         primary: bool = True,
     ):
         """Makes the folder, or checks that it belongs to the same run, and locks it.
@@ -52,6 +53,7 @@ class RunFolder:
           config: resolved config as a nested dictionary of JSON values.
           ignore: dotted keys, or their leading parts, that may differ when a run is resumed
             because they do not change what is trained.
+          defaults: config of which an older run has what its own lacks.
           primary: whether this process writes.
 
         Raises:
@@ -73,7 +75,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         try:
-            _check_same_run(self.path, self.config_path, config, ignore)
+            _check_same_run(self.path, self.config_path, config, ignore, defaults or {})
         except BaseException:
             self.close()
             raise
@@ -126,7 +128,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def config_differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = ()
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    ignore: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Lines "key: old -> new" for the dotted keys in which two nested configs differ.
 
@@ -134,12 +139,14 @@ def config_differences(
       old: nested dictionary of JSON values.
       new: the same.
       ignore: dotted keys, or their leading parts, that may differ.
+      defaults: config of which ``old`` has what it lacks.
     """
     # A tuple and the list that JSON made of it are the same setting.
-    old, new = (
+    old, new, defaults = (
         flatten_dict(json.loads(json.dumps(config)), keep_empty_nodes=True, sep=".")
-        for config in (old, new)
+        for config in (old, new, defaults or {})
     )
+    old = {key: defaults[key] for key in defaults.keys() & new.keys()} | old
     keys = [
         key
         for key in sorted(old.keys() | new.keys())
@@ -153,7 +160,11 @@ def config_differences(
 
 
 def _check_same_run(
-    folder: Path, config_path: Path, config: Mapping[str, Any], ignore: tuple[str, ...]
+    folder: Path,
+    config_path: Path,
+    config: Mapping[str, Any],
+    ignore: tuple[str, ...],
+    defaults: Mapping[str, Any],
 ) -> None:
     try:
         old = json.loads(config_path.read_text())
@@ -164,7 +175,7 @@ def _check_same_run(
             f"{config_path} cannot be read ({error}), so it is not known which run lies there; "
             "bring it back from a copy or choose another --workdir."
         ) from error
-    differences = config_differences(old, config, ignore)
+    differences = config_differences(old, config, ignore, defaults)
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))

@@ -153,14 +153,15 @@ class RunLogs:
         if name in self._bad_files:
             return
         if not self._bad_files:
+            shown = name.encode(errors="backslashreplace").decode()  # not every name is UTF-8
             self.say(
-                f"{name} cannot be read{f' ({reason})' if reason else ''}: in training another "
+                f"{shown} cannot be read{f' ({reason})' if reason else ''}: in training another "
                 "image takes its place, in evaluations it does not count; all such files are "
                 f"listed in {self._folder.bad_files_path}."
             )
         self._bad_files.add(name)
         path = self._folder.bad_files_path
-        with disk_trouble_told(path), open(path, "a") as file:
+        with disk_trouble_told(path), open(path, "a", errors="surrogateescape") as file:
             file.write(f"{name}\t{reason}".replace("\n", " ").rstrip() + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -211,7 +212,7 @@ class RunLogs:
 
 
 def _bad_files(path: Path) -> set[str]:
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     return {line.split("\t")[0] for line in lines}
 
 

@@ -10,7 +10,8 @@ from clu.parameter_overview import count_parameters, get_parameter_overview
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
-from repre_jax.data.sources import has_split, in_words, open_source
+from repre_jax.data.sources import has_split, open_source
+from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults

@@ -82,6 +82,19 @@ def test_ignored_keys_may_differ(tmp_path):
         RunFolder(tmp_path, other | {"optimizer_name": "x"}, ignore=("optimizer",))
 
 
+def test_a_key_that_came_later_has_its_default_in_older_runs(tmp_path):
+    begin(tmp_path)
+    later = CONFIG | {"data": {"labels": "auto"}}
+    with pytest.raises(UserError, match=r'data\.labels: absent -> "auto"'):
+        RunFolder(tmp_path, later)
+    RunFolder(tmp_path, later, defaults=later).close()
+    other = CONFIG | {"data": {"labels": "none"}}
+    with pytest.raises(UserError, match=r'data\.labels: "auto" -> "none"'):
+        RunFolder(tmp_path, other, defaults=later)
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        RunFolder(tmp_path, CONFIG | {"seed": 1}, defaults=CONFIG | {"seed": 1})
+
+
 def test_many_differences_are_counted():
     old = {f"key{i:02d}": i for i in range(30)}
     assert len(config_differences(old, {})) == 30

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -202,6 +203,10 @@ def test_bad_files_are_listed_once_and_told_once(tmp_path):
     logs.bad_file("d.png", "not an\nimage")
     assert logs.bad_file_count == 3
     assert folder.bad_files_path.read_text().endswith("c.png\nd.png\tnot an image\n")
+    for _ in range(2):  # names as the system gives them, which need not be text
+        logs.bad_file(os.fsdecode(b"caf\xe9.png"), "empty")
+    assert folder.bad_files_path.read_bytes().endswith(b"image\ncaf\xe9.png\tempty\n")
+    assert logs.bad_file_count == 4
     close(folder, logs)
 
 

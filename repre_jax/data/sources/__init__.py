@@ -37,29 +37,6 @@ def open_source(data_config, split: str) -> Source:
     return source
 
 
-def in_words(train: Source, val: Source | None) -> str:
-    """What a run reads, in one sentence and the sources' remarks.
-
-    Args:
-      train: the training images.
-      val: the validation images, or None.
-    """
-    found = f"Images: {_counted(train)}"
-    found += f"; for validation {_counted(val)}." if val else "; no validation split."
-    remarks = [*train.remarks, *(val.remarks if val else ())]
-    return " ".join(dict.fromkeys([found, *remarks]))
-
-
-def _counted(source: Source) -> str:
-    if source.class_names:
-        labels = f"{len(source.class_names):,} classes"
-    elif source.labels_at_hand and source.labels is None:
-        labels = f"no labels ({source.why_unlabelled})"
-    else:
-        labels = "labels in the records"
-    return f"{len(source):,} of {source.description}, {labels}"
-
-
 def has_split(data_config, split: str) -> bool:
     """Whether ``open_source`` would find the split; raises ``UserError`` as it does."""
     return _opener(data_config).has_split(data_config, _checked(split))

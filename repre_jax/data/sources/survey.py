@@ -1,4 +1,4 @@
-"""What a person who starts a run may not know of the images."""
+"""What a run reads, and what a person who starts it may not know of the images."""
 
 import collections
 import time
@@ -13,6 +13,29 @@ _SYSTEMATIC_SHARE = 0.05
 _SMALL_SIDE = 32
 # Large photographs take a tenth of a second each: then fewer are looked at.
 _SECONDS = 0.5
+
+
+def in_words(train: Source, val: Source | None) -> str:
+    """What a run reads, in one sentence, the sources' remarks, and what a look at some shows.
+
+    Args:
+      train: the training images.
+      val: the validation images, or None.
+    """
+    found = f"Images: {_counted(train)}"
+    found += f"; for validation {_counted(val)}." if val else "; no validation split."
+    remarks = [*train.remarks, *(val.remarks if val else ()), *survey(train)]
+    return " ".join(dict.fromkeys([found, *remarks]))
+
+
+def _counted(source: Source) -> str:
+    if source.class_names:
+        labels = f"{len(source.class_names):,} classes"
+    elif source.labels_at_hand and source.labels is None:
+        labels = f"no labels ({source.why_unlabelled})"
+    else:
+        labels = "labels in the records"
+    return f"{len(source):,} of {source.description}, {labels}"
 
 
 def survey(source: Source, count: int = 64) -> list[str]:

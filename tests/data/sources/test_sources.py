@@ -8,8 +8,9 @@ import pytest
 from folders import folder_config, labelled_folder, write_image
 from ml_collections import ConfigDict
 
-from repre_jax.data.sources import has_split, in_words, open_source
+from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.decode import BadImage
+from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 
 # digits
@@ -90,7 +91,7 @@ def test_what_a_folder_holds_is_told(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("")
     (tmp_path / "train" / "LICENSE").write_text("")
     train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
-    assert in_words(train, val) == (
+    assert in_words(train, val).startswith(
         f"Images: 6 of image folder {tmp_path}/train, 2 classes; for validation 4 of image folder "
         f"{tmp_path}/val, 2 classes. 2 other files of image folder {tmp_path}/train are skipped "
         "(1 .txt, 1 without a suffix)."
