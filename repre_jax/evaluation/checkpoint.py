@@ -96,7 +96,7 @@ def open_pretrained(
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} must be one of {', '.join(WEIGHTS)}.")
     run, named_step = _run_and_step(checkpoint)
-    config = _run_config(run)
+    config = run_config(run)
     try:
         encoder = BACKBONES[config.model.name](config.model, compute_dtype)
         method = METHODS[config.method.name].build(
@@ -143,7 +143,12 @@ def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:
     return (path.parent if path.name == "checkpoints" else path), None
 
 
-def _run_config(run: Path) -> ConfigDict:
+def run_config(run: Path) -> ConfigDict:
+    """The config of a pre-training run, with today's defaults for keys that it lacks.
+
+    Raises:
+      UserError: it is none.
+    """
     path = run / "config.json"
     if not path.exists():
         raise UserError(f"{run} is not the folder of a run: it has no config.json.")
@@ -169,10 +174,15 @@ def _filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _checkpoint_step(run: Path, step: int | None) -> int:
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the whole checkpoints of a run, ascending."""
     folders = (run / "checkpoints").glob("[0-9]*")
     # Orbax names what it is still writing otherwise, so a number means a whole checkpoint.
-    steps = sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+
+
+def _checkpoint_step(run: Path, step: int | None) -> int:
+    steps = checkpoint_steps(run)
     if not steps:
         raise UserError(f"{run} has no checkpoint yet.")
     if step is None:

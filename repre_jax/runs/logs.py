@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 from tensorboardX import SummaryWriter
 
+from repre_jax.data.sources.source import Source
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.nonfinite import note_nonfinite
 from repre_jax.runs.progress import ProgressDisplay
 
 _RATE = "images_per_second"
@@ -163,6 +166,14 @@ class RunLogs:
         path = self._folder.bad_files_path
         with disk_trouble_told(path), open(path, "a", errors="surrogateescape") as file:
             file.write(f"{name}\t{reason}".replace("\n", " ").rstrip() + "\n")
+
+    def nonfinite(
+        self, source: Source, step: int, metrics: Mapping[str, Any], index: jax.Array
+    ) -> None:
+        """Notes a step that was skipped, as ``nonfinite.note_nonfinite`` does, and says so."""
+        if self._primary and jax.process_count() == 1:  # others' rows are not at hand
+            with disk_trouble_told(self._folder.path):
+                self.say(note_nonfinite(self._folder, source, step, metrics, index))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished; adds ``steps``, ``wall_seconds``, speed and bad files."""

@@ -162,8 +162,8 @@ class TrainingLoop:
                 stack.enter_context(interruption.listening())
             else:
                 # Waiting for the step before keeps the device one step ahead of the host, no more.
-                self._check_finite(step - 1, previous)
-            previous = metrics
+                self._check_finite(step - 1, *previous)
+            previous = metrics, batch["index"]
 
             stop = interruption.signal or (self.checkpoints.preempted(step) and signal.SIGTERM)
             measure_now = self._measured_at(step) and not stop
@@ -177,7 +177,7 @@ class TrainingLoop:
             if stop:
                 break
         if previous is not None:
-            self._check_finite(int(state.step), previous)
+            self._check_finite(int(state.step), *previous)
         self.checkpoints.wait()
         stop = stop or interruption.signal  # that came while the last step was saved
         if stop:
@@ -214,9 +214,11 @@ class TrainingLoop:
         for index in replaced[replaced >= 0]:
             self.logs.bad_file(*why_unreadable(self.source, int(index)))
 
-    def _check_finite(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def _check_finite(self, step: int, metrics: dict[str, jax.Array], index: jax.Array) -> None:
         jax.block_until_ready(metrics)
         count = int(metrics.get("nonfinite_in_a_row", 0))
+        if count:
+            self.logs.nonfinite(self.source, step, metrics, index)
         if count >= self.max_nonfinite_steps:
             raise UserError(
                 f"Loss or gradient was not finite {count} steps in a row, up to step {step:,}; "

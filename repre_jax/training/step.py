@@ -37,7 +37,7 @@ def train_step(
       whose loss or gradient is not finite changes nothing but the clock and the counters.
     """
     method = learner.method
-    views = augment_views(batch, method.views, learner.seed) | {"index": batch["index"]}
+    views = augmented_views(learner, batch)
     gradients, outputs = loss_and_gradients(learner, state, views, learner.keys(batch, state.step))
     grad_norm = optax.tree.norm(gradients)
 
@@ -79,6 +79,12 @@ def train_step(
         "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
     return new_state, metrics
+
+
+def augmented_views(learner: Learner, batch: dict[str, jax.Array]) -> Views:
+    """What ``loss_and_gradients`` takes, of a batch of the pipeline."""
+    views = augment_views(batch, learner.method.views, learner.seed)
+    return views | {"index": batch["index"]}
 
 
 def loss_and_gradients(
@@ -170,8 +176,7 @@ def loss_gradient_norms(
     Returns:
       {"encoder_grad_norm/<the method's loss>", "encoder_grad_norm/reconstruct"}.
     """
-    views = augment_views(batch, learner.method.views, learner.seed)
-    views |= {"index": batch["index"]}
+    views = augmented_views(learner, batch)
     target, _ = target_outputs(learner, state, views["global"])
     keys = learner.keys(batch, state.step)
 

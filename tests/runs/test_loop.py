@@ -1,6 +1,7 @@
 """The loop that every training shares, on a training of one number."""
 
 import contextlib
+import json
 import signal
 
 import jax
@@ -50,7 +51,7 @@ class Batches:
         self.step += 1
         value = np.inf if self.step == self.bad_step else float(self.step)
         replaced = np.array([-1, 7 if self.step == 2 else -1])
-        return {"value": jnp.float32(value), "replaced": replaced}
+        return {"value": jnp.float32(value), "index": np.arange(2), "replaced": replaced}
 
 
 class Images:
@@ -177,5 +178,7 @@ def test_a_finished_training_measures_nothing_again(tmp_path):
 def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
     with pytest.raises(UserError, match=r"not finite 4 steps in a row, up to step 5;.* Rest\."):
         train(tmp_path / "run", bad_step=5, max_nonfinite_steps=4, advice="Rest.")
+    note = json.loads((tmp_path / "run" / "nonfinite" / "5.json").read_text())
+    assert note == {"step": 5, "loss": 10.0, "features_not_finite_of": [], "images": [0, 1]}
     state, _ = train(tmp_path / "other", bad_step=5, max_nonfinite_steps=5)
     assert float(state.total) == 16.0

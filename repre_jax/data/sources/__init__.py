@@ -59,7 +59,7 @@ def _opener(data_config) -> type[Source]:
         raise UserError(
             f"data.source is {data_config.source!r}; choose one of {', '.join(SOURCES)}."
         )
-    if data_config.get("labels", "auto") not in LABELS:
+    if (data_config.get("labels") or "auto") not in LABELS:  # None: an evaluation's, not filled in
         raise UserError(f"data.labels={data_config.labels!r} must be one of {', '.join(LABELS)}.")
     return SOURCES[data_config.source]
 
