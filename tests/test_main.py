@@ -388,7 +388,7 @@ def test_explain_imagenette(run, tmp_path, name, variants):
         f"--config.data.path={path.parents[1]}",
     )
     assert (code, err) == (0, "")
-    assert "images          600 (counted)" in out
+    assert "images          600 of image folder" in out
     assert f"RePre {'off' if variants == ':baseline' else 'on'}" in out
 
 
