@@ -11,10 +11,11 @@ exit code 2.
 """
 
 import difflib
+import os
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -64,12 +65,22 @@ def main(argv: list[str] | None = None) -> int:
             print(explain(config, command.config_file))
             return 0
         if command.distributed:
-            jax.distributed.initialize()
+            _join()
         TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = " ".join(str(error).split())  # one line, whichever library wrote a part of it
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+def _join() -> None:
+    """Joins the other machines of the cluster; UserError when there is none to be found."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        told = f"--distributed finds no other machines ({error}): leave it out on one."
+        raise UserError(told) from error
 
 
 def parse(argv: list[str]) -> Command | None:
@@ -91,8 +102,15 @@ def parse(argv: list[str]) -> Command | None:
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; keys are set as --config.<key>=<value>.")
     config, config_file = values.config, values["config"].config_filename
-    if config.task not in TASKS:
-        raise UserError(f"task={config.task!r} must be one of {', '.join(TASKS)}.")
+    for key, value in [("--workdir", values.workdir), *flat_keys(config).items()]:
+        _check_text(key, value)
+    if config.get("task") not in TASKS:
+        raise UserError(f"task={config.get('task')!r} must be one of {', '.join(TASKS)}.")
+    if config.task != read_config(config_file).task:
+        raise UserError(
+            f"task={config.task!r} does not fit {config_file}, which has the keys of another task: "
+            "take a config of its own."
+        )
     if values.workdir:
         config.workdir = values.workdir
     elif not config.workdir and config.task == "pretrain":  # evaluations know a better place
@@ -148,8 +166,24 @@ def _with_path(argument: str) -> str:
     if not argument.startswith(_CONFIG_FLAGS):
         return argument
     flag, _, value = argument.partition("=")
+    _check_text("--config", value)
     name, colon, variants = value.partition(":")
     return f"{flag}={locate(name)}{colon}{variants}"
+
+
+def _check_text(key: str, value: Any) -> None:
+    """Raises UserError for text that can be neither a name nor a path of this machine."""
+    if not isinstance(value, str):
+        return
+    if "://" in value:  # a folder called "gs:" is not what was meant
+        raise UserError(
+            f"{key}={value} is a URL, and only folders of this machine are read and written: copy "
+            "or mount what lies there, and give its path here."
+        )
+    if any(len(os.fsencode(part)) > 255 for part in value.split("/")):
+        raise UserError(f"{key}={value[:80]!r}... cannot be a path: a name in it is too long.")
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise UserError(f"{key}={value} begins with the home of a user that there is not.")
 
 
 def _check_keys(argv: list[str]) -> None:
@@ -157,7 +191,10 @@ def _check_keys(argv: list[str]) -> None:
     paths = [a.split("=", 1)[1] for a in argv[1:] if a.startswith(_CONFIG_FLAGS)]
     if not paths:
         raise UserError("No config given; for example --config=quickstart.")
-    keys = flat_keys(read_config(paths[-1]))
+    config = read_config(paths[-1])
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{paths[-1]} is no config: its get_config returns no ConfigDict.")
+    keys = flat_keys(config)
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=", 1)[0]
         if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
