@@ -370,10 +370,12 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
 
 
 def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
-    for steps, told in ((88, 0), (87, 1)):  # four epochs of 22 steps are 88
-        code, out, err = run("--config=quickstart", "--explain", f"--config.train.steps={steps}")
-        assert (code, err) == (0, "")
-        assert out.count("The warm-up of 88 steps is longer than the run of 87: ") == told
+    code, out, err = run("--config=quickstart", "--explain", "--config.train.steps=87")
+    assert (code, err) == (0, "")
+    assert "The warm-up of 88 steps is longer than the run of 87: " in out
+    config = read_config("quickstart")
+    config.train.steps = 88  # four epochs of 22 steps
+    assert resolve(config, images=1442, devices=1).remark == ""
 
 
 @pytest.mark.parametrize("variants", ["", ":baseline", ":gpu"])
