@@ -101,15 +101,16 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv[1:])
     kinds, faults, seconds = collections.Counter(), [], {}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder).resolve()
+        root = Path(folder)
         prepare(root)
         for case in [*table(root), *generated(root, options.seed)]:
             outcome = run(case.arguments, root)
+            given = " ".join(case.arguments).replace(folder, "<folder>")
             kinds[case.kind] += 1
-            seconds[" ".join(case.arguments)] = outcome.seconds
+            seconds[given] = outcome.seconds
             if outcome.fault:
-                faults.append({"arguments": list(case.arguments), "fault": outcome.fault})
-                print(f"{' '.join(case.arguments)}: {outcome.fault}", file=sys.stderr)
+                faults.append({"arguments": given, "fault": outcome.fault})
+                print(f"{given}: {outcome.fault}", file=sys.stderr)
     result = {
         "what": "mistakes that must end with exit code 2, one sentence, and no file left behind",
         "mistakes": sum(kinds.values()),

@@ -5,12 +5,20 @@ that is refused before anything is encoded, and a few that the generator draws; 
 all.
 """
 
+import itertools
+
+import cv2
+import numpy as np
 import pytest
 from tiny import saved_run
+from whole_runs import command, summary
 
 from benchmarks.bad_files import prepare, table
 from benchmarks.bad_inputs import Outcome, run
 from benchmarks.bad_values import generated
+from repre_jax.config_files import carried
+from repre_jax.evaluation import TASKS
+from repre_jax.methods import METHODS
 
 DRAWN = 40  # of the generator's, in the fast tier
 
@@ -69,3 +77,22 @@ def test_there_are_enough_mistakes_of_every_kind(root):
 )
 def test_what_is_a_fault(outcome, fault):
     assert outcome.fault.startswith(fault) and bool(outcome.fault) == bool(fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_images_train_or_are_told_of(method, tmp_path, capsys):
+    """64 times the same image, in two classes: finite numbers, or one sentence."""
+    picture = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    for split, number in itertools.product(("train", "val"), range(64)):
+        path = tmp_path / "images" / split / ("first", "second")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture)
+    name = f"{method}_vits" if f"{method}_vits" in carried() else f"{method}_vitb"
+    data = ("--config.data.source=folder", f"--config.data.path={tmp_path / 'images'}")
+    assert command(f"--config={name}:smoke", f"--workdir={tmp_path / 'run'}", *data) == 0
+    assert np.isfinite(summary(tmp_path / "run")["loss"])
+    for task in TASKS if method == "dino" else ():  # seconds each, and none knows the method
+        code = command(f"--config=eval/{task}:smoke", f"--config.checkpoint={tmp_path / 'run'}")
+        err = capsys.readouterr().err
+        assert code == 0 or (code == 2 and err.startswith("error: ")), err
