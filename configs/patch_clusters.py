@@ -10,10 +10,11 @@ Minutes on a CPU for a few ten thousand images. Then
 
 from ml_collections import ConfigDict
 
+from repre_jax.config_files import apply_variants
 from repre_jax.training import defaults
 
 
-def get_config():
+def get_config(variants: str = ""):
     config = ConfigDict()
     config.task = "patch_clusters"
     config.seed = 0
@@ -25,4 +26,10 @@ def get_config():
     config.patches_per_image = 16
     config.epochs = 1  # over the images
     config.batch_size = 256  # images at a time
-    return config
+    return apply_variants(config, variants.split(","), {"smoke": smoke})
+
+
+def smoke(config):
+    """Of digits, for ``lomar_tokens_vitb:k_means,smoke``."""
+    config.data.source = "digits"
+    config.update({"patch_size": 8, "image_size": 32, "vocabulary": 32})

@@ -11,11 +11,12 @@ exit code 2.
 """
 
 import difflib
+import os
 import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -79,15 +80,25 @@ def main(argv: list[str] | None = None) -> int:
             print(explain(config, command.config_file))
             return 0
         if command.distributed:
-            jax.distributed.initialize()
+            _join()
         TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
     except Stopped as stopped:
         success = stopped.signal == signal.SIGTERM and config.get("stopped_is_success")
         return 0 if success else stopped.exit_code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = " ".join(str(error).split())  # one line, whichever library wrote a part of it
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+def _join() -> None:
+    """Joins the other machines of the cluster; UserError when there is none to be found."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        told = f"--distributed finds no other machines ({error}): leave it out on one."
+        raise UserError(told) from error
 
 
 def parse(argv: list[str]) -> Command | None:
@@ -109,8 +120,15 @@ def parse(argv: list[str]) -> Command | None:
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; keys are set as --config.<key>=<value>.")
     config, config_file = values.config, values["config"].config_filename
-    if config.task not in TASKS:
-        raise UserError(f"task={config.task!r} must be one of {', '.join(TASKS)}.")
+    for key, value in [("--workdir", values.workdir), *flat_keys(config).items()]:
+        _check_text(key, value)
+    if config.get("task") not in TASKS:
+        raise UserError(f"task={config.get('task')!r} must be one of {', '.join(TASKS)}.")
+    if config.task != read_config(config_file).task:
+        raise UserError(
+            f"task={config.task!r} does not fit {config_file}, which has the keys of another task: "
+            "take a config of its own."
+        )
     if config.task == "pretrain":  # evaluations take their images from the run
         _settle_data(config.data, config_file, [key[5:] for key in given if key[:5] == "data."])
         config.workdir = values.workdir or config.workdir or _default_workdir(config, config_file)
@@ -165,6 +183,7 @@ def _with_path(argument: str) -> str:
     if not argument.startswith(_CONFIG_FLAGS):
         return argument
     flag, _, value = argument.partition("=")
+    _check_text("--config", value)
     name, colon, variants = value.partition(":")
     return f"{flag}={locate(name)}{colon}{variants}"
 
@@ -189,6 +208,21 @@ def _default_workdir(config: ConfigDict, config_file: str) -> str:
     return str(Path("runs") / "-".join(filter(None, parts)).replace("/", "-"))
 
 
+def _check_text(key: str, value: Any) -> None:
+    """Raises UserError for text that can be neither a name nor a path of this machine."""
+    if not isinstance(value, str):
+        return
+    if "://" in value:  # a folder called "gs:" is not what was meant
+        raise UserError(
+            f"{key}={value} is a URL, and only folders of this machine are read and written: copy "
+            "or mount what lies there, and give its path here."
+        )
+    if any(len(os.fsencode(part)) > 255 for part in value.split("/")):
+        raise UserError(f"{key}={value[:80]!r}... cannot be a path: a name in it is too long.")
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise UserError(f"{key}={value} begins with the home of a user that there is not.")
+
+
 def _given_keys(argv: list[str]) -> list[str]:
     """Config keys that are set in ``argv``.
 
@@ -198,7 +232,10 @@ def _given_keys(argv: list[str]) -> list[str]:
     paths = [a.split("=", 1)[1] for a in argv[1:] if a.startswith(_CONFIG_FLAGS)]
     if not paths:
         raise UserError("No config given; for example --config=quickstart.")
-    keys = flat_keys(read_config(paths[-1]))
+    config = read_config(paths[-1])
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{paths[-1]} is no config: its get_config returns no ConfigDict.")
+    keys = flat_keys(config)
     given = []
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=", 1)[0]

@@ -3,9 +3,12 @@
 The package carries those of ``configs/``: in a checkout they lie beside it, in a wheel inside it.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -58,23 +61,68 @@ def read_config(named: str) -> ConfigDict:
     """The config of "dino_vits", "eval/linear:sweep" or "my/own.py:baseline,smoke".
 
     Raises:
-      UserError: no such file, or variants that it does not have.
+      UserError: no such file, one that cannot be run, or variants that it does not have.
     """
     file, _, variants = named.partition(":")
-    get_config = _load(locate(file)).get_config
-    if inspect.signature(get_config).parameters:
-        return get_config(variants)
-    if variants:
+    get_config = getattr(_load(locate(file)), "get_config", None)
+    if get_config is None:
+        raise UserError(f"{file} is no config: it has no function get_config.")
+    takes_variants = inspect.signature(get_config).parameters
+    if variants and not takes_variants:
         raise UserError(f"No variant {variants!r}; {file} has none.")
-    return get_config()
+    with _mistakes_told(file):
+        return get_config(variants) if takes_variants else get_config()
+
+
+def apply_variants(
+    config: ConfigDict, variants: Iterable[str], known: Mapping[str, Callable[..., None]]
+) -> ConfigDict:
+    """Applies variants, such as "smoke" and "layers=4", one after the other.
+
+    Args:
+      config: changed in place.
+      variants: names; what follows an equals sign is handed to the variant as text.
+      known: name -> what changes the config.
+
+    Raises:
+      UserError: no such variant, or one with a value it does not take.
+    """
+    for text in filter(None, variants):
+        name, *value = text.split("=", 1)
+        if name not in known:
+            raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")
+        takes = len(inspect.signature(known[name]).parameters) - 1
+        if takes != len(value):
+            how = f"needs a value, {name}=..." if takes else "takes no value"
+            raise UserError(f"Variant {name} {how}.")
+        known[name](config, *value)
+    return config
 
 
 def _load(path: Path) -> ModuleType:
     """Runs a file by its path, so that no folder need be on Python's search path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise UserError(f"{path} is no config: its name does not end in .py.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _mistakes_told(path):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _mistakes_told(file: str | Path) -> Iterator[None]:
+    """Turns what a config raises, which its author can mend, into a UserError with its line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{file} cannot be run as a config ({told}; {line.filename}, line {line.lineno})."
+        ) from error
 
 
 def _nearest(name: str) -> str | None:

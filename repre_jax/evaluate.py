@@ -4,7 +4,9 @@ import contextlib
 import functools
 import hashlib
 import json
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from repre_jax.evaluation.task import Evaluation, Task, check_same_classes
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.folder import RunFolder, write_json
+from repre_jax.runs.logs import read_rows
 from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 
@@ -55,15 +58,18 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     if not config.cache_path:
         config.cache_path = str(workdir.parent / "features")
     primary = jax.process_index() == 0
-    folder = RunFolder(workdir, settings, ignore=task.free_to_change, primary=primary)
-    with contextlib.closing(folder):
+    mesh = make_mesh(config.devices, key="devices")
+    with contextlib.ExitStack() as stack:
+        if primary:
+            stack.enter_context(_removed_when_refused(workdir))
+        folder = RunFolder(workdir, settings, ignore=task.free_to_change, primary=primary)
+        stack.callback(folder.close)
         results_path = folder.path / "results.json"
         if results_path.exists():
             results = json.loads(results_path.read_text())
         else:
             if primary:
                 print(in_words(train, None if val is train else val))
-            mesh = make_mesh(config.devices, key="devices")
             evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
             measured = task.measure(evaluation)
             wall_seconds = round(time.monotonic() - started, 2)
@@ -118,6 +124,22 @@ def default_workdir(pretrained: Pretrained, settings: dict[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{settings['task']}-{pretrained.weights}-{pretrained.step}-{digest}"
     return pretrained.run / "eval" / name
+
+
+@contextlib.contextmanager
+def _removed_when_refused(workdir: Path) -> Iterator[None]:
+    """Removes what was not there before, when a mistake ends an evaluation that had not begun."""
+    new = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    try:
+        yield
+    except UserError:
+        begun = read_rows(workdir / "metrics.jsonl") or any(workdir.glob("checkpoints/[0-9]*"))
+        if workdir in new and not begun:
+            shutil.rmtree(workdir, ignore_errors=True)
+            with contextlib.suppress(OSError):  # something else lies there: features, say
+                for parent in new[1:]:
+                    parent.rmdir()
+        raise
 
 
 def _open(config: ConfigDict, task: Task) -> Pretrained:

@@ -12,11 +12,13 @@ from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 from repre_jax.losses.masked import patch_targets
 from repre_jax.models.pixels import normalise, patchify
-from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, Range, check_ranges
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range, check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 
 RANGES = {
-    "seed": NOT_NEGATIVE,
+    "seed": SEED,
+    "data.workers": NOT_NEGATIVE,
+    "data.cache_size": NOT_NEGATIVE,
     "patch_size": AT_LEAST_ONE,
     "image_size": AT_LEAST_ONE,
     "vocabulary": Range(2),

@@ -97,7 +97,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             print(f"{workdir} is finished: its numbers are in {folder.summary_path}.")
             return
         if primary:
-            print(in_words(source, val))
+            print(*filter(None, [in_words(source, val), resolution.remark]), sep="\n")
         opened = open_training(
             folder,
             learner.init,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from repre_jax.errors import UserError
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -19,6 +21,11 @@ class Clock:
 
     steps_per_epoch: int
     total_steps: int
+
+    def __post_init__(self):
+        """Raises UserError when the steps cannot be counted in int32, as a train state does."""
+        if self.total_steps >= 2**31:
+            raise UserError(f"A run of {self.total_steps:.3g} steps is too long: lower its epochs.")
 
     def steps(self, epochs: float) -> int:
         """Steps in so many epochs."""

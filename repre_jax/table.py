@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS
+from repre_jax.evaluation.checkpoint import WEIGHTS
+from repre_jax.evaluation.task import DATA_RANGES
+from repre_jax.ranges import check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import write_text
 
@@ -30,13 +33,21 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: no run, a cell that is none, or cells that could not be made.
     """
+    known = [name for name in TASKS if name in config]
+    check_ranges(config, DATA_RANGES)
+    for cell in known:
+        ranges = {f"{cell}.{key}": allowed for key, allowed in TASKS[cell].ranges.items()}
+        check_ranges(config, ranges)
+    for key, choices in (("cells", known), ("weights", WEIGHTS)):
+        for value in config[key]:
+            if value not in choices:
+                raise UserError(f"{key}: {value!r} must be one of {', '.join(choices)}.")
+        if not config[key]:
+            raise UserError(f"{key} is empty, and so would be the table.")
     runs = find_runs(config.runs)
-    for cell in config.cells:
-        if cell not in TASKS or cell not in config:
-            known = ", ".join(name for name in TASKS if name in config)
-            raise UserError(f"cells: {cell!r} must be one of {known}.")
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
+    made = False  # any cell at all
     primary = jax.process_index() == 0
     for run in runs:
         for weights in config.weights:
@@ -47,9 +58,10 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
                 except UserError as error:
                     failures.append(f"{run.name} ({weights}), {name}: {error}")
             rows.append(_row(run, weights, results))
-            if primary:
+            made = made or bool(results)
+            if primary and made:
                 _write(workdir, rows, list(config.cells))
-    if primary:
+    if primary and made:
         print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")
     if failures:
         raise UserError(f"{len(failures)} cells could not be made. " + " ".join(failures))

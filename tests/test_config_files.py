@@ -9,6 +9,7 @@ from whole_runs import ROOT
 from repre_jax import config_files
 from repre_jax.config_files import beside, carried, locate, read_config
 from repre_jax.errors import UserError
+from repre_jax.training.explain import flat_keys
 from repre_jax.training.resolution import resolve
 
 CONFIGS = ROOT / "configs"
@@ -96,7 +97,25 @@ def test_a_config_of_the_same_name_inherits_from_the_carried_one(elsewhere):
     assert read_config("moby_vits.py:baseline").method.name == "moby"
 
 
-def test_variants_of_a_config_without_any():
-    assert read_config("eval/knn:").task == "knn"
-    with pytest.raises(UserError, match=r"^No variant 'sweep'; eval/knn has none\.$"):
-        read_config("eval/knn:sweep")
+def test_variants_of_a_config_without_any(elsewhere):
+    (elsewhere / "own.py").write_text("def get_config():\n    return {}\n")
+    assert read_config("own.py:") == {}
+    with pytest.raises(UserError, match=r"^No variant 'sweep'; own\.py has none\.$"):
+        read_config("own.py:sweep")
+
+
+@pytest.mark.parametrize("name", [name for name in carried() if name.startswith("eval/")])
+def test_every_evaluation_can_be_small(name):
+    """With the same keys, all inside their ranges."""
+    usual, small = (flat_keys(read_config(name + variants)) for variants in ("", ":smoke"))
+    assert usual.keys() == small.keys()
+    with pytest.raises(UserError, match=r"^No variant 'smok'; this config has .*smoke"):
+        read_config(f"{name}:smok")
+
+
+def test_a_small_table_is_of_small_cells():
+    table = read_config("eval/table:smoke")
+    for cell in ("few_label", "finetune", "health", "knn", "linear"):
+        small = flat_keys(read_config(f"eval/{cell}:smoke"))
+        small |= {"rate_factors": table.linear.rate_factors} if cell == "linear" else {}
+        assert flat_keys(table[cell]).items() <= small.items()

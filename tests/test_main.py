@@ -311,6 +311,28 @@ def test_run_folder_under_a_file(run, tmp_path):
     assert err.startswith("error: Cannot write ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "key"),
+    [
+        ("quickstart:smoke", "--workdir=gs://bucket/run", "--workdir"),
+        ("quickstart:smoke", "--config.workdir=gs://bucket/run", "workdir"),
+        ("quickstart:smoke", "--config.data.path=s3://bucket/images", "data.path"),
+        ("eval/knn", "--config.checkpoint=gs://bucket/run", "checkpoint"),
+        ("eval/knn", "--config.cache_path=https://host/cache", "cache_path"),
+        ("eval/table", "--config.runs=runs/a,gs://bucket/run", "runs"),
+        ("gs://bucket/own.py", "--explain", "--config"),
+    ],
+)
+def test_urls_are_refused(capsys, monkeypatch, tmp_path, config, given, key):
+    """And never made as a folder called "gs:"."""
+    monkeypatch.chdir(tmp_path)
+    assert command(f"--config={config}", given) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith(f"error: {key}=") and "is a URL" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_write_permission(mistake, tmp_path, monkeypatch):
     make_folder = Path.mkdir
 
@@ -373,6 +395,15 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
         "method.momentum = 0.99   [quickstart.py; default 0.996]",
     ):
         assert line in out
+
+
+def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
+    code, out, err = run("--config=quickstart", "--explain", "--config.train.steps=87")
+    assert (code, err) == (0, "")
+    assert "The warm-up of 88 steps is longer than the run of 87: " in out
+    config = read_config("quickstart")
+    config.train.steps = 88  # four epochs of 22 steps
+    assert resolve(config, images=1442, devices=1).remark == ""
 
 
 @pytest.mark.parametrize("variants", ["", ":baseline", ":gpu"])

@@ -8,13 +8,10 @@ from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.methods import METHODS
-from repre_jax.ranges import POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
 from repre_jax.training.resolution import ranges_of
-
-# Any number will do for these; those of views are checked with the recipe (methods/method.py).
-FREE = {"seed"}
 
 
 @pytest.mark.parametrize(
@@ -42,16 +39,32 @@ def test_numbers_are_found_in_sections_and_lists():
         check_ranges({"c": [1, 0]}, ranges)
 
 
+@pytest.mark.parametrize(
+    ("value", "allowed", "words"),
+    [
+        (("1", 2), POSITIVE, r"x=\('1', 2\) must each be a number\."),
+        ((None,), POSITIVE, r"x=\(None,\) must each be a number\."),
+        (True, POSITIVE, r"x=True must be a number\."),
+        ((1.5, 2), AT_LEAST_ONE, r"x=\(1\.5, 2\) must each be a whole number\."),
+        (1e39, POSITIVE, r"x=1e\+39 must be above 0, and not so large"),
+    ],
+)
+def test_what_is_no_number(value, allowed, words):
+    with pytest.raises(UserError, match=f"^{words}"):
+        check_ranges({"x": value}, {"x": allowed})
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_of_a_config_has_a_range_and_is_inside(method):
     config = defaults.get_config(method)
     check_ranges(config, ranges_of(method))
-    assert numbers_of(config) - FREE <= set(ranges_of(method))
+    assert numbers_of(config) <= set(ranges_of(method))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task):
-    config = read_config(f"eval/{task}")
+@pytest.mark.parametrize("variant", ["", ":smoke"])
+def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task, variant):
+    config = read_config(f"eval/{task}{variant}")
     check_ranges(config, TASKS[task].ranges)
     assert numbers_of(config) <= set(TASKS[task].ranges) <= set(flat_keys(config))
 

@@ -16,11 +16,12 @@ repre_jax/evaluation/finetune/recipes.py.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from repre_jax.config_files import apply_variants
 from repre_jax.evaluation import defaults
 from repre_jax.evaluation.finetune.recipes import RECIPES
 
 
-def get_config():
+def get_config(variants: str = ""):
     config = defaults.get_config("finetune")
     config.protocol = ""  # "mae", "moco_v3", "simmim"; empty: the method's, else the backbone's
     # Replaces numbers of the protocol; None keeps the paper's. Meaning and units of the fields:
@@ -33,4 +34,12 @@ def get_config():
     config.save_every_steps = 500
     config.keep_checkpoints = 1  # newest ones; the best is kept besides
     config.log_every_steps = 20
-    return config
+    return apply_variants(config, variants.split(","), {"smoke": smoke})
+
+
+def smoke(config):
+    """A few steps."""
+    config.recipe.update({"batch_size": 16, "epochs": 0.05, "warmup_epochs": 0.01})
+    config.validate_every_epochs = 0.0
+    config.save_every_steps = 2
+    config.log_every_steps = 1

@@ -14,7 +14,7 @@ protocol's own, all in one training. SIGTERM saves after the step under way; the
 on.
 """
 
-from repre_jax.errors import UserError
+from repre_jax.config_files import apply_variants
 from repre_jax.evaluation import defaults
 
 # DINOv2's grid of thirteen (facebookresearch/dinov2, eval/linear.py), a decade up and down.
@@ -30,8 +30,14 @@ def get_config(variants: str = ""):
     config.train_batch_size = 0  # 0: the protocol's; the learning rate scales with it
     config.save_every_epochs = 5
     config.log_every_steps = 20
-    if variants == "sweep":
-        config.rate_factors = SWEEP
-    elif variants:
-        raise UserError(f"No variant {variants!r}; this config has sweep.")
-    return config
+    return apply_variants(config, variants.split(","), {"smoke": smoke, "sweep": sweep})
+
+
+def sweep(config):
+    """Thirteen learning rates."""
+    config.rate_factors = SWEEP
+
+
+def smoke(config):
+    """Short, but longer than the warm-up of every protocol; MAE's takes ten epochs."""
+    config.update({"epochs": 12, "train_batch_size": 64})

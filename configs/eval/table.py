@@ -11,7 +11,7 @@ weights "random" beside "auto", every run is compared with its own encoder befor
 
 from ml_collections import ConfigDict
 
-from repre_jax.config_files import beside
+from repre_jax.config_files import apply_variants, beside
 from repre_jax.evaluation import defaults
 
 few_label = beside(__file__, "few_label")
@@ -21,7 +21,7 @@ knn = beside(__file__, "knn")
 linear = beside(__file__, "linear")
 
 
-def get_config():
+def get_config(variants: str = ""):
     config = ConfigDict()
     config.task = "table"
     config.workdir = "runs/table"  # where the two files go
@@ -34,7 +34,7 @@ def get_config():
     config.linear = of_a_cell(linear.get_config("sweep"))
     config.finetune = of_a_cell(finetune.get_config())
     config.health = of_a_cell(health.get_config())
-    return config
+    return apply_variants(config, variants.split(","), {"smoke": smoke})
 
 
 def of_a_cell(config):
@@ -42,3 +42,9 @@ def of_a_cell(config):
     for key in ("task", "workdir", "checkpoint", "weights"):
         del config[key]
     return config
+
+
+def smoke(config):
+    """Every cell as its own ``:smoke``."""
+    for cell in (few_label, finetune, health, knn, linear):
+        cell.smoke(config[cell.__name__])

@@ -102,7 +102,7 @@ def open_pretrained(
         method = METHODS[config.method.name].build(
             config.method, config.views, Clock(1, 1), encoder
         )
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"{run / 'config.json'} names what this version does not know ({error}): use the "
             "version that made the run."

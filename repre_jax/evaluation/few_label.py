@@ -206,7 +206,7 @@ def _examples(budget: str, members: int) -> int:
         value = float(number) if percent else int(number)
     except ValueError:
         value = 0
-    if value <= 0 or (percent and value > 100):
+    if not value > 0 or (percent and value > 100):
         raise UserError(f"budget {budget!r} must be a share such as 1% or a number of labels.")
     return max(1, round(members * value / 100)) if percent else value
 

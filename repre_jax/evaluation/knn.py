@@ -42,6 +42,8 @@ def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
         mesh=evaluation.mesh,
     )
     value = accuracies[reported]["top1"]
+    images = int(np.sum(np.asarray(train.labels) >= 0))
+    all_vote = f"; there are {images} training images, which all vote" if images < reported else ""
     return {
         "metric": "top1",
         "value": value,
@@ -49,6 +51,7 @@ def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
         "formula": (
             f"argmax over classes of the sum, over the k = {reported} nearest training images by "
             f"cosine of their {config.feature} features, of exp(cosine / {config.temperature:g})"
+            f"{all_vote}"
         ),
         "numbers": {f"k={k}": shares for k, shares in accuracies.items()},
         "line": evaluation.line(f"k-NN top-1 {value:.2%} (k = {reported})"),
@@ -90,7 +93,9 @@ def knn_accuracies(
       **options: of ``knn_rankings``.
 
     Returns:
-      {k: {"top1": ...} and, with more than five classes, "top5"}; shares in [0, 1].
+      {k: {"top1": ...} and, where more than five classes have labelled training examples, "top5"};
+      shares in [0, 1]. With fewer than five neighbours "top5" is that of the first k classes, as in
+      the official code: the classes behind them have no vote.
 
     Raises:
       ValueError: no labelled example in one of the sets, or a label of ``num_classes`` or more.
@@ -104,12 +109,14 @@ def knn_accuracies(
         neighbours=neighbours,
         **options,
     )
+    voting = np.unique(train_labels)  # fewer than num_classes where labels have gaps
+    ranked = np.sum(voting >= 0) > _RANKED
     accuracies = {}
     for k, ranking in rankings.items():
         right = ranking == val_labels[:, None]
         accuracies[k] = {"top1": float(np.mean(right[:, 0]))}
-        if num_classes > _RANKED:
-            accuracies[k]["top5"] = float(np.mean(right.any(axis=1)))
+        if ranked:
+            accuracies[k]["top5"] = float(np.mean(right[:, :k].any(axis=1)))
     return accuracies
 
 

@@ -20,19 +20,19 @@ from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features, extract_features
 from repre_jax.evaluation.frozen import encode_pixels
-from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, Range
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
 from repre_jax.sharding import by_row
 
 # Of the keys that all evaluations share (configs/eval/default.py).
+DATA_RANGES = {"data.workers": NOT_NEGATIVE, "data.cache_size": NOT_NEGATIVE}
 SHARED_RANGES = {
-    "seed": NOT_NEGATIVE,
+    "seed": SEED,
     "step": NOT_NEGATIVE,
     "image_size": AT_LEAST_ONE,
     "batch_size": AT_LEAST_ONE,
     "devices": NOT_NEGATIVE,
-    "data.workers": NOT_NEGATIVE,
-    "data.cache_size": NOT_NEGATIVE,
+    **DATA_RANGES,
 }
 SHARED_FREE_TO_CHANGE = (
     "workdir",
@@ -176,8 +176,7 @@ class Task:
       measure: gives the task's part of ``results.json``: "metric" (its name), "value", "protocol",
         "formula" (what the value is, in words), "numbers" (everything measured), "line" (for the
         screen), and where known "spread" and "wall_seconds".
-      ranges: dotted config key -> what its numbers may be, for all keys that are numbers but those
-        of ``config.recipe``.
+      ranges: dotted config key -> what its numbers may be, for all keys that are numbers.
       free_to_change: dotted config keys that change where and how fast a metric is made, but not
         the metric.
       needs_labels: whether images without labels are refused.

@@ -14,7 +14,7 @@ from repre_jax.errors import UserError
 from repre_jax.methods.picture import Painter
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import apply_with_taps
-from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, check_ranges
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, check_ranges
 from repre_jax.schedules import Schedule
 
 Outputs = Any  # what online heads return: [B, V, K] mostly
@@ -217,6 +217,7 @@ _VIEW_RANGES = {
     "views.jitter_probability": SHARE,
     "views.grey_probability": SHARE,
     "views.blur_probability": SHARE,
+    "views.blur_sigma": POSITIVE,
     "views.solarise_probability": SHARE,
     "views.local_blur_probability": SHARE,
 }
@@ -236,8 +237,11 @@ def with_overrides(recipe: ViewRecipe, overrides: ConfigDict) -> ViewRecipe:
     }
     for name, value in given.items():
         usual = getattr(recipe, name)
-        if isinstance(usual, tuple) and len(value) != len(usual):
-            raise UserError(f"views.{name}={value} must have {len(usual)} numbers, like {usual}.")
+        if isinstance(usual, tuple):
+            numbers = [x for x in value if isinstance(x, (int, float))]
+            if not len(numbers) == len(value) == len(usual):
+                told = f"must have {len(usual)} numbers, like {usual}."
+                raise UserError(f"views.{name}={value} {told}")
     recipe = dataclasses.replace(recipe, **given)
     for name in ("crop_scale", "local_crop_scale"):
         low, high = getattr(recipe, name)

@@ -110,12 +110,12 @@ def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:
     Raises:
       UserError: not such a text, or blocks that the encoder does not have.
     """
+    if encoder.depth < 4:
+        raise UserError(f"RePre taps 4 blocks, and {name} has only {encoder.depth}.")
     if text in ("multi", "single"):
-        if encoder.depth < 4:
-            raise UserError(f"RePre taps 4 blocks, and {name} has only {encoder.depth}.")
         return encoder.taps if text == "multi" else encoder.taps[-1:]
     numbers = text.split(",")
-    if not all(number.strip().isdigit() for number in numbers):
+    if not all(number.strip().isdecimal() for number in numbers):
         raise UserError(f"repre.taps={text!r} must be multi, single, or numbers as in 2,5,8,11.")
     taps = tuple(int(number) for number in numbers)
     if list(taps) != sorted(set(taps)) or taps[-1] >= encoder.depth:

@@ -13,6 +13,7 @@ What a tokenizer knows is a pytree that the run keeps in its checkpoints.
 """
 
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def read_ids(path: str, grid: int, vocabulary: int) -> dict[str, np.ndarray]:
       UserError: no such file, or ids of another grid or vocabulary.
     """
     ids = _read(path, "ids")
-    if ids.ndim != 3 or ids.shape[1:] != (grid, grid):
+    if ids.ndim != 3 or ids.shape[1:] != (grid, grid) or not len(ids):
         raise UserError(f"{path} has ids {list(ids.shape)}, not [images, {grid}, {grid}].")
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise UserError(
@@ -87,7 +88,7 @@ def _read(path: str, name: str) -> np.ndarray:
     try:
         with np.load(path) as file:
             return file[name]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"method.tokens_path={path!r} cannot be read as an .npz file with {name!r} "
             f"({type(error).__name__})."

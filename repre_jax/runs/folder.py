@@ -167,10 +167,10 @@ def _check_same_run(
     defaults: Mapping[str, Any],
 ) -> None:
     try:
-        old = json.loads(config_path.read_text())
+        old = dict(json.loads(config_path.read_text()))
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{config_path} cannot be read ({error}), so it is not known which run lies there; "
             "bring it back from a copy or choose another --workdir."

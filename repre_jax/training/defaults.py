@@ -5,12 +5,12 @@ to ``apply_variants``. Only independent numbers stand in configs: what follows f
 scaled learning rate) is derived by ``repre_jax/training/resolution.py`` after the command line.
 """
 
-import inspect
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from repre_jax import config_files
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
@@ -163,17 +163,9 @@ def apply_variants(
     own = own or {}
     known = VARIANTS | own
     order = dict(zip(own, range(len(own)), strict=True))
-    texts = filter(None, variants.split(","))
-    for text in sorted(texts, key=lambda text: order.get(text.split("=")[0], len(own))):
-        name, *value = text.split("=", 1)
-        if name not in known:
-            raise UserError(f"No variant {name!r}; this config has {', '.join(sorted(known))}.")
-        takes = len(inspect.signature(known[name]).parameters) - 1
-        if takes != len(value):
-            how = f"needs a value, {name}=..." if takes else "takes no value"
-            raise UserError(f"Variant {name} {how}.")
-        known[name](config, *value)
-    return config
+    texts = variants.split(",")
+    texts.sort(key=lambda text: order.get(text.split("=")[0], len(own)))
+    return config_files.apply_variants(config, texts, known)
 
 
 def use_views(config: ConfigDict, recipe: ViewRecipe) -> None:
@@ -213,7 +205,7 @@ def single(config: ConfigDict) -> None:
 
 def layers(config: ConfigDict, count: str) -> None:
     """Fusion layers in each block of the decoder (table 5)."""
-    if not count.isdigit() or int(count) < 1:
+    if not count.isdecimal() or int(count) < 1:
         raise UserError(f"Variant layers={count} needs a whole number above 0.")
     config.repre.decoder.layers = int(count)
 
@@ -225,14 +217,14 @@ def decoder(config: ConfigDict, operator: str) -> None:
 
 def size(config: ConfigDict, side: str) -> None:
     """Side of the images in pixels."""
-    if not side.isdigit() or int(side) < 1:
+    if not side.isdecimal() or int(side) < 1:
         raise UserError(f"Variant size={side} needs a whole number above 0.")
     config.model.image_size = int(side)
 
 
 def epochs(config: ConfigDict, count: str) -> None:
     """Length of the run."""
-    if not count.isdigit() or int(count) < 1:
+    if not count.isdecimal() or int(count) < 1:
         raise UserError(f"Variant epochs={count} needs a whole number above 0.")
     config.train.epochs = int(count)
 

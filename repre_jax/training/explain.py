@@ -88,6 +88,7 @@ def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]
         f"weight decay    {decay} on {optimizer.decay}",
         f"compute dtype   {r.compute_dtype.name}",
         f"run folder      {config.workdir}",
+        *([f"note            {r.remark}"] if r.remark else []),
     ]
 
 

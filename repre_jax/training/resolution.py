@@ -15,6 +15,7 @@ from repre_jax.ranges import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     POSITIVE,
+    SEED,
     SHARE_BELOW_ONE,
     Range,
     check_ranges,
@@ -25,6 +26,7 @@ from repre_jax.training.optimizers import DECAY_RULES, OPTIMIZERS
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 RANGES = {
+    "seed": SEED,
     "model.patch_size": AT_LEAST_ONE,
     "model.image_size": AT_LEAST_ONE,
     "model.width": AT_LEAST_ONE,
@@ -96,6 +98,20 @@ class Resolution:
         """Length of the run in epochs."""
         return self.clock.total_steps / self.clock.steps_per_epoch
 
+    @property
+    def remark(self) -> str:
+        """What the user may not have meant, a sentence; empty mostly.
+
+        DINO's code stops at a warm-up longer than the run, those of the other papers go on in it.
+        """
+        if self.warm_up.steps <= self.clock.total_steps:
+            return ""
+        return (
+            f"The warm-up of {self.warm_up.steps:,} steps is longer than the run of "
+            f"{self.clock.total_steps:,}: the learning rate never reaches its peak, so lower "
+            "optimizer.warmup_epochs or train longer."
+        )
+
 
 def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
     """Derives the numbers of a run and checks that they fit together.
@@ -157,6 +173,7 @@ def _check_names(config: ConfigDict) -> None:
         "model.position": (config.model.position, (None, *POSITIONS)),
         "model.initialisation": (config.model.initialisation, INITIALISATIONS),
         "repre.branch": (config.repre.branch, BRANCHES),
+        "repre.windows.pairing": (config.repre.windows.pairing, windows.PAIRINGS),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
         "optimizer.decay": (config.optimizer.decay, DECAY_RULES),

@@ -16,7 +16,10 @@ GOLDEN = dict(np.load(FOLDER / "eval_knn.npz"))
 
 
 def reference(train, train_labels, val, val_labels, *, k, num_classes, temperature=0.07):
-    """Stable sort by similarity, then votes, written out example by example."""
+    """Stable sort by similarity, then votes, written out example by example.
+
+    With fewer than five neighbours the first k classes count (facebookresearch/dino, eval_knn.py).
+    """
     train = train / np.linalg.norm(train, axis=1, keepdims=True)
     val = val / np.linalg.norm(val, axis=1, keepdims=True)
     top1 = top5 = 0
@@ -27,7 +30,7 @@ def reference(train, train_labels, val, val_labels, *, k, num_classes, temperatu
             votes[train_labels[i]] += np.exp(similarities[i] / temperature)
         ranking = np.argsort(-votes, kind="stable")
         top1 += ranking[0] == label
-        top5 += label in ranking[:5]
+        top5 += label in ranking[: min(5, k)]
     return {"top1": top1 / len(val), "top5": top5 / len(val)}
 
 
@@ -43,7 +46,7 @@ def mesh_of(devices):
     return Mesh(np.array(jax.devices()[:devices]), ("batch",))
 
 
-@pytest.mark.parametrize("k", [1, 10, 20, 200])
+@pytest.mark.parametrize("k", [1, 3, 10, 20, 200])
 @pytest.mark.parametrize(("bank_chunk", "query_chunk"), [(8192, 1024), (64, 16), (37, 11)])
 def test_equals_the_reference(k, bank_chunk, query_chunk):
     data = clusters(501, 103)
@@ -118,6 +121,39 @@ def test_equal_votes_when_there_are_fewer_neighbours_than_k():
         train, [2, 2, 1], val, num_classes=3, neighbours=(10,), temperature=None, bank_chunk=2
     )[10]
     assert ranking.tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_classes_without_a_vote_are_not_among_the_first_five(k):
+    """Every neighbour is of class 5: lower classes, which have no vote, are ranked behind it."""
+    train = np.ones((10, 4), np.float32)
+    train[:6] *= [1, -1, 1, -1]
+    labels = [0, 1, 2, 3, 4, 6, 5, 5, 5, 5]
+    val = np.ones((2, 4), np.float32)
+    got = knn_accuracy(train, labels, val, [5, k - 1], k=k, num_classes=7)
+    assert got == {"top1": 0.5, "top5": 0.5}
+
+
+def test_more_neighbours_than_training_examples():
+    """All vote, and no class that has no example comes among the first."""
+    data = clusters(501, 103)
+    few = np.array([np.flatnonzero(data[1] == c)[0] for c in range(6)])
+    train, labels = data[0][few], data[1][few]
+    more, all_of_them = (
+        knn_accuracies(train, labels, *data[2:], num_classes=10, neighbours=(k,))[k]
+        for k in (200, 6)
+    )
+    assert more == all_of_them
+    assert more["top1"] < more["top5"] < 1
+
+
+def test_labels_with_gaps():
+    """Three of a thousand classes: the accuracy of three, without the first five of three."""
+    data = clusters(200, 60, num_classes=3)
+    numbers = np.array([7, 400, 999], np.int32)
+    got = knn_accuracy(data[0], numbers[data[1]], data[2], numbers[data[3]], num_classes=1000)
+    assert got == knn_accuracy(*data, num_classes=3)
+    assert set(got) == {"top1"}
 
 
 def test_k_below_one_is_an_error():

@@ -23,6 +23,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.features import extract_features
 from repre_jax.evaluation.finetune.recipes import (
+    RANGES,
     RECIPES,
     FinetuneRecipe,
     described,
@@ -119,6 +120,7 @@ TASK = Task(
         "save_every_steps": NOT_NEGATIVE,
         "keep_checkpoints": AT_LEAST_ONE,
         "log_every_steps": NOT_NEGATIVE,
+        **RANGES,
     },
     free_to_change=(
         *SHARED_FREE_TO_CHANGE,

@@ -235,9 +235,8 @@ def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> Finetune
             value = getattr(recipe, name)
             raise UserError(f"recipe.{name}={value!r} must be one of {', '.join(allowed)}.")
     check_ranges({"recipe": vars(recipe)}, RANGES)
-    low, high = recipe.crop_scale
-    if low > high:
-        raise UserError(f"recipe.crop_scale=({low}, {high}) must rise.")
+    if len(recipe.crop_scale) != 2 or recipe.crop_scale[0] > recipe.crop_scale[1]:
+        raise UserError(f"recipe.crop_scale={recipe.crop_scale} must be two numbers that rise.")
     if recipe.warmup_epochs > recipe.epochs:
         raise UserError(
             f"recipe.warmup_epochs={recipe.warmup_epochs:g} is more than "
