@@ -187,3 +187,29 @@ class BlockForm(NamedTuple):
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     """LayerNorm with two-pass variance: the one-pass form loses digits that parity needs."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def batch_norm(
+    name: str, *, train: bool, use_scale: bool = True, use_bias: bool = True
+) -> nn.BatchNorm:
+    """BatchNorm over all axes but the last, in float32, as torch's but for one thing.
+
+    Statistics are of the global batch, since the step is one jitted program over it. Running
+    statistics average the biased variance (torch: the unbiased).
+
+    Args:
+      name: of the module.
+      train: whether it takes the statistics of what it is given, and not the running ones.
+      use_scale: whether there is one.
+      use_bias: whether there is one.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_bias=use_bias,
+        use_scale=use_scale,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        name=name,
+    )

@@ -54,6 +54,7 @@ class DINOCase:
     decay: float = 0.04
     decay_end: float = 0.4
     momentum: float = 0.9
+    batch_norm: bool = False  # use_bn_in_head
     teacher_temperature_start: float = 0.04
     teacher_temperature: float = 0.07
     teacher_temperature_epochs: int = 3
@@ -70,6 +71,18 @@ DINO_CASES = {
     ),
 }
 
+# Options that the recipes leave alone, recorded apart.
+DINO_OPTION_CASES = {
+    "batch_norm": DINOCase(
+        norm_last_layer=True,
+        clip=0.3,
+        steps_per_epoch=1,
+        warmup_epochs=0,
+        freeze_last_layer=1,
+        batch_norm=True,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class MoCoV3Case:
@@ -81,11 +94,15 @@ class MoCoV3Case:
     peak: float = 2e-3
     decay: float = 0.1
     momentum: float = 0.9
+    cosine_momentum: bool = True  # moco_m_cos
 
 
 MOCO_V3_CASES = {
     "warmup": MoCoV3Case(warmup_epochs=1, steps_per_epoch=2),
     "cosine": MoCoV3Case(warmup_epochs=0, steps_per_epoch=1),
+}
+MOCO_V3_OPTION_CASES = {
+    "constant_momentum": MoCoV3Case(warmup_epochs=0, steps_per_epoch=1, cosine_momentum=False),
 }
 
 
@@ -95,7 +112,8 @@ def dino_weights(case: DINOCase) -> dict[str, np.ndarray]:
     A frozen gain of the last layer is 1, as the official head leaves it.
     """
     shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
-    values = weights(shapes | dino_head_shapes(TRAINED_VIT.width, **DINO_HEAD))
+    head = dino_head_shapes(TRAINED_VIT.width, batch_norm=case.batch_norm, **DINO_HEAD)
+    values = weights(shapes | head)
     if case.norm_last_layer:
         values["head.last_layer.weight_g"] = np.ones_like(values["head.last_layer.weight_g"])
     return values

@@ -13,6 +13,13 @@ Arrays = Mapping[str, np.ndarray]
 # Names of each linear layer and of the norm after it, if there is one.
 Layers = Sequence[tuple[str, str | None]]
 
+# DINO's head with ``use_bn``: Linear, BatchNorm, GELU, three indices each.
+DINO_BATCH_NORM_LAYERS: Layers = (
+    ("head.mlp.0", "head.mlp.1"),
+    ("head.mlp.3", "head.mlp.4"),
+    ("head.mlp.6", None),
+)
+
 _BLOCK_PARTS = {
     "attn.qkv": ("attention", "qkv"),
     "attn.proj": ("attention", "out"),
@@ -67,17 +74,13 @@ def lomar(state: Arrays) -> dict:
 
 def dino_heads(state: Arrays) -> dict:
     """{"projector": ...} from the names ``head.mlp.*`` and ``head.last_layer.*``."""
-    return {
-        "projector": {
-            "dense_0": _dense(state, "head.mlp.0"),
-            "dense_1": _dense(state, "head.mlp.2"),
-            "dense_2": _dense(state, "head.mlp.4"),
-            "prototypes": {
-                "direction": state["head.last_layer.weight_v"],
-                "scale": state["head.last_layer.weight_g"],
-            },
-        }
+    plain = [(f"head.mlp.{2 * k}", None) for k in range(3)]
+    layers = DINO_BATCH_NORM_LAYERS if "head.mlp.1.weight" in state else plain
+    prototypes = {
+        "direction": state["head.last_layer.weight_v"],
+        "scale": state["head.last_layer.weight_g"],
     }
+    return {"projector": head(state, layers) | {"prototypes": prototypes}}
 
 
 def batch_norm_mlp(state: Arrays, prefix: str, layers: int) -> dict:

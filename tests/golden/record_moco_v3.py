@@ -1,7 +1,8 @@
-"""Records moco_v3.npz: three optimiser steps of MoCo v3, its loss, and its schedules.
+"""Records three optimiser steps of MoCo v3, its loss, and its schedules.
 
-Command (from the repository's root, with the official repository checked out):
-    PYTHONPATH=tests python -m golden.record_moco_v3 MOCO_V3_CHECKOUT
+Command (from the repository's root, with the official repository checked out), of both files or of
+those that are named, moco_v3.npz and moco_v3_options.npz:
+    PYTHONPATH=tests python -m golden.record_moco_v3 MOCO_V3_CHECKOUT [FILE ...]
 
 Source: facebookresearch/moco-v3 c349e6e24f40d3fedb22d973f92defa4cedf37a7: main_moco.py (train,
 adjust_learning_rate, adjust_moco_momentum), moco/builder.py (MoCo_ViT), vits.py
@@ -33,6 +34,7 @@ from golden import official
 from golden.cases import (
     MOCO_V3_CASES,
     MOCO_V3_HIDDEN,
+    MOCO_V3_OPTION_CASES,
     MOCO_V3_OUTPUT,
     MOCO_V3_TEMPERATURE,
     STEPS,
@@ -150,7 +152,7 @@ def official_arguments(case: MoCoV3Case, epochs: int) -> types.SimpleNamespace:
         epochs=epochs,
         warmup_epochs=case.warmup_epochs,
         moco_m=case.momentum,
-        moco_m_cos=True,
+        moco_m_cos=case.cosine_momentum,
         gpu=None,
         rank=0,
         print_freq=1,
@@ -191,15 +193,18 @@ def main() -> None:
     official.one_process()
     import main_moco
 
-    groups = {name: run(main_moco, case) for name, case in MOCO_V3_CASES.items()}
-    groups |= {
-        "loss": loss_on_random_features(main_moco.moco.builder),
-        "table": tables(main_moco),
-    }
-    official.save(
-        "moco_v3.npz",
-        {f"{g}/{n}": value for g, arrays in groups.items() for n, value in arrays.items()},
-    )
+    files = sys.argv[2:] or ["moco_v3.npz", "moco_v3_options.npz"]
+    for file in files:
+        cases = MOCO_V3_CASES if file == "moco_v3.npz" else MOCO_V3_OPTION_CASES
+        groups = {name: run(main_moco, case) for name, case in cases.items()}
+        if file == "moco_v3.npz":
+            groups |= {
+                "loss": loss_on_random_features(main_moco.moco.builder),
+                "table": tables(main_moco),
+            }
+        official.save(
+            file, {f"{g}/{n}": value for g, arrays in groups.items() for n, value in arrays.items()}
+        )
 
 
 if __name__ == "__main__":

@@ -80,13 +80,16 @@ def vit_shapes(vit: ViTShape, *, learned_positions: bool) -> dict[str, tuple[int
 
 
 def dino_head_shapes(
-    width: int, *, hidden: int, bottleneck: int, prototypes: int
+    width: int, *, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the official three-layer DINOHead, prefixed as in the wrapped model."""
+    apart = 3 if batch_norm else 2  # Linear, perhaps BatchNorm, GELU
+    norms = affine("head.mlp.1", hidden) | affine("head.mlp.4", hidden) if batch_norm else {}
     return (
         affine("head.mlp.0", hidden, width)
-        | affine("head.mlp.2", hidden, hidden)
-        | affine("head.mlp.4", bottleneck, hidden)
+        | affine(f"head.mlp.{apart}", hidden, hidden)
+        | affine(f"head.mlp.{2 * apart}", bottleneck, hidden)
+        | norms
         | {
             "head.last_layer.weight_g": (prototypes, 1),
             "head.last_layer.weight_v": (prototypes, bottleneck),

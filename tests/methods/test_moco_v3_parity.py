@@ -11,6 +11,7 @@ from golden.cases import (
     BATCH,
     MOCO_V3_CASES,
     MOCO_V3_HIDDEN,
+    MOCO_V3_OPTION_CASES,
     MOCO_V3_OUTPUT,
     MOCO_V3_TEMPERATURE,
     STEPS,
@@ -20,7 +21,8 @@ from golden.cases import (
 )
 from golden.compare import FOLDER, assert_close
 
-GOLDEN = dict(np.load(FOLDER / "moco_v3.npz"))
+GOLDEN = dict(np.load(FOLDER / "moco_v3.npz")) | dict(np.load(FOLDER / "moco_v3_options.npz"))
+CASES = MOCO_V3_CASES | MOCO_V3_OPTION_CASES
 
 # A bias of the keys adds the same to every logit of a query; the bias of the encoder's last norm
 # shifts what the projector's first BatchNorm centres again.
@@ -62,6 +64,7 @@ def config_of(case: MoCoV3Case):
             "output": MOCO_V3_OUTPUT,
             "temperature": MOCO_V3_TEMPERATURE,
             "momentum": case.momentum,
+            "end_momentum": 1.0 if case.cosine_momentum else case.momentum,
         }
     )
     config.optimizer.update(
@@ -78,10 +81,10 @@ def config_of(case: MoCoV3Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(MOCO_V3_CASES))
+@pytest.fixture(scope="module", params=sorted(CASES))
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
-    case = MOCO_V3_CASES[request.param]
+    case = CASES[request.param]
     params = online_tree(moco_v3_weights())
     with pytest.MonkeyPatch.context() as monkeypatch:
         history = replay.replay(*config_of(case), params, moco_v3_views, monkeypatch)
