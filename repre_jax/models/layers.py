@@ -24,6 +24,8 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
+BATCH_NORM_EPSILON = 1e-5
+
 INITIALISATIONS = ("dino", "moco_v3", "mae")
 
 # DINO, DeiT and Swin ask for a normal of standard deviation 0.02 "truncated" at +-2 in absolute
@@ -206,7 +208,7 @@ def batch_norm(
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
+        epsilon=BATCH_NORM_EPSILON,
         use_bias=use_bias,
         use_scale=use_scale,
         use_fast_variance=False,
