@@ -22,6 +22,7 @@ from repre_jax.data.sources.survey import in_words
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.methods.picture import Painter, Picture
+from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder
@@ -157,7 +158,8 @@ def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, 
     summary = dict(numbers)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation and run.config.evaluation.few_label:
-        random = jax.jit(run.learner.init)().params["encoder"]
+        untrained = jax.jit(run.learner.init)()
+        random = fold(untrained.params["encoder"], untrained.batch_stats.get("encoder"))
         summary |= run.evaluation.few_label(encoder, random)
     for name, painter in painters(run.learner).items():
         images = sample_images(run.source, run.learner.image_size)
@@ -174,9 +176,10 @@ def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, 
 
 
 def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
-    """Parameters of the encoder that the method's paper evaluates."""
-    params = state.target_params if learner.method.evaluated == "target" else state.params
-    return params["encoder"]
+    """Parameters of the encoder that the method's paper evaluates, for its ``frozen`` form."""
+    if learner.method.evaluated == "target":
+        return fold(state.target_params["encoder"], state.target_batch_stats.get("encoder"))
+    return fold(state.params["encoder"], state.batch_stats.get("encoder"))
 
 
 def sample_images(source: Source, image_size: int, count: int = 6) -> np.ndarray:
@@ -201,8 +204,9 @@ def reconstruct(
     """Picture of images float32 [n, S, S, 3] in [0, 1], as numpy arrays."""
     rows = np.arange(len(images), dtype=np.int32)
     keys = learner.keys({"index": rows, "epoch": np.zeros_like(rows)}, np.int32(0))
-    paint = jax.jit(functools.partial(painter.paint, learner.encoder))
-    return jax.device_get(paint(state.params, images, keys))
+    paint = jax.jit(functools.partial(painter.paint, frozen(learner.encoder)))
+    encoder = fold(state.params["encoder"], state.batch_stats.get("encoder"))
+    return jax.device_get(paint(state.params | {"encoder": encoder}, images, keys))
 
 
 def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
@@ -241,7 +245,7 @@ def _open_evaluation(config, learner, source, val, mesh) -> OnlineEvaluation | N
     if val is None or source.labels is None or val.labels is None:
         return None
     feature = learner.method.evaluation.feature
-    return OnlineEvaluation(learner.encoder, source, val, config, mesh, feature)
+    return OnlineEvaluation(frozen(learner.encoder), source, val, config, mesh, feature)
 
 
 def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:

@@ -34,13 +34,13 @@ def measure(learner, *, devices=1):
     return jax.tree.map(np.asarray, function(state, views))
 
 
-def assert_agree(ours, theirs):
-    """Within 1e-5, of each tensor's largest number where that is above 1."""
+def assert_agree(ours, theirs, tolerance=1e-5):
+    """Within ``tolerance``, of each tensor's largest number where that is above 1."""
     wrong = {}
 
     def compare(path, a, b):
         difference = np.abs(a - b).max()
-        if not difference <= 1e-5 * max(1.0, np.abs(b).max()):  # NaN fails, too
+        if not difference <= tolerance * max(1.0, np.abs(b).max()):  # NaN fails, too
             wrong[path] = (difference, np.abs(b).max())
 
     jax.tree.map(lambda path, a, b: compare(path, a, b), path_tree(theirs), ours, theirs)

@@ -455,7 +455,8 @@ def test_every_method_has_its_configs():
 @pytest.mark.parametrize(
     ("name", "variants"),
     [(name, "smoke") for name in TRAINED]
-    + [(f"{method}_vits", "baseline,smoke") for method in CONTRASTIVE],
+    + [(f"{method}_vits", "baseline,smoke") for method in CONTRASTIVE]
+    + [(f"moco_v3_{backbone}", "conv_stem,smoke") for backbone in ("vits", "vitb")],
 )
 def test_every_config_resolves_as_smoke(name, variants):
     config = read_config(f"{name}:{variants}")

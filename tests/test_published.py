@@ -41,7 +41,7 @@ def pretrained() -> list[str]:
     stem = rf"(?:{'|'.join(METHODS)})_(?:vit|swin)\w"
     files = {name: path for name, path in carried().items() if re.fullmatch(stem, name)}
     text = "".join(path.read_text() for path in files.values())
-    variants = re.findall(rf"configs/({stem})\.py(:official|:released)\b", text)
+    variants = re.findall(rf"configs/({stem})\.py(:official|:released|:conv_stem)\b", text)
     return sorted({*files, *map("".join, variants)})
 
 

@@ -59,6 +59,15 @@ def tiny_swin_config(method: str) -> ConfigDict:
     return config
 
 
+def tiny_conv_config(method: str) -> ConfigDict:
+    """The same on a tiny ViT with a convolutional stem of three layers."""
+    config = tiny_config(method)
+    config.model.name = "vit_conv_nano"
+    if "freeze_patch_embedding" in config.method:
+        config.method.freeze_patch_embedding = False
+    return config
+
+
 def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     """The learner of a config of ``tiny_config``."""
     images = STEPS_PER_EPOCH * BATCH

@@ -19,6 +19,7 @@ from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import EvaluationDefaults
 from repre_jax.models import BACKBONES
+from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.fingerprints import array_sha256s
 from repre_jax.schedules import Clock
 from repre_jax.training import defaults
@@ -36,7 +37,7 @@ class Pretrained:
       step: of the checkpoint; 0 for the encoder before training.
       weights: "online", "target" (the moving average) or "random" (before training).
       config: of the run; keys that are newer than the run have their defaults.
-      encoder: the module, in the compute type asked for.
+      encoder: the module in its ``frozen`` form, in the compute type asked for.
       views: how the run augmented its images.
       defaults: how the method's encoders are evaluated where nobody asks for something else.
       fingerprint: 16 hexadecimal digits, the same only for the same parameters.
@@ -62,14 +63,22 @@ class Pretrained:
         Raises:
           UserError: the checkpoint is damaged, or holds another encoder than the config says.
         """
-        shape = {"image_size": self.config.model.image_size, "seed": self.config.seed}
+        trained = BACKBONES[self.config.model.name](self.config.model, self.encoder.dtype)
+        init = functools.partial(
+            init_encoder,
+            trained,
+            image_size=self.config.model.image_size,
+            seed=self.config.seed,
+        )
         if self.weights == "random":
-            init = jax.jit(lambda: init_encoder(self.encoder, **shape))
-            return jax.device_get(init())
-        expected = jax.eval_shape(lambda: init_encoder(self.encoder, **shape))
-        part = "params" if self.weights == "online" else "target_params"
-        folder = self.run / "checkpoints" / str(self.step)
-        return _read_encoder(folder, part, expected)
+            return jax.device_get(fold(*jax.jit(init)()))
+        params, statistics = jax.eval_shape(init)
+        prefix = "" if self.weights == "online" else "target_"
+        expected = {f"{prefix}params": params}
+        if statistics:
+            expected[f"{prefix}batch_stats"] = statistics
+        found = _read_encoder(self.run / "checkpoints" / str(self.step), expected)
+        return jax.device_get(fold(*found.values()) if statistics else found[f"{prefix}params"])
 
 
 def open_pretrained(
@@ -114,7 +123,7 @@ def open_pretrained(
         run=run,
         weights=weights,
         config=config,
-        encoder=encoder,
+        encoder=frozen(encoder),
         views=method.views,
         defaults=method.evaluation,
     )
@@ -206,8 +215,8 @@ def _about(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
-    """The encoder under ``params`` or ``target_params``; nothing else of the state is read."""
+def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder under "params" or whatever ``expected`` names; nothing else is read."""
     import orbax.checkpoint as ocp  # seconds to import, which cached features do without
     from etils import epath
 
@@ -215,9 +224,11 @@ def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
     try:
         state = epath.Path(folder / "state")
         tree = handler.metadata(state).tree
-        stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree[part])
-        _check_same_shapes(folder, stored["encoder"], expected)
-        item = {part: {"encoder": stored["encoder"]}}
+        item = {}
+        for part, shapes in expected.items():
+            stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree[part])
+            _check_same_shapes(folder, stored["encoder"], shapes)
+            item[part] = {"encoder": stored["encoder"]}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = ocp.Checkpointer(handler).restore(
             state,
@@ -230,7 +241,7 @@ def _read_encoder(folder: Path, part: str, expected: Any) -> Any:
     saved = _about(folder)["arrays"]
     if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
         raise _damaged(folder, "its bytes are not those that were saved")
-    return restored[part]["encoder"]
+    return {part: restored[part]["encoder"] for part in expected}
 
 
 def _damaged(folder: Path, reason: str) -> UserError:

@@ -55,6 +55,7 @@ def default_config() -> ConfigDict:
             "prototypes": 65536,  # K, out_dim
             "hidden": 2048,
             "bottleneck": 256,
+            "batch_norm": False,  # in the head (--use_bn_in_head)
             "normalise_last_layer": True,  # freezes the scale of the prototypes at 1
             "freeze_last_layer_epochs": 1.0,
             "student_temperature": 0.1,
@@ -78,16 +79,17 @@ class DINOHeads(nn.Module):
             prototypes=self.config.prototypes,
             hidden=self.config.hidden,
             bottleneck=self.config.bottleneck,
+            batch_norm=self.config.batch_norm,
             dtype=self.dtype,
         )
 
     def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
-        """[B, V, D] -> logits [B, V, K]; no statistics, so ``train`` changes nothing."""
-        return self.projector(pooled)
+        """[B, V, D] -> logits [B, V, K]; BatchNorm, if any, is over all views of the batch."""
+        return self.projector(pooled, train)
 
     def target(self, pooled: jax.Array) -> jax.Array:
-        """[B, 2, D] -> logits [B, 2, K]."""
-        return self.projector(pooled)
+        """[B, 2, D] -> logits [B, 2, K]; the teacher's BatchNorm also runs in training mode."""
+        return self.projector(pooled, True)
 
 
 def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:

@@ -165,19 +165,22 @@ class Method:
     check_images: Callable[[int], None] = lambda count: None
 
 
-def whole_views(*online: int) -> Callable[..., Encoded]:
+@dataclasses.dataclass(frozen=True)
+class WholeViews:
     """``Method.encode`` of the contrastive frameworks: the encoder on all of every view.
 
     Heads get pooled features [B, V, D], global views first. Views are folded into rows of their
     example, so that a batch split over devices stays split; one pass a resolution.
 
-    Args:
-      *online: global views that pass through the online network, neighbours in this order; local
+    Attributes:
+      online: global views that pass through the online network, neighbours in this order; local
         crops follow.
     """
 
-    def encode(encoder, params, views, keys, taps):
-        views = views | {"global": views["global"][:, online[0] : online[-1] + 1]}
+    online: tuple[int, ...]
+
+    def __call__(self, encoder, params, views, keys, taps) -> Encoded:
+        views = views | {"global": views["global"][:, self.online[0] : self.online[-1] + 1]}
         pooled, maps = [], []
         for name in ("global", "local"):
             if name not in views:
@@ -196,7 +199,10 @@ def whole_views(*online: int) -> Callable[..., Encoded]:
         features = jnp.concatenate(pooled, axis=1)
         return Encoded(features, features[:, 0], maps)
 
-    return encode
+
+def whole_views(*online: int) -> WholeViews:
+    """``WholeViews`` of these views."""
+    return WholeViews(online)
 
 
 FROZEN_PATCH_EMBEDDING = Frozen("encoder/patch_embed")

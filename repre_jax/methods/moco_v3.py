@@ -27,6 +27,7 @@ RANGES = {
     "output": AT_LEAST_ONE,
     "temperature": POSITIVE,
     "momentum": SHARE,
+    "end_momentum": SHARE,
 }
 SMOKE = {"hidden": 64, "output": 32}
 
@@ -39,7 +40,9 @@ def default_config() -> ConfigDict:
             "hidden": 4096,
             "output": 256,
             "temperature": 0.2,
-            "momentum": 0.99,  # of the target network at step 0; cosine to 1
+            "momentum": 0.99,  # of the target network at step 0 (--moco-m)
+            # At the last step, by a cosine (--moco-m-cos); without that flag, that of step 0.
+            "end_momentum": 1.0,
             "freeze_patch_embedding": True,
         }
     )
@@ -48,7 +51,7 @@ def default_config() -> ConfigDict:
 def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:
     """MoCo v3 for a run of this length; see ``default_config`` for ``config``."""
     dtype = encoder.dtype
-    momentum = cosine(config.momentum, 1.0, total_steps=clock.total_steps)
+    momentum = cosine(config.momentum, config.end_momentum, total_steps=clock.total_steps)
     sizes = (config.hidden, config.output, dtype)
     heads = ProjectorPredictor(moco_v3_projector(3, *sizes), moco_v3_projector(2, *sizes))
 

@@ -55,8 +55,11 @@ def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
     """Raises UserError when ``encoder`` cannot be trained on the windows of ``config``."""
     if config.pairing not in PAIRINGS:
         raise UserError(f"{name} has pairing={config.pairing!r}: use {' or '.join(PAIRINGS)}.")
-    if not isinstance(encoder, ViT):
-        raise UserError(f"{name} masks tokens, so it needs a ViT: set model.name=vit_base.")
+    if not isinstance(encoder, ViT) or encoder.stem:
+        raise UserError(
+            f"{name} masks tokens, so it needs a ViT whose patches stand alone: set "
+            "model.name=vit_base."
+        )
     masked = share_of(config.side**2, config.mask_ratio)
     if not 0 < masked < config.side**2:
         raise UserError(

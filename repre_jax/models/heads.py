@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from repre_jax.losses.normalisation import l2_normalise
 from repre_jax.models.layers import (
     Initializer,
+    batch_norm,
     normal_002,
     torch_default_bias,
     torch_default_kernel,
@@ -20,9 +21,7 @@ from repre_jax.models.layers import (
 class ProjectionMLP(nn.Module):
     """Linear layers with BatchNorm and ReLU between them, as the papers' projectors vary them.
 
-    Statistics are of the global batch, since the step is one jitted program over it. Running
-    statistics average the biased variance (torch: the unbiased); nothing reads them during
-    pre-training.
+    Nothing reads the running statistics during pre-training.
 
     Attributes:
       features: width of each layer's output; None for that of the input, which is the encoder's.
@@ -56,15 +55,11 @@ class ProjectionMLP(nn.Module):
             )(x)
             last = k == len(self.features) - 1
             if self.output_norm if last else self.hidden_norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
-                    epsilon=1e-5,
-                    use_bias=not last,
+                x = batch_norm(
+                    f"norm_{k}",
+                    train=train,
                     use_scale=not last or self.output_norm == "scale",
-                    use_fast_variance=False,
-                    dtype=jnp.float32,
-                    name=f"norm_{k}",
+                    use_bias=not last,
                 )(x)
             if not last:
                 x = nn.relu(x)
@@ -117,19 +112,28 @@ class PrototypeHead(nn.Module):
     """DINO's head: three-layer MLP, L2 normalisation, weight-normalised linear map to K prototypes.
 
     Source: facebookresearch/dino, vision_transformer.py, DINOHead.
+
+    Attributes:
+      prototypes: K.
+      hidden: width of the first two layers.
+      bottleneck: width of the third.
+      batch_norm: BatchNorm before each GELU, over all views together.
     """
 
     prototypes: int
     hidden: int = 2048
     bottleneck: int = 256
+    batch_norm: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
         """[..., D] -> float32 logits [..., K]."""
         for k, features in enumerate((self.hidden, self.hidden, self.bottleneck)):
             x = nn.Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
             if k < 2:
+                if self.batch_norm:
+                    x = batch_norm(f"norm_{k}", train=train)(x).astype(self.dtype)
                 x = nn.gelu(x, approximate=False)
         x = l2_normalise(x)
         rows = Prototypes(self.prototypes, name="prototypes")(x.shape[-1])

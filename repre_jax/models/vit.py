@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.models.conv_stem import ConvStem, halvings
 from repre_jax.models.layers import (
     Attention,
     Block,
@@ -32,6 +33,10 @@ VIT_SIZES = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
+    # With a convolutional stem in place of the patch embedding and, but for nano, of one block.
+    "vit_conv_nano": (128, 4, 4),
+    "vit_conv_small": (384, 11, 12),
+    "vit_conv_base": (768, 11, 12),
 }
 # Of MoCo v3 ("sincos") and of MAE ("sincos_columns_first"), LoMaR ("relative").
 POSITIONS = ("learned", "sincos", "sincos_columns_first", "relative")
@@ -46,6 +51,8 @@ class ViT(nn.Module):
 
     Attributes:
       image_size: side in pixels of the images that learned positions are made for.
+      stem: None for the linear map of patches; "conv"; or what ``models.conv_stem`` makes of such
+        an encoder: "folded", or "outside", which takes [B, gh, gw, D] in place of images.
       position: of ``POSITIONS``; "relative" acts inside the attention and adds nothing to tokens.
       initialisation: "dino", "moco_v3" or "mae" (``layers.linear_initialisers``,
         ``layers.patch_embedding``).
@@ -59,6 +66,7 @@ class ViT(nn.Module):
     heads: int
     image_size: int
     mlp_ratio: float = 4.0
+    stem: str | None = None
     position: str = "learned"
     initialisation: str = "dino"
     drop_path: float = 0.0
@@ -100,15 +108,16 @@ class ViT(nn.Module):
 
         Args:
           images: whose sides are multiples of the patch, or it is a ValueError.
-          train: whether drop path acts.
+          train: whether drop path acts, and BatchNorm has the batch's statistics.
           change_tokens: what is done to the embedded patches [B, gh*gw, D], positions added, before
             the class token joins them: methods of reconstruction replace some, or keep a few.
         """
         batch, height, width, _ = images.shape
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"image {height}x{width} is not divisible by patch {self.patch_size}")
-        grid = (height // self.patch_size, width // self.patch_size)
-        x = self._embed_patches(images).reshape(batch, grid[0] * grid[1], self.width)
+        patch_size = 1 if self.stem == "outside" else self.patch_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"image {height}x{width} is not divisible by patch {patch_size}")
+        grid = (height // patch_size, width // patch_size)
+        x = self._embed_patches(images, train).reshape(batch, grid[0] * grid[1], self.width)
         x = self._prepend_class_token(x)
         attention = Attention
         if self.position == "relative":
@@ -138,8 +147,13 @@ class ViT(nn.Module):
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
 
-    def _embed_patches(self, images: jax.Array) -> jax.Array:
+    def _embed_patches(self, images: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, 3] -> [B, gh, gw, D]."""
+        if self.stem == "outside":
+            return images
+        if self.stem:
+            form = (self.width, self.patch_size, self.stem == "folded", self.dtype)
+            return ConvStem(*form, name="patch_embed")(images, train)
         embed = patch_embedding(
             self.width, self.patch_size, self.initialisation, self.dtype, "patch_embed"
         )
@@ -178,8 +192,8 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
     """The ViT that ``config.model`` describes.
 
     Raises:
-      UserError: image size not divisible by the patch, a width not divisible by the heads, or a
-        window.
+      UserError: image size not divisible by the patch, a width not divisible by the heads, a
+        window, or sizes that a convolutional stem cannot have.
     """
     if model.window:
         raise UserError(f"model.window={model.window}, but {model.name} has no windows: unset it.")
@@ -199,12 +213,16 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         raise UserError(f"model.heads={heads} does not divide the width {width} of {model.name}.")
     if width % 4 and (model.position or "").startswith("sincos"):
         raise UserError(f"model.position={model.position} needs a width divisible by 4.")
+    stem = "conv" if model.name.startswith("vit_conv") else None
+    if stem:
+        _check_conv_stem(model, width)
     return ViT(
         patch_size=model.patch_size,
         width=width,
         depth=depth,
         heads=heads,
         image_size=model.image_size,
+        stem=stem,
         position=model.position or "learned",
         initialisation=model.initialisation,
         drop_path=model.drop_path,
@@ -213,3 +231,17 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         remat=model.remat,
         dtype=dtype,
     )
+
+
+def _check_conv_stem(model: ConfigDict, width: int) -> None:
+    layers = halvings(model.patch_size)
+    if not layers or model.patch_size != 2**layers:
+        raise UserError(
+            f"model.patch_size={model.patch_size}, but the stem of {model.name} halves images: set "
+            "it to a power of two above 1."
+        )
+    if width % 2 ** (layers - 1):
+        raise UserError(
+            f"The stem of {model.name} needs a width divisible by {2 ** (layers - 1)} at "
+            f"model.patch_size={model.patch_size}; it is {width}."
+        )

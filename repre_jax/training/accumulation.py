@@ -4,7 +4,8 @@ The gradient is the whole batch's in any case. Where the loss of an image depend
 alone, micro-batches pass through everything one after the other. Where it does not (negatives,
 BatchNorm), gradients are cached (arXiv 2101.06983): what the heads take is computed for all
 micro-batches without gradient; heads and loss on the whole batch give the gradient of that; then
-the encoder runs again on each micro-batch, backwards from it.
+the encoder runs again on each micro-batch, backwards from it. A convolutional stem, which has
+BatchNorm, sees the whole batch before and after all that.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,10 @@ def gradients(
     params: Any,
     views: dict[str, jax.Array],
     keys: Keys,
+    stem: Callable[..., Any],
     parts: Callable[..., Any],
     framework: Callable[..., Any],
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any]:
     """Gradient of the mean loss of the batch with respect to ``params``.
 
     Args:
@@ -32,55 +34,67 @@ def gradients(
       params: online parameters.
       views: [B, ...] each.
       keys: of the batch.
+      stem: params -> (``views["stem"]`` of the whole batch, arrays [B, ...] or none, what else it
+        leaves behind).
       parts: (params, views, keys) -> (inputs of the heads, weighted loss of the branch, (its share
         of the error, feature [B, D])) of a micro-batch.
       framework: (params, inputs) -> (weighted loss, {"loss", "metrics", ...}) of a whole batch, or
         of a micro-batch of a separable method.
 
     Returns:
-      (gradients, (error of the branch, feature [B, D]), what ``framework`` leaves behind).
+      (gradients, (error of the branch, feature [B, D]), what ``framework`` and ``stem`` leave
+      behind).
     """
     count = learner.accumulate
+    maps, stem_backward, stem_left = jax.vjp(stem, params, has_aux=True)
     step_keys = jax.random.split(keys.step, count)
     if count == 1:
-        chunk = views, Keys(keys.examples, step_keys[0])
-        return _in_one_piece(params, chunk, parts, framework)
-    chunks = split(views, count), Keys(split(keys.examples, count), step_keys)
-    if learner.method.separable:
-        return _one_by_one(params, chunks, count, parts, framework)
-    return _cached(params, chunks, count, parts, framework)
+        chunk = maps, views, Keys(keys.examples, step_keys[0])
+        found, maps_gradient, seen, aux = _in_one_piece(params, chunk, parts, framework)
+    else:
+        chunks = split((maps, views), count)
+        chunks = (*chunks, Keys(split(keys.examples, count), step_keys))
+        way = _one_by_one if learner.method.separable else _cached
+        found, maps_gradient, seen, aux = way(params, chunks, count, parts, framework)
+    if maps:
+        found = jax.tree.map(jnp.add, found, stem_backward(maps_gradient)[0])
+    return found, seen, aux, stem_left
 
 
 def _in_one_piece(params, chunk, parts, framework):
-    def objective(params):
-        inputs, weighted, seen = parts(params, *chunk)
+    maps, views, keys = chunk
+
+    def objective(params, maps):
+        inputs, weighted, seen = parts(params, views | {"stem": maps}, keys)
         loss, aux = framework(params, inputs)
         return loss + weighted, (seen, aux)
 
-    found, (seen, aux) = jax.grad(objective, has_aux=True)(params)
-    return found, seen, aux
+    found, (seen, aux) = jax.grad(objective, argnums=(0, 1), has_aux=True)(params, maps)
+    return *found, seen, aux
 
 
 def _one_by_one(params, chunks, count, parts, framework):
-    def of_chunk(params, *chunk):
-        inputs, weighted, (error, feature) = parts(params, *chunk)
+    def of_chunk(params, maps, views, keys):
+        inputs, weighted, (error, feature) = parts(params, views | {"stem": maps}, keys)
         loss, aux = framework(params, inputs)
         return loss / count + weighted, (error, feature, aux)
 
     def add_chunk(total, chunk):
-        found, (error, feature, aux) = jax.grad(of_chunk, has_aux=True)(params, *chunk)
-        return jax.tree.map(jnp.add, total, found), (jnp.float32(error), feature, aux)
+        gradient = jax.grad(of_chunk, argnums=(0, 1), has_aux=True)
+        (found, of_maps), (error, feature, aux) = gradient(params, *chunk)
+        return jax.tree.map(jnp.add, total, found), (of_maps, jnp.float32(error), feature, aux)
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    found, (errors, feature, aux) = jax.lax.scan(add_chunk, zero, chunks)
-    # A separable method has no BatchNorm: everything that is left behind is a mean over images.
+    found, (of_maps, errors, feature, aux) = jax.lax.scan(add_chunk, zero, chunks)
+    # A separable method has no BatchNorm in its heads: what is left behind are means over images.
     aux = jax.tree.map(lambda x: jnp.mean(x, axis=0), aux)
-    return found, (jnp.sum(errors), merge(feature)), aux
+    return found, merge(of_maps), (jnp.sum(errors), merge(feature)), aux
 
 
 def _cached(params, chunks, count, parts, framework):
     def forward(chunk):
-        inputs, _, (_, feature) = parts(params, *chunk)
+        maps, views, keys = chunk
+        inputs, _, (_, feature) = parts(params, views | {"stem": maps}, keys)
         return inputs, feature
 
     inputs, feature = merge(jax.lax.map(forward, chunks))
@@ -88,8 +102,8 @@ def _cached(params, chunks, count, parts, framework):
         params, inputs
     )
 
-    def of_chunk(params, views, keys, inputs_gradient):
-        inputs, weighted, (error, _) = parts(params, views, keys)
+    def of_chunk(params, maps, views, keys, inputs_gradient):
+        inputs, weighted, (error, _) = parts(params, views | {"stem": maps}, keys)
         products = jax.tree.map(
             lambda x, g: jnp.sum(x.astype(jnp.float32) * g.astype(jnp.float32)),
             inputs,
@@ -98,12 +112,14 @@ def _cached(params, chunks, count, parts, framework):
         return sum(jax.tree.leaves(products)) + weighted, error
 
     def add_chunk(total, chunk):
-        found, error = jax.grad(of_chunk, has_aux=True)(params, *chunk)
-        return jax.tree.map(jnp.add, total, (found, jnp.float32(error))), None
+        gradient = jax.grad(of_chunk, argnums=(0, 1), has_aux=True)
+        (found, of_maps), error = gradient(params, *chunk)
+        return jax.tree.map(jnp.add, total, (found, jnp.float32(error))), of_maps
 
     zero = (head_gradients, jnp.float32(0))
-    (found, error), _ = jax.lax.scan(add_chunk, zero, (*chunks, split(inputs_gradient, count)))
-    return found, (error, feature), aux
+    chunks = (*chunks, split(inputs_gradient, count))
+    (found, error), of_maps = jax.lax.scan(add_chunk, zero, chunks)
+    return found, merge(of_maps), (error, feature), aux
 
 
 def in_chunks(function: Callable[..., Any], x: Any, count: int) -> Any:

@@ -233,7 +233,8 @@ def smoke(config: ConfigDict) -> None:
     """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
     config.data.source = "digits"
     config.data.cache_size = 0
-    name, patch = ("swin_nano", 4) if config.model.name.startswith("swin") else ("vit_nano", 8)
+    kind = config.model.name.rsplit("_", 1)[0]  # "vit", "vit_conv" or "swin"
+    name, patch = f"{kind}_nano", 4 if kind == "swin" else 8
     usual_size(config)
     config.model.update({"name": name, "patch_size": patch, "image_size": 32})
     config.model.window = 4 if name == "swin_nano" else None

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
-from repre_jax.methods.method import Keys, Method
+from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Keys, Method, WholeViews
 from repre_jax.models import BACKBONES
+from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Schedule, cosine
 from repre_jax.training import optimizers
@@ -29,8 +30,9 @@ class TrainState(struct.PyTreeNode):
       params: {"encoder", "heads", "tokens"?, "repre"?}.
       target_params: {"encoder", "heads"}: moving average, only the heads that the target has; {}
         for methods without a target network.
-      batch_stats: running statistics of the online heads.
-      target_batch_stats: those of the target heads; its own, never a copy or an average.
+      batch_stats: running statistics of the online heads and, under "encoder", of an encoder that
+        has BatchNorm.
+      target_batch_stats: those of the target network; its own, never a copy or an average.
       opt_state: of the optimizer.
       memory: what the method remembers (DINO's centre, the queues of MoCo v2 and MoBY); {} mostly.
       nonfinite_steps: int32, steps skipped because loss or gradient was not finite.
@@ -92,8 +94,8 @@ class Learner:
         params, batch_stats = init_params(
             self.encoder, method, self.repre, image_size=self.image_size, seed=self.seed
         )
-        target_heads = method.target.heads if method.target else ()
-        target_stats = {name: x for name, x in batch_stats.items() if name in target_heads}
+        averaged = (*method.target.heads, "encoder") if method.target else ()
+        target_stats = {name: x for name, x in batch_stats.items() if name in averaged}
         memory_key = jax.random.fold_in(jax.random.key(self.seed), Stream.MEMORY)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(
@@ -109,10 +111,14 @@ class Learner:
         )
 
 
-def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> Any:
-    """Initial parameters of the encoder alone, those of ``init_params`` for the same seed."""
+def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> tuple[Any, Any]:
+    """Initial (params, batch_stats) of the encoder alone, as ``init_params`` has for the same seed.
+
+    Without BatchNorm, batch_stats is {}.
+    """
     image = jnp.zeros((1, image_size, image_size, 3))
-    return encoder.init(jax.random.split(jax.random.key(seed), 3)[0], image)["params"]
+    variables = encoder.init(jax.random.split(jax.random.key(seed), 3)[0], image)
+    return variables["params"], variables.get("batch_stats", {})
 
 
 def init_params(
@@ -123,15 +129,21 @@ def init_params(
     Runs the encoder on one image; use it under ``jax.jit`` or ``jax.eval_shape``.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
-    params = {"encoder": init_encoder(encoder, image_size=image_size, seed=seed)}
+    encoder_params, encoder_stats = init_encoder(encoder, image_size=image_size, seed=seed)
+    params = {"encoder": encoder_params}
     if method.tokens:
         params["tokens"] = method.tokens(jax.random.fold_in(keys[0], Stream.MASKS))
 
     def encode(params):
-        size = (2, method.views.global_crops, image_size, image_size, 3)
+        size = (image_size, image_size, 3)
+        if conv_stem(encoder):
+            side = image_size // encoder.patch_size
+            size = (side, side, encoder.width)
         random = Keys(jax.random.split(keys[0], 2), keys[0])
-        views = {"global": jnp.zeros(size), "index": jnp.zeros(2, jnp.int32)}
-        encoded = method.encode(encoder, params, views, random, branch.taps if branch else ())
+        pixels = jnp.zeros((2, method.views.global_crops, *size))
+        views = {"global": pixels, "index": jnp.zeros(2, jnp.int32)}
+        taps = branch.taps if branch else ()
+        encoded = method.encode(trunk(encoder), params, views, random, taps)
         return encoded.inputs, encoded.maps
 
     # Heads and branch are made for shapes; what the encoder says about black images is not asked.
@@ -141,7 +153,10 @@ def init_params(
     params["heads"] = heads["params"]
     if branch:
         params["repre"] = branch.init(keys[2], maps)
-    return params, heads.get("batch_stats", {})
+    batch_stats = dict(heads.get("batch_stats", {}))
+    if encoder_stats:
+        batch_stats["encoder"] = encoder_stats
+    return params, batch_stats
 
 
 def target_part(method: Method, params: Any) -> Any:
@@ -167,6 +182,7 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         build = BRANCHES[config.repre.branch].build
         branch = build(config.repre, encoder, config.model, method.loss_name)
     _check_views(method, encoder, branch, config.method.name)
+    _check_stem(method, encoder, config)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
         resolution.learning_rate, resolution.clock, resolution.warm_up
     )
@@ -227,4 +243,19 @@ def _check_views(method: Method, encoder: nn.Module, branch: Branch | None, name
         raise UserError(
             f"RePre reconstructs view 1, and {name} does not pass it whole through the online "
             "encoder: set repre.enabled=false."
+        )
+
+
+def _check_stem(method: Method, encoder: nn.Module, config: ConfigDict) -> None:
+    if conv_stem(encoder) is None:
+        return
+    if not isinstance(method.encode, WholeViews):
+        raise UserError(
+            f"{config.method.name} hides patches, and those of {config.model.name}'s stem overlap: "
+            "take a model whose name has no conv."
+        )
+    if FROZEN_PATCH_EMBEDDING in method.frozen:
+        raise UserError(
+            f"{config.model.name} has a stem that is to be trained in place of a linear patch "
+            "embedding: set method.freeze_patch_embedding=false."
         )

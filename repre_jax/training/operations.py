@@ -22,6 +22,7 @@ from repre_jax.training.step import (
     encode,
     framework_objective,
     loss_and_gradients,
+    stem_maps,
     target_outputs,
 )
 
@@ -41,7 +42,8 @@ def forward_multiply_adds(learner: Learner, batch_size: int) -> int:
 
     def forward(state, views, keys):
         target, _ = target_outputs(learner, state, views["global"])
-        encoded = encode(learner, state.params, views, keys)
+        maps, _ = stem_maps(learner, state.params, state.batch_stats, views)
+        encoded = encode(learner, state.params, views | {"stem": maps}, keys)
         loss, _ = framework_objective(learner, state, state.params, encoded.inputs, target)
         return loss + branch_objective(learner, state.params, encoded.maps, views, keys)[0]
 

@@ -13,10 +13,12 @@ import optax
 from repre_jax.data.device.augment import augment_views
 from repre_jax.losses.meters import feature_std
 from repre_jax.methods.method import Keys
+from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.models.pixels import encoder_input
 from repre_jax.training import accumulation
 from repre_jax.training.learner import Learner, TrainState, target_part
 from repre_jax.training.optimizers import map_with_path
+from repre_jax.training.stem import pass_stem
 
 Views = dict[str, jax.Array]
 
@@ -104,6 +106,9 @@ def loss_and_gradients(
     """
     target, target_stats = target_outputs(learner, state, views["global"])
 
+    def stem(params):
+        return stem_maps(learner, params, state.batch_stats, views)
+
     def parts(params, views, keys):
         """(what the heads take, weighted branch, (its error, feature)) of one micro-batch."""
         encoded = encode(learner, params, views, keys)
@@ -113,9 +118,10 @@ def loss_and_gradients(
     def framework(params, inputs):
         return framework_objective(learner, state, params, inputs, target)
 
-    gradients, (error, feature), aux = accumulation.gradients(
-        learner, state.params, views, keys, parts, framework
+    gradients, (error, feature), aux, stem_stats = accumulation.gradients(
+        learner, state.params, views, keys, stem, parts, framework
     )
+    aux["batch_stats"] = aux["batch_stats"] | stem_stats
     metrics = _loss_metrics(learner, state.params, aux.pop("loss"), error)
     metrics |= aux.pop("metrics") | {"features": feature, "feature_std": feature_std(feature)}
     return gradients, aux | {
@@ -125,10 +131,23 @@ def loss_and_gradients(
     }
 
 
-def encode(learner: Learner, params: Any, views: Views, keys: Keys):
-    """The method's forward pass; parameters frozen for good are constants to it."""
+def stem_maps(learner: Learner, params: Any, statistics: Any, views: Views):
+    """``pass_stem`` of the views that the online network sees."""
+    if conv_stem(learner.encoder) is None:
+        return {}, {}
     params = stop_frozen(learner.method, params)
-    return learner.method.encode(learner.encoder, params, views, keys, learner.taps)
+    seen = views | {"global": views["global"][:, : learner.method.encode.online[-1] + 1]}
+    return pass_stem(learner.encoder, params["encoder"], statistics, seen)
+
+
+def encode(learner: Learner, params: Any, views: Views, keys: Keys):
+    """The method's forward pass; parameters frozen for good are constants to it.
+
+    Where the encoder has a convolutional stem, ``views["stem"]`` is what came out of it.
+    """
+    params = stop_frozen(learner.method, params)
+    views = views | views.get("stem", {})
+    return learner.method.encode(trunk(learner.encoder), params, views, keys, learner.taps)
 
 
 def framework_objective(learner, state, params, inputs, target):
@@ -182,7 +201,8 @@ def loss_gradient_norms(
 
     def losses(encoder):
         params = state.params | {"encoder": encoder}
-        encoded = encode(learner, params, views, keys)
+        maps, _ = stem_maps(learner, params, state.batch_stats, views)
+        encoded = encode(learner, params, views | {"stem": maps}, keys)
         _, aux = framework_objective(learner, state, params, encoded.inputs, target)
         pixels = views["global"][:, 0]
         stopped = stop_frozen(learner.method, params)
@@ -203,20 +223,24 @@ def target_outputs(learner: Learner, state: TrainState, global_views: jax.Array)
     if target is None:
         return None, {}
     global_views = global_views[:, target.views[0] : target.views[-1] + 1]
+    encoder = trunk(learner.encoder)
+    maps, stem_stats = pass_stem(
+        learner.encoder, params["encoder"], state.target_batch_stats, {"global": global_views}
+    )
 
     def pool(images):
-        rows = encoder_input(learner.encoder, images.reshape(-1, *images.shape[2:]))
-        encoded = learner.encoder.apply({"params": params["encoder"]}, rows)
+        rows = encoder_input(encoder, images.reshape(-1, *images.shape[2:]))
+        encoded = encoder.apply({"params": params["encoder"]}, rows)
         return encoded.pooled.reshape(*images.shape[:2], -1)
 
-    pooled = accumulation.in_chunks(pool, global_views, learner.accumulate)
+    pooled = accumulation.in_chunks(pool, maps.get("global", global_views), learner.accumulate)
     outputs, updated = learner.method.heads.apply(
         {"params": params["heads"], "batch_stats": state.target_batch_stats},
         pooled,
         method="target",
         mutable=["batch_stats"],
     )
-    return jax.lax.stop_gradient(outputs), updated.get("batch_stats", {})
+    return jax.lax.stop_gradient(outputs), updated.get("batch_stats", {}) | stem_stats
 
 
 def stop_frozen(method, params):

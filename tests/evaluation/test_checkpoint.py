@@ -68,6 +68,27 @@ def test_random_weights_are_those_of_step_0(run):
     assert_same_tree(random.load_params(), expected)
 
 
+def test_batch_norm_of_a_stem_is_read_with_its_running_statistics(tmp_path):
+    run = saved_run(tmp_path / "conv", "dino", name="vit_conv_nano")
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    state, seen = run.states[1], []
+    for weights, part in (("online", ""), ("target", "target_")):
+        pretrained = open_pretrained(run.folder, weights=weights)
+        params = pretrained.load_params()
+        assert "norm_0" not in params["patch_embed"]
+        seen.append(pretrained.encoder.apply({"params": params}, images).pooled)
+        variables = {
+            "params": getattr(state, f"{part}params")["encoder"],
+            "batch_stats": getattr(state, f"{part}batch_stats")["encoder"],
+        }
+        expected = run.learner.encoder.apply(variables, images).pooled
+        np.testing.assert_allclose(seen[-1], expected, atol=1e-4)
+    assert np.abs(seen[0] - seen[1]).max() > 0.1
+    random = open_pretrained(run.folder, weights="random")
+    expected = random.encoder.init(jax.random.key(0), images)["params"]
+    assert jax.tree.map(np.shape, random.load_params()) == jax.tree.map(np.shape, expected)
+
+
 def test_fingerprints_tell_parameters_apart(run):
     opened = [
         open_pretrained(run.folder, weights=weights, step=step)

@@ -15,6 +15,7 @@ from golden.weights import (
 
 FORWARD_VIT = ViTShape(image_size=32, patch_size=4, width=48, depth=3, heads=3)
 TRAINED_VIT = ViTShape(image_size=32, patch_size=4, width=24, depth=2, heads=3)
+CONV_VIT = ViTShape(image_size=32, patch_size=16, width=24, depth=2, heads=3)
 # Tokens kept of the sin-cos positions of ViT-S/16 at 224: the class, corners, and some between.
 SINCOS_ROWS = (0, 1, 2, 14, 15, 30, 100, 183, 196)
 
@@ -54,6 +55,7 @@ class DINOCase:
     decay: float = 0.04
     decay_end: float = 0.4
     momentum: float = 0.9
+    batch_norm: bool = False  # use_bn_in_head
     teacher_temperature_start: float = 0.04
     teacher_temperature: float = 0.07
     teacher_temperature_epochs: int = 3
@@ -70,6 +72,18 @@ DINO_CASES = {
     ),
 }
 
+# Options that the recipes leave alone, recorded apart.
+DINO_OPTION_CASES = {
+    "batch_norm": DINOCase(
+        norm_last_layer=True,
+        clip=0.3,
+        steps_per_epoch=1,
+        warmup_epochs=0,
+        freeze_last_layer=1,
+        batch_norm=True,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class MoCoV3Case:
@@ -81,11 +95,23 @@ class MoCoV3Case:
     peak: float = 2e-3
     decay: float = 0.1
     momentum: float = 0.9
+    cosine_momentum: bool = True  # moco_m_cos
+    conv_stem: bool = False  # as in vit_conv_small
+
+    @property
+    def vit(self) -> ViTShape:
+        """Its encoder."""
+        return CONV_VIT if self.conv_stem else TRAINED_VIT
 
 
 MOCO_V3_CASES = {
     "warmup": MoCoV3Case(warmup_epochs=1, steps_per_epoch=2),
     "cosine": MoCoV3Case(warmup_epochs=0, steps_per_epoch=1),
+}
+MOCO_V3_OPTION_CASES = {
+    "constant_momentum": MoCoV3Case(warmup_epochs=0, steps_per_epoch=1, cosine_momentum=False),
+    # Warmed up: Adam's first whole step has the sign of a gradient, and some lie near zero here.
+    "conv_stem": MoCoV3Case(warmup_epochs=1, steps_per_epoch=2, peak=5e-4, conv_stem=True),
 }
 
 
@@ -95,7 +121,8 @@ def dino_weights(case: DINOCase) -> dict[str, np.ndarray]:
     A frozen gain of the last layer is 1, as the official head leaves it.
     """
     shapes = vit_shapes(TRAINED_VIT, learned_positions=True)
-    values = weights(shapes | dino_head_shapes(TRAINED_VIT.width, **DINO_HEAD))
+    head = dino_head_shapes(TRAINED_VIT.width, batch_norm=case.batch_norm, **DINO_HEAD)
+    values = weights(shapes | head)
     if case.norm_last_layer:
         values["head.last_layer.weight_g"] = np.ones_like(values["head.last_layer.weight_g"])
     return values
@@ -109,12 +136,12 @@ def dino_views(step: int) -> dict[str, np.ndarray]:
     }
 
 
-def moco_v3_weights() -> dict[str, np.ndarray]:
+def moco_v3_weights(case: MoCoV3Case) -> dict[str, np.ndarray]:
     """Initial trainable weights of encoder and projector ("head."), and of the predictor."""
     sizes = {"hidden": MOCO_V3_HIDDEN, "output": MOCO_V3_OUTPUT}
     return weights(
-        vit_shapes(TRAINED_VIT, learned_positions=False)
-        | batch_norm_mlp_shapes("head", TRAINED_VIT.width, layers=3, **sizes)
+        vit_shapes(case.vit, learned_positions=False, conv_stem=case.conv_stem)
+        | batch_norm_mlp_shapes("head", case.vit.width, layers=3, **sizes)
         | batch_norm_mlp_shapes("predictor", MOCO_V3_OUTPUT, layers=2, **sizes)
     )
 

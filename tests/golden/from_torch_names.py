@@ -13,6 +13,13 @@ Arrays = Mapping[str, np.ndarray]
 # Names of each linear layer and of the norm after it, if there is one.
 Layers = Sequence[tuple[str, str | None]]
 
+# DINO's head with ``use_bn``: Linear, BatchNorm, GELU, three indices each.
+DINO_BATCH_NORM_LAYERS: Layers = (
+    ("head.mlp.0", "head.mlp.1"),
+    ("head.mlp.3", "head.mlp.4"),
+    ("head.mlp.6", None),
+)
+
 _BLOCK_PARTS = {
     "attn.qkv": ("attention", "qkv"),
     "attn.proj": ("attention", "out"),
@@ -27,17 +34,35 @@ def encoder(state: Arrays) -> dict:
     Positions appear only if ``state`` has ``pos_embed``; give no fixed ones. LoMaR's tables
     [1, D / H, buckets] are kernels of ours.
     """
+    linear = "patch_embed.proj.weight" in state
     tree = {
-        "patch_embed": {
-            "kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-            "bias": state["patch_embed.proj.bias"],
-        },
+        "patch_embed": _conv(state, "patch_embed.proj") if linear else conv_stem(state),
         "class_token": state["cls_token"],
         "norm": _norm(state, "norm"),
     }
     if "pos_embed" in state:
         tree["position_embedding"] = state["pos_embed"]
     return tree | _blocks(state)
+
+
+def conv_stem(state: Arrays) -> dict:
+    """Parameters of MoCo v3's ConvStem from the names ``patch_embed.proj.*``."""
+    tree = {"project": _conv(state, "patch_embed.proj.12")}
+    for k in range(4):
+        tree[f"conv_{k}"] = _conv(state, f"patch_embed.proj.{3 * k}")
+        tree[f"norm_{k}"] = _norm(state, f"patch_embed.proj.{3 * k + 1}")
+    return tree
+
+
+def conv_stem_statistics(state: Arrays) -> dict:
+    """Its running statistics, with torch's variance."""
+    return {
+        f"norm_{k}": {
+            "mean": state[f"patch_embed.proj.{3 * k + 1}.running_mean"],
+            "var": state[f"patch_embed.proj.{3 * k + 1}.running_var"],
+        }
+        for k in range(4)
+    }
 
 
 def mae(state: Arrays) -> dict:
@@ -67,17 +92,13 @@ def lomar(state: Arrays) -> dict:
 
 def dino_heads(state: Arrays) -> dict:
     """{"projector": ...} from the names ``head.mlp.*`` and ``head.last_layer.*``."""
-    return {
-        "projector": {
-            "dense_0": _dense(state, "head.mlp.0"),
-            "dense_1": _dense(state, "head.mlp.2"),
-            "dense_2": _dense(state, "head.mlp.4"),
-            "prototypes": {
-                "direction": state["head.last_layer.weight_v"],
-                "scale": state["head.last_layer.weight_g"],
-            },
-        }
+    plain = [(f"head.mlp.{2 * k}", None) for k in range(3)]
+    layers = DINO_BATCH_NORM_LAYERS if "head.mlp.1.weight" in state else plain
+    prototypes = {
+        "direction": state["head.last_layer.weight_v"],
+        "scale": state["head.last_layer.weight_g"],
     }
+    return {"projector": head(state, layers) | {"prototypes": prototypes}}
 
 
 def batch_norm_mlp(state: Arrays, prefix: str, layers: int) -> dict:
@@ -155,6 +176,13 @@ def with_prefix(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 def _dense(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
     layer = {"kernel": state[f"{prefix}.weight"].T}
+    if f"{prefix}.bias" in state:
+        layer["bias"] = state[f"{prefix}.bias"]
+    return layer
+
+
+def _conv(state: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    layer = {"kernel": state[f"{prefix}.weight"].transpose(2, 3, 1, 0)}
     if f"{prefix}.bias" in state:
         layer["bias"] = state[f"{prefix}.bias"]
     return layer

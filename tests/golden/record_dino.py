@@ -1,7 +1,8 @@
-"""Records dino.npz: three optimiser steps of DINO, its loss, and its schedules.
+"""Records three optimiser steps of DINO, its loss, and its schedules.
 
-Command (from the repository's root, with the official repository checked out):
-    PYTHONPATH=tests python -m golden.record_dino DINO_CHECKOUT
+Command (from the repository's root, with the official repository checked out), of both files or of
+those that are named, dino.npz and dino_options.npz:
+    PYTHONPATH=tests python -m golden.record_dino DINO_CHECKOUT [FILE ...]
 
 Source: facebookresearch/dino 7c446df5b9f45747937fb0d72314eb9f7b66930a: main_dino.py
 (train_one_epoch, DINOLoss), utils.py (MultiCropWrapper, get_params_groups, clip_gradients,
@@ -15,6 +16,9 @@ Runs (golden/cases.py): keys ``<case>/...`` with one row for each of the three s
 ``gradient_norm`` (of each parameter in the order of ``parameter_names``, before clipping) and
 ``clipped_gradient_norm`` (after); NaN for a parameter that is not trained.
 ``<case>/student/<name>`` and ``<case>/teacher/<name>`` are the parameters after the three steps.
+dino.npz holds the cases of the recipes, dino_options.npz the head with BatchNorm, whose running
+statistics are among the student's and the teacher's names; its ``first_gradient/<name>`` are the
+head's gradients in the first step, before clipping.
 
 Loss: ``loss/...`` for random logits of 2 + 8 crops (``cases.dino_logits``), two calls in a row so
 that the second uses the updated centre. Schedules: ``table/...`` for every step.
@@ -32,6 +36,7 @@ from golden.cases import (
     DINO_HEAD,
     DINO_LOSS_CROPS,
     DINO_LOSS_TEMPERATURES,
+    DINO_OPTION_CASES,
     LOCAL_CROPS,
     STEPS,
     TABLE_EPOCHS,
@@ -74,7 +79,7 @@ class Student(torch.nn.Module):
         return self.module(crops)
 
 
-def wrapped_model(main_dino, norm_last_layer: bool) -> torch.nn.Module:
+def wrapped_model(main_dino, *, norm_last_layer: bool, use_bn: bool) -> torch.nn.Module:
     """Encoder and head as train_dino builds them, with the shared weights."""
     vit = TRAINED_VIT
     encoder = main_dino.vits.VisionTransformer(
@@ -89,6 +94,7 @@ def wrapped_model(main_dino, norm_last_layer: bool) -> torch.nn.Module:
     head = main_dino.DINOHead(
         vit.width,
         DINO_HEAD["prototypes"],
+        use_bn=use_bn,
         norm_last_layer=norm_last_layer,
         hidden_dim=DINO_HEAD["hidden"],
         bottleneck_dim=DINO_HEAD["bottleneck"],
@@ -116,8 +122,9 @@ def gradient_norms(model: torch.nn.Module) -> list[float]:
 def run(main_dino, case: DINOCase) -> dict[str, np.ndarray]:
     """Three steps through the official train_one_epoch."""
     utils = main_dino.utils
-    student = Student(wrapped_model(main_dino, case.norm_last_layer))
-    teacher = wrapped_model(main_dino, norm_last_layer=True)
+    use_bn = case.batch_norm
+    student = Student(wrapped_model(main_dino, norm_last_layer=case.norm_last_layer, use_bn=use_bn))
+    teacher = wrapped_model(main_dino, norm_last_layer=True, use_bn=use_bn)
     load(student.module, dino_weights(case))
     teacher.load_state_dict(student.module.state_dict())
     teacher.requires_grad_(False)
@@ -179,9 +186,20 @@ def run(main_dino, case: DINOCase) -> dict[str, np.ndarray]:
     arrays = {name: np.array(values) for name, values in rows.items()}
     names = [plain_name(n) for n, _ in student.named_parameters()]
     arrays["parameter_names"] = np.array(names)
-    arrays |= {f"student/{plain_name(n)}": official.numpy(p) for n, p in student.named_parameters()}
-    arrays |= {f"teacher/{plain_name(n)}": official.numpy(p) for n, p in teacher.named_parameters()}
+    for part, model in {"student": student, "teacher": teacher}.items():
+        arrays |= {f"{part}/{name}": value for name, value in state(model).items()}
+    if use_bn:
+        arrays |= {f"first_gradient/{name}": x for name, x in watch.first_of_head.items()}
     return arrays
+
+
+def state(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Parameters and BatchNorm's running statistics, if any."""
+    return {
+        plain_name(name): official.numpy(value)
+        for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
 
 
 class GradientWatch:
@@ -192,11 +210,17 @@ class GradientWatch:
 
     def __init__(self, utils, rows: dict[str, list]):
         self.utils = utils
+        self.first_of_head: dict[str, np.ndarray] = {}
         self.originals = (utils.clip_gradients, utils.cancel_gradients_last_layer)
         clip_gradients, cancel_gradients = self.originals
 
         def clip(model, limit):
             rows["gradient_norm"].append(gradient_norms(model))
+            self.first_of_head = self.first_of_head or {
+                plain_name(name): official.numpy(parameter.grad)
+                for name, parameter in model.named_parameters()
+                if "head." in name and parameter.grad is not None
+            }
             return clip_gradients(model, limit)
 
         def cancel(epoch, model, freeze_last_layer):
@@ -254,12 +278,15 @@ def main() -> None:
     import main_dino
 
     main_dino.utils.SmoothedValue.synchronize_between_processes = lambda self: None
-    groups = {name: run(main_dino, case) for name, case in DINO_CASES.items()}
-    groups |= {"loss": loss_on_random_logits(main_dino), "table": tables(main_dino)}
-    official.save(
-        "dino.npz",
-        {f"{g}/{n}": value for g, arrays in groups.items() for n, value in arrays.items()},
-    )
+    files = sys.argv[2:] or ["dino.npz", "dino_options.npz"]
+    for file in files:
+        cases = DINO_CASES if file == "dino.npz" else DINO_OPTION_CASES
+        groups = {name: run(main_dino, case) for name, case in cases.items()}
+        if file == "dino.npz":
+            groups |= {"loss": loss_on_random_logits(main_dino), "table": tables(main_dino)}
+        official.save(
+            file, {f"{g}/{n}": value for g, arrays in groups.items() for n, value in arrays.items()}
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner, target_part
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.resolution import resolve
-from repre_jax.training.step import train_step
+from repre_jax.training.step import loss_and_gradients, train_step
 
 
 def base_config(
@@ -96,16 +96,10 @@ def replay(
     """
     learner = learner_of(config, images, monkeypatch)
     learner = dataclasses.replace(learner, optimizer=silenced(learner.optimizer, silent))
-    state = jax.jit(learner.init)()
+    state = state_at_0(learner, params)
     if memory is not None:
         assert_same_shapes(memory, state.memory)
         state = state.replace(memory=jax.tree.map(jnp.array, memory))
-    assert_same_shapes(params, state.params)
-    # numpy arrays may be views of the recorded weights: the device gets its own.
-    params = jax.tree.map(jnp.array, params)
-    state = state.replace(
-        params=params, target_params=jax.tree.map(jnp.array, target_part(learner.method, params))
-    )
     step = jax.jit(functools.partial(train_step, learner))
     history = [(state, {})]
     for t in range(STEPS):
@@ -117,6 +111,29 @@ def replay(
         state, metrics = step(state, batch)
         history.append((state, jax.tree.map(np.asarray, metrics)))
     return history
+
+
+def state_at_0(learner: Learner, params: Any) -> TrainState:
+    """The initial state with these online parameters, and the target's a copy of them."""
+    state = jax.jit(learner.init)()
+    assert_same_shapes(params, state.params)
+    # numpy arrays may be views of the recorded weights: the device gets its own.
+    params = jax.tree.map(jnp.array, params)
+    return state.replace(
+        params=params, target_params=jax.tree.map(jnp.array, target_part(learner.method, params))
+    )
+
+
+def first_gradients(
+    config: ConfigDict, images: int, params: Any, views_of_step, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Gradients of the first step of ``replay``, before the optimizer does anything to them."""
+    learner = learner_of(config, images, monkeypatch)
+    state = state_at_0(learner, params)
+    rows = np.arange(config.train.batch_size, dtype=np.int32)
+    views = {name: np.float32(x) / 255 for name, x in views_of_step(0).items()} | {"index": rows}
+    keys = learner.keys({"index": rows, "epoch": np.zeros_like(rows)}, state.step)
+    return jax.jit(functools.partial(loss_and_gradients, learner))(state, views, keys)[0]
 
 
 def keys_of_step(learner: Learner, batch: Any, step: Any) -> Keys:

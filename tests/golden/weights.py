@@ -62,13 +62,18 @@ class ViTShape:
         return (self.image_size // self.patch_size) ** 2
 
 
-def vit_shapes(vit: ViTShape, *, learned_positions: bool) -> dict[str, tuple[int, ...]]:
+def vit_shapes(
+    vit: ViTShape, *, learned_positions: bool, conv_stem: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an official ViT's state dict, without any head."""
     width = vit.width
     shapes = {"cls_token": (1, 1, width)}
     if learned_positions:
         shapes["pos_embed"] = (1, 1 + vit.tokens, width)
-    shapes |= affine("patch_embed.proj", width, 3, vit.patch_size, vit.patch_size)
+    if conv_stem:
+        shapes |= conv_stem_shapes(width)
+    else:
+        shapes |= affine("patch_embed.proj", width, 3, vit.patch_size, vit.patch_size)
     for k in range(vit.depth):
         shapes |= affine(f"blocks.{k}.norm1", width)
         shapes |= affine(f"blocks.{k}.attn.qkv", 3 * width, width)
@@ -79,14 +84,28 @@ def vit_shapes(vit: ViTShape, *, learned_positions: bool) -> dict[str, tuple[int
     return shapes | affine("norm", width)
 
 
+def conv_stem_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Trainable names and shapes of MoCo v3's ConvStem: convolution, BatchNorm, ReLU by threes."""
+    shapes, colours = {}, 3
+    for k in range(4):
+        channels = width // 2 ** (3 - k)
+        shapes[f"patch_embed.proj.{3 * k}.weight"] = (channels, colours, 3, 3)
+        shapes |= affine(f"patch_embed.proj.{3 * k + 1}", channels)
+        colours = channels
+    return shapes | affine("patch_embed.proj.12", width, width, 1, 1)
+
+
 def dino_head_shapes(
-    width: int, *, hidden: int, bottleneck: int, prototypes: int
+    width: int, *, hidden: int, bottleneck: int, prototypes: int, batch_norm: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the official three-layer DINOHead, prefixed as in the wrapped model."""
+    apart = 3 if batch_norm else 2  # Linear, perhaps BatchNorm, GELU
+    norms = affine("head.mlp.1", hidden) | affine("head.mlp.4", hidden) if batch_norm else {}
     return (
         affine("head.mlp.0", hidden, width)
-        | affine("head.mlp.2", hidden, hidden)
-        | affine("head.mlp.4", bottleneck, hidden)
+        | affine(f"head.mlp.{apart}", hidden, hidden)
+        | affine(f"head.mlp.{2 * apart}", bottleneck, hidden)
+        | norms
         | {
             "head.last_layer.weight_g": (prototypes, 1),
             "head.last_layer.weight_v": (prototypes, bottleneck),

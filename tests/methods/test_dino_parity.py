@@ -11,18 +11,23 @@ from golden.cases import (
     BATCH,
     DINO_CASES,
     DINO_HEAD,
+    DINO_OPTION_CASES,
     LOCAL_CROPS,
     LOCAL_SIZE,
+    STEPS,
     DINOCase,
     dino_views,
     dino_weights,
 )
 from golden.compare import FOLDER, assert_close
 
-GOLDEN = dict(np.load(FOLDER / "dino.npz"))
+GOLDEN = dict(np.load(FOLDER / "dino.npz")) | dict(np.load(FOLDER / "dino_options.npz"))
+CASES = DINO_CASES | DINO_OPTION_CASES
 
 # A bias of the keys adds the same to every logit of a query: the softmax does not see it.
 UNDETERMINED = ("qkv/bias/key",)
+# What only shifts the input of a BatchNorm, which centres it.
+CENTRED = ("encoder/norm/bias", "projector/dense_0/bias", "projector/dense_1/bias")
 
 
 def tree(state) -> dict:
@@ -36,6 +41,7 @@ def config_of(case: DINOCase):
     config.method.update(DINO_HEAD)
     config.method.update(
         {
+            "batch_norm": case.batch_norm,
             "normalise_last_layer": case.norm_last_layer,
             "freeze_last_layer_epochs": float(case.freeze_last_layer),
             "teacher_temperature_start": case.teacher_temperature_start,
@@ -58,9 +64,9 @@ def config_of(case: DINOCase):
     return config, images
 
 
-@pytest.mark.parametrize("name", sorted(DINO_CASES))
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_three_steps(name, monkeypatch):
-    case = DINO_CASES[name]
+    case = CASES[name]
     golden = from_torch_names.with_prefix(GOLDEN, f"{name}/")
     history = replay.replay(*config_of(case), tree(dino_weights(case)), dino_views, monkeypatch)
 
@@ -73,8 +79,38 @@ def test_three_steps(name, monkeypatch):
     np.testing.assert_allclose(replay.column(history, "grad_norm"), norms, rtol=1e-3)
 
     final = history[-1][0]
-    limits = {"undetermined": UNDETERMINED, "reach": 2 * golden["learning_rate"].sum()}
+    undetermined = UNDETERMINED + (CENTRED if case.batch_norm else ())
+    limits = {"undetermined": undetermined, "reach": 2 * golden["learning_rate"].sum()}
     student = tree(from_torch_names.with_prefix(golden, "student/"))
     teacher = tree(from_torch_names.with_prefix(golden, "teacher/"))
     assert_close(final.params, student, tolerance=1e-4, **limits)
     assert_close(final.target_params, teacher, tolerance=1e-4, **limits)
+    if case.batch_norm:
+        assert_statistics_close(final.batch_stats, golden, "student", crops=2 + LOCAL_CROPS)
+        assert_statistics_close(final.target_batch_stats, golden, "teacher", crops=2)
+    else:
+        assert final.batch_stats == final.target_batch_stats == {}
+
+
+def assert_statistics_close(ours, golden, part: str, *, crops: int) -> None:
+    """One update a step, of all crops together; means follow the biases that nothing determines."""
+    recorded = from_torch_names.head_statistics(
+        from_torch_names.with_prefix(golden, f"{part}/"),
+        from_torch_names.DINO_BATCH_NORM_LAYERS,
+        examples=crops * BATCH,
+        updates=STEPS,
+    )
+    means = {"undetermined": ("norm_0/mean", "norm_1/mean"), "reach": 0.02}
+    assert_close(ours, {"projector": recorded}, tolerance=1e-4, **means)
+
+
+def test_gradients_of_a_head_with_batch_norm(monkeypatch):
+    case = DINO_OPTION_CASES["batch_norm"]
+    params = tree(dino_weights(case))
+    found = replay.first_gradients(*config_of(case), params, dino_views, monkeypatch)
+    recorded = from_torch_names.with_prefix(GOLDEN, "batch_norm/first_gradient/")
+    # The frozen gain of the last layer has none.
+    gain = {"head.last_layer.weight_g": np.zeros((DINO_HEAD["prototypes"], 1), np.float32)}
+    official = from_torch_names.dino_heads(recorded | gain)
+    assert_close(found["heads"], official, tolerance=1e-5)
+    assert np.abs(official["projector"]["norm_0"]["scale"]).max() > 1e-3
