@@ -157,7 +157,7 @@ def measure_cell(row: str, checkpoint: str, weights: str, task: str) -> dict[str
         "step": results[0]["step"],
         "commit": sorted({result["commit"] or "unknown" for result in results}),
         "wall_seconds": round(sum(result["wall_seconds"] for result in results), 1),
-        "numbers": [result["numbers"] for result in results],
+        "metrics": [result["metrics"] for result in results],
         "commands": commands,
     }
 

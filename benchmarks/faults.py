@@ -199,7 +199,7 @@ def left_by(workdir: Path) -> dict[str, Any]:
     """What must be equal in the end."""
     if not (workdir / "summary.json").exists():
         results = json.loads((workdir / "results.json").read_text())
-        return {key: results[key] for key in ("value", "numbers")}
+        return {key: results[key] for key in ("value", "metrics")}
     return fingerprints(workdir)
 
 

@@ -95,7 +95,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if primary:
             check_same_images(folder, images)
         if folder.summary:
-            print(f"{workdir} is finished: its numbers are in {folder.summary_path}.")
+            print(f"{workdir} is finished: its metrics are in {folder.summary_path}.")
             return
         if primary:
             print(*filter(None, [in_words(source, val), resolution.remark]), sep="\n")
@@ -114,8 +114,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
-        state, numbers = train(run, state, batches, interruption)
-        summary = finish(run, state, numbers)
+        state, metrics = train(run, state, batches, interruption)
+        summary = finish(run, state, metrics)
     if primary:
         print(closing_words(config, folder, summary))
 
@@ -123,7 +123,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
 def train(
     run: Run, state: TrainState, batches: DevicePrefetcher, interruption: Interruption
 ) -> tuple[TrainState, dict[str, float]]:
-    """Steps until the end of the run; returns the state and the numbers of the last step."""
+    """Steps until the end of the run; returns the state and the metrics of the last step."""
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
     loop = TrainingLoop(
@@ -147,15 +147,15 @@ def train(
 
 def measure(run: Run, state: TrainState) -> dict[str, float]:
     """What the encoder is worth now; images that could not be read are noted."""
-    numbers = run.evaluation.measure(evaluated_encoder(run.learner, state))
+    metrics = run.evaluation.measure(evaluated_encoder(run.learner, state))
     for name, reason in run.evaluation.unreadable.items():
         run.logs.bad_file(name, reason)
-    return numbers
+    return metrics
 
 
-def finish(run: Run, state: TrainState, numbers: dict[str, float]) -> dict[str, Any]:
-    """Final numbers and the picture of a run whose steps are all taken; returns the summary."""
-    summary = dict(numbers)
+def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
+    """Final metrics and the picture of a run whose steps are all taken; returns the summary."""
+    summary = dict(metrics)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation and run.config.evaluation.few_label:
         untrained = jax.jit(run.learner.init)()
@@ -265,18 +265,18 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
 def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Scalars of a step, with the effective rank of its features; says so when they collapse."""
     features = metrics.pop("features")
-    numbers = scalars(step, metrics | {"effective_rank": _effective_rank(features)})
+    fetched = scalars(step, metrics | {"effective_rank": _effective_rank(features)})
     verdict = run.learner.method.collapses and collapse_verdict(
-        numbers["feature_std"],
+        fetched["feature_std"],
         features.shape[1],
-        numbers["effective_rank"],
-        teacher_entropy=numbers.get("teacher_entropy"),
-        teacher_divergence=numbers.get("teacher_divergence"),
+        fetched["effective_rank"],
+        teacher_entropy=fetched.get("teacher_entropy"),
+        teacher_divergence=fetched.get("teacher_divergence"),
         prototypes=run.config.method.get("prototypes"),
     )
     if verdict:
         run.logs.say(f"Step {step:,}: {verdict}")
-    return numbers
+    return fetched
 
 
 _effective_rank = jax.jit(effective_rank)

@@ -7,7 +7,7 @@ import sys
 def outlive_terminal() -> None:
     """What can no longer be printed is lost from now on; the process goes on.
 
-    A run's numbers are in its folder, and worth more than whoever reads along.
+    A run's metrics are in its folder, and worth more than whoever reads along.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

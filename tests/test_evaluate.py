@@ -73,7 +73,7 @@ def few_neighbours():
 def test_results_say_what_where_and_how(run, config_of, few_neighbours, capsys):
     results = evaluate(config_of("knn", **few_neighbours), None)
     assert results["metric"] == "top1" and 0.5 < results["value"] <= 1
-    assert results["value"] == results["numbers"]["k=5"]["top1"]
+    assert results["value"] == results["metrics"]["k=5"]["top1"]
     assert {"protocol": "dino_knn", "weights": "target", "step": 3, "seed": 0}.items() <= (
         results.items()
     )
@@ -117,7 +117,7 @@ def test_one_device_is_eight_with_a_partial_last_batch(config_of, few_neighbours
             )
             for devices, batch_size in ((1, 5), (8, 8))
         )
-        assert one["numbers"] == eight["numbers"]
+        assert one["metrics"] == eight["metrics"]
         assert 0.5 < one["value"] < 1
 
 
@@ -209,9 +209,9 @@ def test_few_labels(config_of):
         with pytest.raises(UserError, match="must be a share such as 1% or a number"):
             evaluate(config_of("few_label", budgets=(wrong,)), None)
     results = evaluate(config_of("few_label", budgets=("50%", "3"), draws=2), None)
-    assert set(results["numbers"]) == {"50%", "3"}
-    assert results["value"] == results["numbers"]["50%"]["logistic"]["mean"] > 0.5
-    assert results["numbers"]["50%"]["labels"] == 16
+    assert set(results["metrics"]) == {"50%", "3"}
+    assert results["value"] == results["metrics"]["50%"]["logistic"]["mean"] > 0.5
+    assert results["metrics"]["50%"]["labels"] == 16
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_linear_probe_resumes_exactly(config_of, short_probe, alike, tmp_path, m
     whole = evaluate(config_of("linear", **short_probe), tmp_path / "whole")
     assert whole["protocol"] == "linear_dino" and "last_4" in whole["formula"]
     assert "best of 2 learning rates" in whole["formula"]
-    assert len(whole["numbers"]["top1_by_epoch"]) == 4
+    assert len(whole["metrics"]["top1_by_epoch"]) == 4
     to_host = linear_evaluation._to_host
 
     def to_host_and_stop(images, step, metrics):
@@ -241,11 +241,11 @@ def test_linear_probe_resumes_exactly(config_of, short_probe, alike, tmp_path, m
     assert "Stopped and saved at step 5" in capsys.readouterr().out
     resumed = evaluate(every_step, tmp_path / "stopped")
     assert "Resumed at step 5." in capsys.readouterr().out
-    assert resumed["numbers"] == whole["numbers"]
+    assert resumed["metrics"] == whole["metrics"]
     # Heads and moments to the bit: accuracies of a few images could agree by chance.
     assert final_state(tmp_path / "stopped") == final_state(tmp_path / "whole")
     shown = [row["val/top1"] for row in rows(tmp_path / "stopped")]
-    assert shown[0] == 0 and shown[-1] >= whole["numbers"]["last"]["top1"]  # that of the best head
+    assert shown[0] == 0 and shown[-1] >= whole["metrics"]["last"]["top1"]  # that of the best head
 
 
 def final_state(folder):
@@ -259,7 +259,7 @@ def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp
     for devices in (1, 8):
         changes = short_probe | {"devices": devices, "protocol": "mae", "epochs": 10}
         folder = tmp_path / str(devices) / "linear"  # and features of its own beside it
-        numbers.append(evaluate(config_of("linear", **changes), folder)["numbers"])
+        numbers.append(evaluate(config_of("linear", **changes), folder)["metrics"])
         heads.append(saved_heads(folder))
     for one, eight in zip(*map(jax.tree.leaves, heads), strict=True):
         np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5 * np.abs(one).max())
@@ -295,7 +295,7 @@ HEALTH = {"images": 11, "batch_size": 8, "spectrum_values": 5}
 
 def test_health(config_of, alike):
     results = evaluate(config_of("health", **HEALTH | alike), None)
-    numbers = results["numbers"]
+    numbers = results["metrics"]
     assert numbers["images"] == 11 and numbers["width"] == 128
     assert results["value"] == numbers["effective_rank"] > 1
     assert set(numbers["retrieval"]) >= {"recall@1", "mean_average_precision"}
@@ -308,9 +308,9 @@ def test_health(config_of, alike):
 
 def test_health_on_one_device_is_that_on_eight(config_of, alike, tmp_path):
     """The other one is that of ``test_health``, and where that has run it is not made again."""
-    eight = evaluate(config_of("health", **HEALTH | alike), None)["numbers"]
+    eight = evaluate(config_of("health", **HEALTH | alike), None)["metrics"]
     changes = HEALTH | alike | {"devices": 1, "batch_size": 5}
-    one = evaluate(config_of("health", **changes), tmp_path / "health")["numbers"]
+    one = evaluate(config_of("health", **changes), tmp_path / "health")["metrics"]
     for name in ("feature_std", "effective_rank", "alignment", "uniformity"):
         assert one[name] == pytest.approx(eight[name], rel=1e-3), name
     assert one["alignment"] == pytest.approx(eight["alignment"], rel=1e-5)
@@ -323,7 +323,7 @@ def test_health_on_one_device_is_that_on_eight(config_of, alike, tmp_path):
 def test_health_needs_no_labels(config_of, tmp_path):
     pictures = image_folder(tmp_path / "a") / "train" / "dark"
     results = evaluate(config_of("health", **{"data.path": str(pictures), "batch_size": 8}), None)
-    assert "retrieval" not in results["numbers"]
+    assert "retrieval" not in results["metrics"]
     assert results["data"]["val"] == results["data"]["train"]
 
 

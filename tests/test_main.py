@@ -565,7 +565,7 @@ def test_unlabelled_folder_with_unreadable_images(run, tmp_path):
 
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert out == f"{workdir} is finished: its numbers are in {workdir / 'summary.json'}.\n"
+    assert out == f"{workdir} is finished: its metrics are in {workdir / 'summary.json'}.\n"
 
     code, out, err = run(*arguments, "--config.optimizer.weight_decay=0.5", "--config.seed=3")
     assert code == 2

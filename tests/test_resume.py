@@ -181,4 +181,4 @@ def test_killed_terminated_damaged_and_out_of_disk(uninterrupted, images, tmp_pa
 
     code, out, err = run()
     assert code == 0
-    assert f"{workdir} is finished: its numbers are in {workdir / 'summary.json'}." in out
+    assert f"{workdir} is finished: its metrics are in {workdir / 'summary.json'}." in out

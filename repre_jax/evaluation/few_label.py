@@ -55,7 +55,7 @@ def measure_few_label(evaluation: Evaluation) -> dict[str, Any]:
             f"{config.strength:g} / 2 |W|^2, no intercept; mean and deviation of {config.draws} "
             "draws"
         ),
-        "numbers": scores,
+        "metrics": scores,
         "line": evaluation.line(
             f"few-label top-1 {logistic['mean']:.2%}{spread} (logistic regression, {reported} of "
             "the labels)"

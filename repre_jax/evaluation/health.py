@@ -64,7 +64,7 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
             f"RankMe of the {config.feature} features of {len(sample)} images: exp(entropy of the "
             "shares of the singular values)"
         ),
-        "numbers": metrics,
+        "metrics": metrics,
         "line": evaluation.line(
             f"effective rank {rank:.1f} of {sample.shape[1]}, feature std "
             f"{metrics['feature_std']:.3g}, alignment {metrics['alignment']:.3g}, uniformity "

@@ -53,7 +53,7 @@ def measure_knn(evaluation: Evaluation) -> dict[str, Any]:
             f"cosine of their {config.feature} features, of exp(cosine / {config.temperature:g})"
             f"{all_vote}"
         ),
-        "numbers": {f"k={k}": shares for k, shares in accuracies.items()},
+        "metrics": {f"k={k}": shares for k, shares in accuracies.items()},
         "line": evaluation.line(f"k-NN top-1 {value:.2%} (k = {reported})"),
     }
 

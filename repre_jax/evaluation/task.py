@@ -174,7 +174,7 @@ class Task:
 
     Attributes:
       measure: gives the task's part of ``results.json``: "metric" (its name), "value", "protocol",
-        "formula" (what the value is, in words), "numbers" (everything measured), "line" (for the
+        "formula" (what the value is, in words), "metrics" (everything measured), "line" (for the
         screen), and where known "spread" and "wall_seconds".
       ranges: dotted config key -> what its numbers may be, for all keys that are numbers.
       free_to_change: dotted config keys that change where and how fast a metric is made, but not

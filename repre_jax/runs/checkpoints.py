@@ -73,11 +73,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def metrics_of(self, step: int) -> dict[str, float]:
-        """The numbers that the checkpoint of ``step`` was saved with; empty when with none."""
+        """The metrics that the checkpoint of ``step`` was saved with; empty when with none."""
         return json.loads(_about_path(self.folder, step).read_text())["metrics"]
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Stores numbers beside a checkpoint that is on disk, and ranks it by them.
+        """Stores metrics beside a checkpoint that is on disk, and ranks it by them.
 
         Raises:
           UserError: disk full or no permission.
@@ -99,7 +99,7 @@ class Checkpoints:
 
         Args:
           state: pytree of arrays with a scalar integer ``step``; no typed PRNG keys.
-          metrics: numbers to store beside it; ``best_metric`` among them ranks the checkpoint.
+          metrics: to store beside it; ``best_metric`` among them ranks the checkpoint.
 
         Returns:
           True when a save was started, False when the step was there already.

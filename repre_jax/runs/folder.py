@@ -2,7 +2,7 @@
 
 config.json     the resolved config that made the run
 metrics.jsonl   one JSON object per log step
-summary.json    final numbers, written when the run is finished
+summary.json    final metrics, written when the run is finished
 images.json     which images it was made from (runs/images.py)
 bad_files.txt   images that could not be read, and why
 tensorboard/ checkpoints/ figures/

@@ -1,4 +1,4 @@
-"""The numbers of a run as it goes: metrics.jsonl, TensorBoard, progress, summary, bad files."""
+"""The metrics of a run as it goes: metrics.jsonl, TensorBoard, progress, summary, bad files."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ _RATE = "images_per_second"
 
 
 class RunLogs:
-    """Writes and shows the numbers of one run; other processes than the primary list bad files.
+    """Writes and shows the metrics of one run; other processes than the primary list bad files.
 
     A resumed run goes on from its checkpoint's step, so rows of later steps, which will be made
     again, are removed first. Log a step before its checkpoint is saved: a row once missing behind
     a checkpoint would never be made again.
 
     Attributes:
-      numbers_before: those of the row of the step that a resumed run goes on from; empty when that
+      metrics_before: those of the row of the step that a resumed run goes on from; empty when that
         step was not logged.
     """
 
@@ -70,7 +70,7 @@ class RunLogs:
         self._first_logged: tuple[int, float] | None = None
         self._wall_seconds_before = 0.0
         self._bad_files: set[str] = set()
-        self.numbers_before: dict[str, float] = {}
+        self.metrics_before: dict[str, float] = {}
         if not primary:
             return
         with disk_trouble_told(folder.path):
@@ -212,7 +212,7 @@ class RunLogs:
         self._rates_before = [row[_RATE] for row in rows if row.get(_RATE)]
         if rows[-1]["step"] == start_step:
             added = ("step", "wall_seconds", _RATE, "input_bound")
-            self.numbers_before = {k: v for k, v in rows[-1].items() if k not in added}
+            self.metrics_before = {k: v for k, v in rows[-1].items() if k not in added}
 
     def _seconds_left(self, step: int, now: float) -> float | None:
         """From the pace since the first log, evaluations included, compilation left out."""
@@ -227,11 +227,11 @@ def _bad_files(path: Path) -> set[str]:
     return {line.split("\t")[0] for line in lines}
 
 
-def _finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: a number that is not finite becomes null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in numbers.items()
+        for key, value in metrics.items()
     }
 
 

@@ -20,7 +20,7 @@ from repre_jax.runs.interruption import Interruption, Stopped
 from repre_jax.runs.logs import RunLogs
 from repre_jax.sharding import replicated
 
-Numbers = dict[str, float]
+Metrics = dict[str, float]
 
 
 class Opened(NamedTuple):
@@ -29,7 +29,7 @@ class Opened(NamedTuple):
     Attributes:
       state: of the newest sound checkpoint, or of step 0.
       checkpoints: where states go.
-      logs: where numbers go.
+      logs: where metrics go.
       interruption: that will say whether the run is asked to stop.
     """
 
@@ -84,7 +84,7 @@ def open_training(
         yield Opened(state, checkpoints, logs, Interruption())
 
 
-def scalars(step: int, metrics: dict[str, jax.Array]) -> Numbers:
+def scalars(step: int, metrics: dict[str, jax.Array]) -> Metrics:
     """Metrics of a step on the host."""
     del step  # other functions in this place speak of it
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -100,12 +100,12 @@ class TrainingLoop:
       total_steps: of the whole run.
       log_every, save_every: in steps, 0 for never; the last step is logged and saved in any case.
       checkpoints: where states go.
-      logs: where numbers go.
+      logs: where metrics go.
       source: of the images, to name those that cannot be read.
-      measure: state -> numbers, ``checkpoints.best_metric`` among them; None for no measurement.
+      measure: state -> metrics, ``checkpoints.best_metric`` among them; None for no measurement.
       measure_every: in steps, 0 for never; the last step is measured in any case.
       diagnose: (state, batch) -> metrics of the steps that are logged, before they are taken.
-      to_host: (step, metrics) -> numbers.
+      to_host: (step, metrics) -> metrics on the host.
       max_nonfinite_steps: so many steps in a row that are not finite end the run.
       advice: what to do then.
     """
@@ -117,16 +117,16 @@ class TrainingLoop:
     checkpoints: Checkpoints
     logs: RunLogs
     source: Source
-    measure: Callable[[Any], Numbers] | None = None
+    measure: Callable[[Any], Metrics] | None = None
     measure_every: int = 0
     diagnose: Callable[[Any, Any], dict[str, jax.Array]] | None = None
-    to_host: Callable[[int, dict[str, jax.Array]], Numbers] = scalars
+    to_host: Callable[[int, dict[str, jax.Array]], Metrics] = scalars
     max_nonfinite_steps: int = 10
     advice: str = ""
 
     def run(
         self, state: Any, batches: DevicePrefetcher, interruption: Interruption
-    ) -> tuple[Any, Numbers]:
+    ) -> tuple[Any, Metrics]:
         """Steps until the end of the run or until asked to stop; either way the state is saved.
 
         Signals are listened for from the first step on: before it, nothing is lost by an end. A
@@ -139,7 +139,7 @@ class TrainingLoop:
           interruption: asked after every step.
 
         Returns:
-          (state, numbers of the last step).
+          (state, metrics of the last step).
 
         Raises:
           Stopped: it was asked to, and has saved.
@@ -148,8 +148,8 @@ class TrainingLoop:
         with contextlib.ExitStack() as stack:
             return self._run(state, batches, interruption, stack)
 
-    def _run(self, state, batches, interruption, stack) -> tuple[Any, Numbers]:
-        numbers = self._numbers_before(state, batches)
+    def _run(self, state, batches, interruption, stack) -> tuple[Any, Metrics]:
+        host_metrics = self._metrics_before(state, batches)
         previous, stop = None, None
         for step in range(int(state.step) + 1, self.total_steps + 1):
             batch = next(batches)
@@ -168,12 +168,12 @@ class TrainingLoop:
             stop = interruption.signal or (self.checkpoints.preempted(step) and signal.SIGTERM)
             measure_now = self._measured_at(step) and not stop
             if log_now or measure_now or stop:
-                numbers = self.to_host(step, metrics | diagnosis)
+                host_metrics = self.to_host(step, metrics | diagnosis)
                 if measure_now:
-                    numbers |= self._measure(state)
-                self.logs.log(step, numbers, waited_seconds=batches.waited_seconds)
+                    host_metrics |= self._measure(state)
+                self.logs.log(step, host_metrics, waited_seconds=batches.waited_seconds)
             if last or stop or measure_now or _due(step, self.save_every):
-                self.checkpoints.save(state, numbers if measure_now else None)
+                self.checkpoints.save(state, host_metrics if measure_now else None)
             if stop:
                 break
         if previous is not None:
@@ -185,28 +185,28 @@ class TrainingLoop:
                 f"Stopped and saved at step {int(state.step):,}; the same command goes on."
             )
             raise Stopped(stop)
-        return state, numbers
+        return state, host_metrics
 
-    def _numbers_before(self, state: Any, batches: DevicePrefetcher) -> Numbers:
+    def _metrics_before(self, state: Any, batches: DevicePrefetcher) -> Metrics:
         """Those of the step that the run goes on from; the measurement that a stop left out, too.
 
-        Measured numbers come from the checkpoint, which all processes read, not from the logs.
+        Measured metrics come from the checkpoint, which all processes read, not from the logs.
         """
         step = int(state.step)
         if not (step and self._measured_at(step)):
-            return self.logs.numbers_before
-        numbers = self.checkpoints.metrics_of(step)
-        if not numbers:
-            numbers = self.logs.numbers_before | self._measure(state)
-            self.logs.log(step, numbers, waited_seconds=batches.waited_seconds)
-            self.checkpoints.add_metrics(step, numbers)
-        return numbers
+            return self.logs.metrics_before
+        host_metrics = self.checkpoints.metrics_of(step)
+        if not host_metrics:
+            host_metrics = self.logs.metrics_before | self._measure(state)
+            self.logs.log(step, host_metrics, waited_seconds=batches.waited_seconds)
+            self.checkpoints.add_metrics(step, host_metrics)
+        return host_metrics
 
     def _measured_at(self, step: int) -> bool:
         due = step == self.total_steps or _due(step, self.measure_every)
         return self.measure is not None and due
 
-    def _measure(self, state: Any) -> Numbers:
+    def _measure(self, state: Any) -> Metrics:
         with self.logs.paused():
             return self.measure(state)
 

@@ -58,7 +58,7 @@ class ProgressDisplay:
         self._live.start()
 
     def update(self, step: int, metrics: Mapping[str, float], seconds_left: float | None) -> None:
-        """Shows the newest numbers.
+        """Shows the newest metrics.
 
         Args:
           step: steps done.
@@ -66,17 +66,17 @@ class ProgressDisplay:
           seconds_left: estimate, None while there is none.
         """
         left = "" if seconds_left is None else f"{_hours(seconds_left)} left"
-        numbers = numbers_line(metrics)
+        shown = metrics_line(metrics)
         if self._live is not None:
             self._bar.update(self._task, completed=step, left=left)
-            self._text.plain = numbers
+            self._text.plain = shown
             return
         percent = self._percent(step)
         if percent < self._printed_percent + _PERCENT_PER_LINE and step < self._total_steps:
             return
         self._printed_percent = _PERCENT_PER_LINE * (percent // _PERCENT_PER_LINE)
         head = f"step {step}/{self._total_steps} ({percent} %)" + (f", {left}" if left else "")
-        self.say(f"{head}: {numbers}")
+        self.say(f"{head}: {shown}")
 
     def say(self, sentence: str) -> None:
         """Prints a line above the bar."""
@@ -95,8 +95,8 @@ class ProgressDisplay:
         return 100 * step // max(self._total_steps, 1)
 
 
-def numbers_line(metrics: Mapping[str, float]) -> str:
-    """The numbers worth a glance, on one line."""
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """The metrics worth a glance, on one line."""
     return " | ".join(
         f"{name} {layout.format(metrics[key])}" for key, name, layout in _SHOWN if key in metrics
     )

@@ -44,7 +44,7 @@ def fake_main(commands, *, fail_on=()):
             "step": 3,
             "commit": "c",
             "wall_seconds": 30.0,
-            "numbers": {},
+            "metrics": {},
         }
         if "linear" in folder.name:
             result["spread"] = 0.01

@@ -262,17 +262,17 @@ def test_summary_of_a_last_step_that_was_not_finite(tmp_path):
 
 def test_a_resumed_run_recalls_the_row_it_goes_on_from_and_the_speed(tmp_path):
     folder, logs = open_logs(tmp_path)
-    assert logs.numbers_before == {}
+    assert logs.metrics_before == {}
     for step in (10, 20):
         logs.log(step, {"loss": step / 10}, waited_seconds=0.0)
     close(folder, logs)
     speed = rows(folder)[1]["images_per_second"]
 
     folder, logs = open_logs(tmp_path, start_step=20)
-    assert logs.numbers_before == {"loss": 2.0}
+    assert logs.metrics_before == {"loss": 2.0}
     assert logs.images_per_second == speed, "the first interval compiled"
     close(folder, logs)
     # The checkpoint of step 15 was not logged.
     folder, logs = open_logs(tmp_path, start_step=15)
-    assert logs.numbers_before == {}
+    assert logs.metrics_before == {}
     close(folder, logs)

@@ -282,7 +282,7 @@ def results(run: Run, metrics: Mapping[str, float]) -> dict[str, Any]:
         "value": value,
         "protocol": f"finetune_{evaluation.config.protocol}",
         "formula": f"{described(recipe, published_recipe_of(evaluation))}; last epoch",
-        "numbers": {
+        "metrics": {
             "last": {key: metrics[key] for key in sorted(metrics) if key.startswith(_MEASURED)},
             "best": best,
             "epochs": clock.total_steps / clock.steps_per_epoch,

@@ -16,7 +16,7 @@ from repre_jax.evaluation.linear.probe import (
     ProbeState,
     compiled_step,
     in_chunks,
-    linear_numbers,
+    linear_metrics,
 )
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS, LinearProtocol
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
@@ -50,7 +50,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
     evaluation.check_classes(labels)
     seconds = time.monotonic() - started
     state, training_seconds = _train(evaluation, probe, batch_size, features, labels)
-    metrics = linear_numbers(probe, np.asarray(state.hits) / _known(labels))
+    metrics = linear_metrics(probe, np.asarray(state.hits) / _known(labels))
     last, best, rates = metrics["last"], metrics["best"], len(probe.learning_rates)
     formula = protocol.in_words(feature, batch_size, probe.epochs)
     formula += f"; last epoch, mean of {probe.seeds} head(s)"
@@ -62,7 +62,7 @@ def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
         "spread": last.get("top1_std"),
         "protocol": f"linear_{config.protocol}",
         "formula": formula,
-        "numbers": metrics,
+        "metrics": metrics,
         "wall_seconds": round(seconds + training_seconds, 2),
         "line": evaluation.line(
             f"linear top-1 {last['top1']:.2%} (protocol {config.protocol}, last epoch; best epoch "

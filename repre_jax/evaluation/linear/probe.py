@@ -264,8 +264,8 @@ def compiled_step(probe: LinearProbe, mesh: Mesh) -> Any:
     )
 
 
-def linear_numbers(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]:
-    """Accuracies [epochs, H, 2] of all heads as the numbers of ``results.json``.
+def linear_metrics(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]:
+    """Accuracies [epochs, H, 2] of all heads as the metrics of ``results.json``.
 
     The learning rate is the one whose heads are best on average in the last epoch. "best" is the
     mean over its heads of each one's best epoch, which is what the papers' scripts report.
@@ -276,12 +276,12 @@ def linear_numbers(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]
     chosen = int(np.argmax(last))
 
     def summary(heads: np.ndarray) -> dict[str, float]:  # [S, 2]
-        numbers = {"top1": float(heads[:, 0].mean())}
+        metrics = {"top1": float(heads[:, 0].mean())}
         if probe.seeds > 1:
-            numbers["top1_std"] = float(heads[:, 0].std(ddof=1))
+            metrics["top1_std"] = float(heads[:, 0].std(ddof=1))
         if probe.classes > TOP[1]:
-            numbers["top5"] = float(heads[:, 1].mean())
-        return numbers
+            metrics["top5"] = float(heads[:, 1].mean())
+        return metrics
 
     return {
         "learning_rate": float(probe.learning_rates[chosen]),

@@ -88,7 +88,7 @@ def test_results_say_what_was_trained_and_how_well(finished):
         "protocol": "finetune_moco_v3",
         "step": 3,
     }.items() <= (results.items())
-    last, best = results["numbers"]["last"], results["numbers"]["best"]
+    last, best = results["metrics"]["last"], results["metrics"]["best"]
     assert results["value"] == last["val/top1"]
     scored = [row for row in rows(folder) if "val/top1" in row]
     assert [row["step"] for row in scored] == [4, 8]
@@ -135,8 +135,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, cap
         assert rows(folder)[-1] == rows(finished[0])[-1]  # the row before it has no measurement
     else:
         assert rows(folder) == rows(finished[0])
-    assert results["numbers"]["last"] == finished[1]["numbers"]["last"]
-    assert results["numbers"]["best"] == finished[1]["numbers"]["best"]
+    assert results["metrics"]["last"] == finished[1]["metrics"]["last"]
+    assert results["metrics"]["best"] == finished[1]["metrics"]["best"]
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_from_scratch_with_the_same_budget_on_eight_devices(root):
         evaluate(config_of(root, devices=n, **changes), root / f"scratch{n}") for n in (1, 8)
     ]
     assert results[0]["weights"] == "random"
-    first, second = (result["numbers"]["last"] for result in results)
+    first, second = (result["metrics"]["last"] for result in results)
     assert first["val/top1"] == second["val/top1"]
     np.testing.assert_allclose(first["val/loss"], second["val/loss"], rtol=1e-4)
 
@@ -247,7 +247,7 @@ def test_swin(root):
     config = config_of(root, checkpoint=str(root / "swin"), **{"recipe.epochs": 0.5})
     results = evaluate(config, root / "swin_finetuned")
     assert results["protocol"] == "finetune_simmim"
-    assert np.isfinite(results["numbers"]["last"]["val/loss"])
+    assert np.isfinite(results["metrics"]["last"]["val/loss"])
 
 
 def test_what_cannot_be_trained_is_said(root, tmp_path):

@@ -27,7 +27,7 @@ from repre_jax.evaluation.linear.probe import (
     head_losses,
     head_optimizer,
     in_chunks,
-    linear_numbers,
+    linear_metrics,
 )
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.models import ViT
@@ -210,7 +210,7 @@ def test_numbers_are_those_of_the_rate_that_ends_best():
     accuracies = np.zeros((EPOCHS, 4, 2))
     accuracies[1, :2] = 0.9  # the first rate is better once, the second in the end
     accuracies[-1, :, 0] = (0.5, 0.5, 0.6, 0.8)
-    numbers = linear_numbers(probe, accuracies)
+    numbers = linear_metrics(probe, accuracies)
     assert numbers["learning_rate"] == pytest.approx(2 * 0.004)
     assert numbers["last"]["top1"] == pytest.approx(0.7)
     assert numbers["last"]["top1_std"] == pytest.approx(0.2 / 2**0.5)  # of the sample
