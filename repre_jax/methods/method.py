@@ -118,7 +118,9 @@ class Method:
         encoder. ``params`` holds "encoder" and, for a method with some, "tokens"; ``views`` holds
         float32 images in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3],
         and the images' "index" int32 [B];
-        ``keys`` are ``Keys``; ``taps`` are blocks whose maps of view 1 are wanted.
+        ``keys`` are ``Keys``; ``taps`` are blocks whose maps of view 1 are wanted. An encoder with
+        a convolutional stem needs ``WholeViews``, which is given its ``trunk`` and, in place of
+        images, what came out of the stem.
       heads: module from ``Encoded.inputs`` to what ``loss`` takes; called with ``train=True`` for
         the online network, and through its method ``target``, [B, T, D] -> [B, T, K], for the
         target network.

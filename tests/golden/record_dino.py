@@ -7,7 +7,8 @@ those that are named, dino.npz and dino_options.npz:
 Source: facebookresearch/dino 7c446df5b9f45747937fb0d72314eb9f7b66930a: main_dino.py
 (train_one_epoch, DINOLoss), utils.py (MultiCropWrapper, get_params_groups, clip_gradients,
 cancel_gradients_last_layer, cosine_scheduler), vision_transformer.py (VisionTransformer, DINOHead).
-Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2, numpy 2.4.6; float32.
+Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2 (0.28.0 for the options),
+numpy 2.4.6; float32.
 Shims: golden/official.py says which and why; besides, the logger's reduction over processes, which
 wants CUDA tensors, is left out, and one run's second epoch ends after its first step.
 

@@ -7,11 +7,11 @@ those that are named, moco_v3.npz and moco_v3_options.npz:
 Source: facebookresearch/moco-v3 c349e6e24f40d3fedb22d973f92defa4cedf37a7: main_moco.py (train,
 adjust_learning_rate, adjust_moco_momentum), moco/builder.py (MoCo_ViT), vits.py
 (VisionTransformerMoCo with --stop-grad-conv1).
-Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2, timm 1.0.31, numpy 2.4.6; float32
-(autocast and the gradient scaler act on CUDA only).
+Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2 (0.28.0 for the options), timm 1.0.31,
+numpy 2.4.6; float32 (autocast and the gradient scaler act on CUDA only).
 Shims: golden/official.py says which and why; besides, TensorBoard's writer, imported but not used,
-is an empty stub, one run's second epoch ends after its first step, and ConvStem
-does not get the arguments that timm has added since.
+is an empty stub, one run's second epoch ends after its first step, and ConvStem does not
+get the arguments that timm has added since.
 
 Runs (golden/cases.py): keys ``<case>/...`` with one row for each of the three steps of ``loss``,
 ``learning_rate``, ``momentum`` and ``gradient_norm`` (of each trainable parameter in the order of

@@ -37,7 +37,7 @@ def test_maps_are_those_of_the_blocks_run_by_hand(variables, tapped):
 
         @nn.compact
         def __call__(self, images):
-            x = self._embed_patches(images).reshape(2, 6, 16)
+            x = self._embed_patches(images, False).reshape(2, 6, 16)
             return self._prepend_class_token(x) + self._positions((3, 2))
 
     x = Embedding(**OPTIONS).apply(variables, IMAGES)

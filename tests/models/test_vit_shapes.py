@@ -1,5 +1,7 @@
 """Every ViT that has a name: exact parameter counts by formula, output shapes, refusals."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,11 @@ SIZES = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
+}
+CONV_SIZES = {
+    "vit_conv_nano": (128, 4, 4),
+    "vit_conv_small": (384, 11, 12),
+    "vit_conv_base": (768, 11, 12),
 }
 NANO = SIZES["vit_nano"][0]
 
@@ -45,7 +52,7 @@ def formula(width, depth, patch, grid, position, heads=1):
 
 
 def test_no_vit_is_missing_here():
-    assert {name for name in BACKBONES if name.startswith("vit")} == set(SIZES)
+    assert {name for name in BACKBONES if name.startswith("vit")} == {*SIZES, *CONV_SIZES}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +73,27 @@ def test_parameter_counts(name, patch, position):
     assert (model.width, model.depth, model.heads) == (width, depth, heads)
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes(model)))
     assert count == formula(width, depth, patch, 224 // patch, position, heads)
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize("name", sorted(CONV_SIZES))
+def test_parameter_counts_with_a_convolutional_stem(name, patch):
+    width, depth, heads = CONV_SIZES[name]
+    model = encoder(name, patch)
+    assert (model.width, model.depth, model.heads) == (width, depth, heads)
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes(model)))
+    channels = [3, *(width // 8, width // 4, width // 2, width)[-(patch // 8) - 2 :]]
+    stem = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(channels)) + width**2 + width
+    linear = 3 * patch**2 * width + width
+    assert count == formula(width, depth, patch, 224 // patch, "learned") - linear + stem
+
+
+def test_a_convolutional_stem_halves():
+    for patch in (14, 1):
+        with pytest.raises(UserError, match=f"patch_size={patch}.*a power of two above 1"):
+            encoder("vit_conv_nano", patch, image_size=14)
+    with pytest.raises(UserError, match=r"width divisible by 8 at model\.patch_size=16; it is 36"):
+        encoder("vit_conv_nano", width=36)
 
 
 def test_published_counts():
