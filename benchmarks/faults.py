@@ -11,7 +11,6 @@ end. Writes ``results/faults.json`` after every case; stopped, the same command 
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import random
@@ -26,11 +25,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from absl import flags
 
+from benchmarks.fault_bench import FIRST, KINDS, LONGEST_SECONDS, Bench, Broken, saved
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
-from benchmarks.resume_exact import fingerprints
 
 OPTIONS = flags.FlagValues()
 _KILLS = flags.DEFINE_integer(
@@ -42,165 +43,8 @@ _OUT = flags.DEFINE_string(
     "out", str(RESULTS / "faults.json"), "where the table goes", flag_values=OPTIONS
 )
 
-_PRETRAIN = (
-    "--config.train.steps=60",
-    "--config.checkpoint.every_steps=5",
-    "--config.logging.every_steps=5",
-)
-_CHECKPOINT = "--config.checkpoint={trained}"
-# kind -> main.py's flags; {trained} is a finished run.
-KINDS = {
-    "DINO, RePre": ("--config=dino_vits:smoke", *_PRETRAIN),
-    "MoCo v3, RePre, Swin": ("--config=moco_v3_swint:smoke", *_PRETRAIN),
-    "MoCo v3, LoMaR's windows": ("--config=moco_v3_vits_lomar:smoke", *_PRETRAIN),
-    "MAE": ("--config=mae_vits:smoke", *_PRETRAIN),
-    "LoMaR": ("--config=lomar_vits:smoke", *_PRETRAIN),
-    "fine-tuning": (
-        "--config=eval/finetune",
-        _CHECKPOINT,
-        "--config.recipe.epochs=1",
-        "--config.recipe.batch_size=32",
-        "--config.recipe.warmup_epochs=0.5",
-        "--config.save_every_steps=5",
-    ),
-    "linear probe": (
-        "--config=eval/linear",
-        _CHECKPOINT,
-        "--config.train_batch_size=128",
-        "--config.epochs=5",
-        "--config.save_every_epochs=1",
-    ),
-    "k-NN": ("--config=eval/knn", _CHECKPOINT),
-}
-_FIRST = "DINO, RePre"
-_LONGEST_SECONDS = 600.0
-_EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
-
-
-class Broken(Exception):
-    """A promise was not kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """Where runs are made and compared.
-
-    Attributes:
-      folder: of all runs.
-      random: draws the moments.
-    """
-
-    folder: Path
-    random: random.Random
-
-    def command(self, kind: str, workdir: Path, *more: str) -> list[str]:
-        """``python main.py`` with the flags of a kind."""
-        given = [flag.format(trained=self.folder / "trained") for flag in KINDS[kind]]
-        given += [f"--config.cache_path={workdir}-features"] if "eval/" in given[0] else []
-        return [sys.executable, "main.py", *given, f"--workdir={workdir}", *more]
-
-    def begin(self, kind: str, workdir: Path, *more: str, **options: Any) -> subprocess.Popen:
-        """Starts a run of a kind."""
-        # Compiled programs are kept: else nearly every moment would be one of compiling.
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
-        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        return subprocess.Popen(
-            self.command(kind, workdir, *more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-            **options,
-        )
-
-    def end(self, process: subprocess.Popen, *expected: int) -> tuple[str, str]:
-        """Waits for a run and returns what it said.
-
-        Raises:
-          Broken: it ended with another code than expected, with a traceback, or not at all.
-        """
-        try:
-            out, err = process.communicate(timeout=_LONGEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise Broken("the process did not end") from None
-        if process.returncode not in expected:
-            raise Broken(f"exit code {process.returncode}, not {expected}: {(out + err)[-1500:]}")
-        if "Traceback" in err:
-            raise Broken(f"a traceback: {err[-1500:]}")
-        return out, err
-
-    def refused(self, process: subprocess.Popen) -> str:
-        """The one sentence with which a run ends that cannot go on."""
-        _, err = self.end(process, 2)
-        if not err.startswith("error: ") or err.count("\n") != 1:
-            raise Broken(f"not one sentence: {err[-1500:]}")
-        return err
-
-    def finish(self, kind: str, workdir: Path) -> str:
-        """Has the same command go on to the end; what it said, if the end is the undisturbed one's.
-
-        Raises:
-          Broken: it is not.
-        """
-        out, _ = self.end(self.begin(kind, workdir), 0)
-        found, wanted = (left_by(path) for path in (workdir, self.undisturbed(kind)))
-        if found != wanted:
-            raise Broken(f"the end differs: {found} instead of {wanted}")
-        return out
-
-    def undisturbed(self, kind: str) -> Path:
-        """Folder of the run that nothing happened to."""
-        return self.folder / "undisturbed" / _slug(kind)
-
-    def prepare(self) -> dict[str, float]:
-        """Makes the undisturbed runs where they are missing; kind -> seconds that one takes."""
-        trained = self.folder / "trained"
-        self.end(self.begin(_FIRST, trained), 0)
-        seconds = {}
-        for kind in KINDS:
-            self.end(self.begin(kind, self.undisturbed(kind)), 0)
-            again = self.folder / "again"  # with everything compiled
-            started = time.perf_counter()
-            self.end(self.begin(kind, again), 0)
-            seconds[kind] = time.perf_counter() - started
-            if left_by(again) != left_by(self.undisturbed(kind)):
-                raise SystemExit(f"Two undisturbed runs differ: {kind}.")
-            shutil.rmtree(again)
-            shutil.rmtree(f"{again}-features", ignore_errors=True)
-        return seconds
-
-    @contextlib.contextmanager
-    def halfway(self, kind: str) -> Iterator[tuple[Path, subprocess.Popen]]:
-        """(folder, process) of a run that has saved more than one checkpoint and still goes on."""
-        workdir = Path(tempfile.mkdtemp(prefix=_slug(kind) + "-", dir=self.folder))
-        process = self.begin(kind, workdir)
-        try:
-            deadline = time.monotonic() + _LONGEST_SECONDS
-            while len(saved(workdir)) < 2:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise Broken(f"it did not get halfway: {process.communicate()}")
-                time.sleep(0.02)
-            yield workdir, process
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(workdir)
-
-
-def saved(workdir: Path) -> list[int]:
-    """Steps of the whole checkpoints."""
-    names = (path.name for path in (workdir / "checkpoints").glob("[0-9]*"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def left_by(workdir: Path) -> dict[str, Any]:
-    """What must be equal in the end."""
-    if not (workdir / "summary.json").exists():
-        results = json.loads((workdir / "results.json").read_text())
-        return {key: results[key] for key in ("value", "metrics")}
-    return fingerprints(workdir)
+_SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 
 def killed(bench: Bench, kind: str, seconds: float, kills: int) -> Iterator[None]:
@@ -235,7 +79,7 @@ def told_to_stop(bench: Bench, kind: str, seconds: float, number: signal.Signals
         process = bench.begin(kind, workdir)
         time.sleep(bench.random.uniform(1.0, seconds))
         process.send_signal(number)
-        bench.end(process, _EXIT_CODES[number], -number, 0)
+        bench.end(process, EXIT_CODES[number], -number, 0)
         bench.finish(kind, workdir)
     finally:
         shutil.rmtree(workdir)
@@ -244,26 +88,26 @@ def told_to_stop(bench: Bench, kind: str, seconds: float, number: signal.Signals
 
 def stopped_and_continued(bench: Bench) -> None:
     """SIGSTOP for some seconds, then SIGCONT."""
-    with bench.halfway(_FIRST) as (workdir, process):
+    with bench.halfway(FIRST) as (workdir, process):
         process.send_signal(signal.SIGSTOP)
         time.sleep(3)
         process.send_signal(signal.SIGCONT)
         bench.end(process, 0)
-        bench.finish(_FIRST, workdir)
+        bench.finish(FIRST, workdir)
 
 
 def disk_full(bench: Bench) -> None:
     """No file may grow beyond 64 KiB, as on a full disk: one sentence, then it goes on."""
-    with bench.halfway(_FIRST) as (workdir, process):
+    with bench.halfway(FIRST) as (workdir, process):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (64 * 1024, 64 * 1024))
         if "space" not in bench.refused(process):
             raise Broken("the disk is not named")
-        bench.finish(_FIRST, workdir)
+        bench.finish(FIRST, workdir)
 
 
 def read_only_folder(bench: Bench) -> None:
     """The folder may not be written to: one sentence, then it goes on."""
-    with bench.halfway(_FIRST) as (workdir, process):
+    with bench.halfway(FIRST) as (workdir, process):
         process.kill()
         process.wait()
         paths = [workdir, *(path for path in workdir.rglob("*") if path.is_dir())]
@@ -271,18 +115,18 @@ def read_only_folder(bench: Bench) -> None:
             path.chmod(0o555)
         nobody = 65534 if os.geteuid() == 0 else None  # nothing is forbidden to root
         try:
-            refused = bench.begin(_FIRST, workdir, user=nobody)
+            refused = bench.begin(FIRST, workdir, user=nobody)
             if "permission denied" not in bench.refused(refused):
                 raise Broken("the permission is not named")
         finally:
             for path in paths:
                 path.chmod(0o755)
-        bench.finish(_FIRST, workdir)
+        bench.finish(FIRST, workdir)
 
 
 def damaged(bench: Bench, how: str) -> None:
     """A file of the newest checkpoint is torn, has one bit flipped, or is missing."""
-    with bench.halfway(_FIRST) as (workdir, process):
+    with bench.halfway(FIRST) as (workdir, process):
         process.kill()
         process.wait()
         newest = workdir / "checkpoints" / str(saved(workdir)[-1])
@@ -296,34 +140,111 @@ def damaged(bench: Bench, how: str) -> None:
         else:
             content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
             path.write_bytes(content)
-        if f"Checkpoint {newest.name} is damaged" not in bench.finish(_FIRST, workdir):
+        if f"Checkpoint {newest.name} is damaged" not in bench.finish(FIRST, workdir):
             raise Broken("the damage is not told")
 
 
 def two_on_one_folder(bench: Bench) -> None:
     """A second process is refused, the first is not disturbed."""
-    with bench.halfway(_FIRST) as (workdir, process):
+    with bench.halfway(FIRST) as (workdir, process):
         process.send_signal(signal.SIGSTOP)  # or it would end before the other begins
-        if "is training in" not in bench.refused(bench.begin(_FIRST, workdir)):
+        if "is training in" not in bench.refused(bench.begin(FIRST, workdir)):
             raise Broken("the other process is not named")
         process.send_signal(signal.SIGCONT)
         bench.end(process, 0)
-        bench.finish(_FIRST, workdir)
+        bench.finish(FIRST, workdir)
 
 
 def worker_killed(bench: Bench) -> None:
     """A process that decodes images is killed: the run ends at once, then it goes on."""
     workdir = Path(tempfile.mkdtemp(prefix="worker-", dir=bench.folder))
     try:
-        process = bench.begin(_FIRST, workdir, "--config.data.workers=2")
-        deadline = time.monotonic() + _LONGEST_SECONDS
+        process = bench.begin(FIRST, workdir, "--config.data.workers=2")
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not (workers := _workers(process.pid)):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Broken(f"no worker was seen: {process.communicate()}")
             time.sleep(0.02)
         os.kill(workers[0], signal.SIGKILL)
         bench.end(process, 0, 2)
-        bench.finish(_FIRST, workdir)
+        bench.finish(FIRST, workdir)
+    finally:
+        shutil.rmtree(workdir)
+
+
+def clock_jumps(bench: Bench) -> None:
+    """The wall clock jumps by days, forwards and back, all the time."""
+    workdir = Path(tempfile.mkdtemp(prefix="clock-", dir=bench.folder))
+    jumping = (
+        "import random, time; now = time.time; "
+        "time.time = lambda: now() + 86400 * random.Random(int(now())).randint(-3, 3); "
+        "from repre_jax.command_line import run; run()"
+    )
+    try:
+        _, script, *flags_ = bench.command(FIRST, workdir)
+        del script
+        process = subprocess.Popen(
+            [sys.executable, "-c", jumping, *flags_],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
+    finally:
+        shutil.rmtree(workdir)
+
+
+def files_vanish(bench: Bench) -> None:
+    """A third of the images is removed while they are read: replaced, counted, listed."""
+    images, workdir = bench.folder / "images", bench.folder / "vanishing"
+    rng = np.random.default_rng(0)
+    try:
+        for number in range(96):
+            path = images / ("even", "odd")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), np.uint8))
+        process = bench.begin(FIRST, workdir, f"--config.data.path={images}", *_SLOWLY)
+        while not saved(workdir):
+            if process.poll() is not None:
+                raise Broken(f"it ended before it saved: {process.communicate()}")
+            time.sleep(0.02)
+        gone = sorted(images.rglob("*.png"))[::3]
+        for path in gone:
+            path.unlink()
+        bench.end(process, 0)
+        listed = (workdir / "bad_files.txt").read_text().splitlines()
+        summary = json.loads((workdir / "summary.json").read_text())
+        if not {line.split("\t")[0] for line in listed} <= {str(path) for path in gone}:
+            raise Broken(f"others are listed: {listed}")
+        if not 0 < len(listed) == summary["bad_files"] or "No such file" not in listed[0]:
+            raise Broken(f"{summary['bad_files']} counted, {len(listed)} listed")
+    finally:
+        shutil.rmtree(images, ignore_errors=True)
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+def temporary_files_refused(bench: Bench) -> None:
+    """Neither the folder for temporary files nor the home can be written to."""
+    workdir = Path(tempfile.mkdtemp(prefix="notmp-", dir=bench.folder))
+    closed = bench.folder / "closed"
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0o555)
+    workdir.chmod(0o777)
+    nobody = 65534 if os.geteuid() == 0 else None  # nothing is forbidden to root
+    try:
+        environment = os.environ | {"TMPDIR": str(closed), "HOME": str(closed)}
+        environment.pop("XDG_CACHE_HOME", None)
+        process = subprocess.Popen(
+            bench.command(FIRST, workdir),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            user=nobody,
+        )
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
     finally:
         shutil.rmtree(workdir)
 
@@ -349,6 +270,9 @@ ONCE: dict[str, tuple[Callable[[Bench], None], ...]] = {
     ),
     "two on one folder": (two_on_one_folder,) * 3,
     "worker killed": (worker_killed,) * 3,
+    "clock jumps": (clock_jumps,),
+    "files vanish": (files_vanish,) * 2,
+    "no temporary files": (temporary_files_refused,),
 }
 PROMISES = {
     "killed": "started again, it ends with the same bits",
@@ -359,6 +283,9 @@ PROMISES = {
     "damaged": "told, set aside; the checkpoint before it, the same bits",
     "two on one folder": "the second is refused, the first ends with the same bits",
     "worker killed": "no hang, no traceback; started again, the same bits",
+    "clock jumps": "the same bits",
+    "files vanish": "it goes on with others; all that it missed are counted and listed, with why",
+    "no temporary files": "the same bits",
 }
 
 
@@ -370,7 +297,7 @@ def cases(bench: Bench, seconds: dict[str, float]) -> Iterator[tuple[str, str, C
         if share:
             yield "killed", kind, lambda k=kind, n=share: list(killed(bench, k, seconds[k], n))
     for kind in kinds:
-        for signal_ in _EXIT_CODES:
+        for signal_ in EXIT_CODES:
             run = lambda k=kind, s=signal_: told_to_stop(bench, k, seconds[k], s)  # noqa: E731
             yield "told to stop", f"{kind}, {signal_.name}", run
     for fault, functions in ONCE.items():
@@ -397,10 +324,6 @@ def count(result: dict[str, Any], fault: str, case: str, run: Callable) -> None:
     write_result(Path(_OUT.value), result)
     told = "  BROKEN: " + row["broken"][case] if case in row["broken"] else ""
     print(f"{fault:<24}{row['kept']:>4} of {row['tried']:<4} {case}{told}", flush=True)
-
-
-def _slug(kind: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in kind)
 
 
 def main(argv: list[str]) -> None:

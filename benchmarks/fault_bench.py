@@ -1,0 +1,181 @@
+"""Small runs of every kind, their undisturbed ends, and what must be equal: for ``faults``."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.resume_exact import fingerprints
+
+_PRETRAIN = (
+    "--config.train.steps=60",
+    "--config.checkpoint.every_steps=5",
+    "--config.logging.every_steps=5",
+)
+_CHECKPOINT = "--config.checkpoint={trained}"
+# kind -> main.py's flags; {trained} is a finished run.
+KINDS = {
+    "DINO, RePre": ("--config=dino_vits:smoke", *_PRETRAIN),
+    "MoCo v3, RePre, Swin": ("--config=moco_v3_swint:smoke", *_PRETRAIN),
+    "MoCo v3, LoMaR's windows": ("--config=moco_v3_vits_lomar:smoke", *_PRETRAIN),
+    "MAE": ("--config=mae_vits:smoke", *_PRETRAIN),
+    "LoMaR": ("--config=lomar_vits:smoke", *_PRETRAIN),
+    "fine-tuning": (
+        "--config=eval/finetune",
+        _CHECKPOINT,
+        "--config.recipe.epochs=1",
+        "--config.recipe.batch_size=32",
+        "--config.recipe.warmup_epochs=0.5",
+        "--config.save_every_steps=5",
+    ),
+    "linear probe": (
+        "--config=eval/linear",
+        _CHECKPOINT,
+        "--config.train_batch_size=128",
+        "--config.epochs=5",
+        "--config.save_every_epochs=1",
+    ),
+    "k-NN": ("--config=eval/knn", _CHECKPOINT),
+}
+FIRST = "DINO, RePre"
+LONGEST_SECONDS = 600.0
+
+
+class Broken(Exception):
+    """A promise was not kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Where runs are made and compared.
+
+    Attributes:
+      folder: of all runs.
+      random: draws the moments.
+    """
+
+    folder: Path
+    random: random.Random
+
+    def command(self, kind: str, workdir: Path, *more: str) -> list[str]:
+        """``python main.py`` with the flags of a kind."""
+        given = [flag.format(trained=self.folder / "trained") for flag in KINDS[kind]]
+        given += [f"--config.cache_path={workdir}-features"] if "eval/" in given[0] else []
+        return [sys.executable, "main.py", *given, f"--workdir={workdir}", *more]
+
+    def begin(self, kind: str, workdir: Path, *more: str, **options: Any) -> subprocess.Popen:
+        """Starts a run of a kind."""
+        # Compiled programs are kept: else nearly every moment would be one of compiling.
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        return subprocess.Popen(
+            self.command(kind, workdir, *more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+            **options,
+        )
+
+    def end(self, process: subprocess.Popen, *expected: int) -> tuple[str, str]:
+        """Waits for a run and returns what it said.
+
+        Raises:
+          Broken: it ended with another code than expected, with a traceback, or not at all.
+        """
+        try:
+            out, err = process.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise Broken("the process did not end") from None
+        if process.returncode not in expected:
+            raise Broken(f"exit code {process.returncode}, not {expected}: {(out + err)[-1500:]}")
+        if "Traceback" in err:
+            raise Broken(f"a traceback: {err[-1500:]}")
+        return out, err
+
+    def refused(self, process: subprocess.Popen) -> str:
+        """The one sentence with which a run ends that cannot go on."""
+        _, err = self.end(process, 2)
+        if not err.startswith("error: ") or err.count("\n") != 1:
+            raise Broken(f"not one sentence: {err[-1500:]}")
+        return err
+
+    def finish(self, kind: str, workdir: Path) -> str:
+        """Has the same command go on to the end; what it said, if the end is the undisturbed one's.
+
+        Raises:
+          Broken: it is not.
+        """
+        out, _ = self.end(self.begin(kind, workdir), 0)
+        found, wanted = (left_by(path) for path in (workdir, self.undisturbed(kind)))
+        if found != wanted:
+            raise Broken(f"the end differs: {found} instead of {wanted}")
+        return out
+
+    def undisturbed(self, kind: str) -> Path:
+        """Folder of the run that nothing happened to."""
+        return self.folder / "undisturbed" / slug(kind)
+
+    def prepare(self) -> dict[str, float]:
+        """Makes the undisturbed runs where they are missing; kind -> seconds that one takes."""
+        trained = self.folder / "trained"
+        self.end(self.begin(FIRST, trained), 0)
+        seconds = {}
+        for kind in KINDS:
+            self.end(self.begin(kind, self.undisturbed(kind)), 0)
+            again = self.folder / "again"  # with everything compiled
+            started = time.perf_counter()
+            self.end(self.begin(kind, again), 0)
+            seconds[kind] = time.perf_counter() - started
+            if left_by(again) != left_by(self.undisturbed(kind)):
+                raise SystemExit(f"Two undisturbed runs differ: {kind}.")
+            shutil.rmtree(again)
+            shutil.rmtree(f"{again}-features", ignore_errors=True)
+        return seconds
+
+    @contextlib.contextmanager
+    def halfway(self, kind: str) -> Iterator[tuple[Path, subprocess.Popen]]:
+        """(folder, process) of a run that has saved more than one checkpoint and still goes on."""
+        workdir = Path(tempfile.mkdtemp(prefix=slug(kind) + "-", dir=self.folder))
+        process = self.begin(kind, workdir)
+        try:
+            deadline = time.monotonic() + LONGEST_SECONDS
+            while len(saved(workdir)) < 2:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise Broken(f"it did not get halfway: {process.communicate()}")
+                time.sleep(0.02)
+            yield workdir, process
+        finally:
+            process.kill()
+            process.wait()
+            shutil.rmtree(workdir)
+
+
+def saved(workdir: Path) -> list[int]:
+    """Steps of the whole checkpoints."""
+    names = (path.name for path in (workdir / "checkpoints").glob("[0-9]*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def left_by(workdir: Path) -> dict[str, Any]:
+    """What must be equal in the end."""
+    if not (workdir / "summary.json").exists():
+        results = json.loads((workdir / "results.json").read_text())
+        return {key: results[key] for key in ("value", "metrics")}
+    return fingerprints(workdir)
+
+
+def slug(kind: str) -> str:
+    """A kind as the name of a folder."""
+    return "".join(letter if letter.isalnum() else "_" for letter in kind)
