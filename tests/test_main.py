@@ -177,7 +177,10 @@ def test_smoke_takes_the_images_that_it_is_given(run, tmp_path):
     given = f"--config.data.path={images}"
     code, out, err = run("--config=imagenette_dino:smoke", given, "--explain")
     assert (code, err) == (0, "")
-    assert f"images          32 of image folder {images / 'train'}, 2 classes; for" in out
+    assert (
+        f"images          32 of image folder {images / 'train'}, 2 classes (bright, dark); for"
+        in out
+    )
     code, out, _ = run("--config=imagenette_dino:smoke", "--explain")
     assert "scikit-learn digits" in out
 

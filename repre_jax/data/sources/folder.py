@@ -209,7 +209,7 @@ def _remarks(
     maps = maps or _same_names_other_suffix(names, folders)
     if maps:
         yield (
-            f"{' and '.join(maps)} in {description} may hold label maps, which are read as images "
+            f"In {description}, {' and '.join(maps)} may hold label maps, which are read as images "
             "like the others; point data.path at the images alone if so."
         )
 

@@ -11,6 +11,7 @@ from repre_jax.data.sources.source import Source
 # What fewer than one image in twenty shows is an oddity of that image, not of the set.
 _SYSTEMATIC_SHARE = 0.05
 _SMALL_SIDE = 32
+_FEW_CLASSES = 3
 # Large photographs take a tenth of a second each: then fewer are looked at.
 _SECONDS = 0.5
 
@@ -31,6 +32,8 @@ def in_words(train: Source, val: Source | None) -> str:
 def _counted(source: Source) -> str:
     if source.class_names:
         labels = f"{len(source.class_names):,} classes"
+        if len(source.class_names) <= _FEW_CLASSES:  # which may turn out to be splits
+            labels += f" ({', '.join(source.class_names)})"
     elif source.labels_at_hand and source.labels is None:
         labels = f"no labels ({source.why_unlabelled})"
     else:

@@ -91,10 +91,10 @@ def test_what_a_folder_holds_is_told(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("")
     (tmp_path / "train" / "LICENSE").write_text("")
     train, val = (open_source(folder_config(tmp_path), s) for s in ("train", "val"))
+    of_train, of_val = (f"image folder {tmp_path}/{split}" for split in ("train", "val"))
     assert in_words(train, val).startswith(
-        f"Images: 6 of image folder {tmp_path}/train, 2 classes; for validation 4 of image folder "
-        f"{tmp_path}/val, 2 classes. 2 other files of image folder {tmp_path}/train are skipped "
-        "(1 .txt, 1 without a suffix)."
+        f"Images: 6 of {of_train}, 2 classes (cat, dog); for validation 4 of {of_val}, 2 classes "
+        f"(cat, dog). 2 other files of {of_train} are skipped (1 .txt, 1 without a suffix)."
     )
     write_image(tmp_path / "train" / "stray.jpg")
     assert f"{tmp_path}/train/stray.jpg lies beside the class folders" in in_words(
@@ -116,7 +116,7 @@ def test_label_maps_beside_images_are_told(tmp_path, names):
         write_image(tmp_path / names[0] / f"{number}.jpg")
         write_image(tmp_path / names[1] / f"{number}.png")
     told = in_words(open_source(folder_config(tmp_path), "train"), None)
-    assert f"{names[1]} in image folder" in told and "may hold label maps" in told
+    assert f"{names[1]} may hold label maps" in told and f"2 classes ({', '.join(names)})" in told
 
 
 def test_flat_folder_has_no_labels(tmp_path):
