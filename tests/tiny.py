@@ -123,6 +123,7 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
     learner = build_learner(config, resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1))
     states = {}
     with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
+        opened.write_config()
         checkpoints = Checkpoints(opened.checkpoints, keep=len(steps), best_metric=None)
         for step in steps:
             states[step] = random_state(learner, seed=step).replace(step=np.int32(step))
