@@ -562,7 +562,8 @@ def test_unlabelled_folder_with_unreadable_images(run, tmp_path):
     assert found["bad_files"] == len(bad) == 3
     listed = (workdir / "bad_files.txt").read_text().splitlines()
     assert {line.split("\t")[0] for line in listed} == bad
-    assert out.count("cannot be read") == 1, "said once, with the list's place"
+    assert out.count("cannot be read (") == 1, "said once, with the list's place"
+    assert "3 of the 29 images looked at: cannot be read, so that" in out
     assert str(workdir / "bad_files.txt") in out
     assert np.isfinite(found["loss"])
 
@@ -608,7 +609,7 @@ def test_pictures_are_of_images_that_can_be_read():
 
 def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     folder = SimpleNamespace(path=tmp_path, figures=tmp_path / "figures")
-    summary = {"steps": 4000, "wall_seconds": 61.2}
+    summary = {"steps": 4000, "wall_seconds": 61.2, "bad_files": 0}
     config = defaults.get_config("dino")
     bare = pretrain.closing_words(config, folder, summary)
     assert "Done: 4,000 steps in 61 s." in bare
