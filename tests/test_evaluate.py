@@ -84,8 +84,9 @@ def test_results_say_what_where_and_how(run, config_of, few_neighbours, capsys):
     (path,) = run.glob("eval/knn-target-3-*/results.json")
     assert json.loads(path.read_text()) == results
     out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    assert out.startswith(f"k-NN top-1 {results['value']:.2%} (k = 5) of dino, target weights")
+    told, found = out.splitlines()
+    assert told.startswith("Images: 32 of image folder")
+    assert found.startswith(f"k-NN top-1 {results['value']:.2%} (k = 5) of dino, target weights")
 
 
 def test_a_finished_evaluation_is_not_repeated(config_of, few_neighbours, measure_nothing):
@@ -158,8 +159,9 @@ def test_unreadable_images_are_told_and_do_not_count(config_of, few_neighbours, 
     broken.write_bytes(whole[:40])
     changes = few_neighbours | {"data.path": str(tmp_path / "images"), "seed": 7}
     results = evaluate(config_of("knn", **changes), tmp_path / "knn")
-    (names,) = results["unreadable"].values()
-    assert len(names) == 1 and names[0].endswith(broken.name)
+    (reasons,) = results["unreadable"].values()
+    ((name, reason),) = reasons.items()
+    assert name.endswith(broken.name) and "cannot identify image file" in reason
     assert "1 of the 6 images of" in capsys.readouterr().out
     # Not kept: the file is whole the next time.
     broken.write_bytes(whole)

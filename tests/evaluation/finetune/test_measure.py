@@ -65,10 +65,14 @@ def finished(root):
 
 @pytest.fixture
 def measured_by(monkeypatch):
-    """Function: lets a fine-tuning be measured by another function."""
+    """Function: lets a fine-tuning do something else, and end as if it had been stopped."""
 
     def apply(measure):
-        other = dataclasses.replace(TASKS["finetune"], measure=measure)
+        def measure_and_stop(evaluation):
+            measure(evaluation)
+            raise Stopped(signal.SIGTERM)
+
+        other = dataclasses.replace(TASKS["finetune"], measure=measure_and_stop)
         monkeypatch.setitem(TASKS, "finetune", other)
 
     return apply
@@ -167,7 +171,8 @@ def test_validation_is_exact_for_any_batch_and_devices(root, measured_by):
     for devices, batch_size in ((1, 8), (8, 8), (1, 5)):
         changes = {"devices": devices, "batch_size": batch_size, "recipe.drop_path": 0.3}
         config = config_of(root, **changes)
-        assert evaluate(config, root / "validated") is None
+        with pytest.raises(Stopped):
+            evaluate(config, root / "validated")
     assert measured[0]["loss"] > 0.01
     for other in measured[1:]:
         assert other["top1"] == measured[0]["top1"]
@@ -237,7 +242,8 @@ def test_images_as_they_are_asked_for(
         "recipe.interpolation": interpolation,
     }
     config = config_of(root, **changes)
-    assert evaluate(config, tmp_path) is None
+    with pytest.raises(Stopped):
+        evaluate(config, tmp_path)
     assert len(asked) == 2
 
 
