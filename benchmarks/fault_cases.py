@@ -1,0 +1,316 @@
+"""What happens to the runs of ``faults``, and what each fault's promise is."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.fault_bench import FIRST, LONGEST_SECONDS, Bench, Broken, left_by, saved
+
+_SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+
+def killed(bench: Bench, kind: str, seconds: float, kills: int) -> Iterator[None]:
+    """SIGKILL at any moment, again and again, from the start of the process to its end."""
+    done = 0
+    while done < kills:
+        workdir = Path(tempfile.mkdtemp(prefix="killed-", dir=bench.folder))
+        in_this = 0
+        try:
+            # A run that is killed too often never ends: three times, then it is let go on.
+            while done < kills and in_this < 3:
+                process = bench.begin(kind, workdir)
+                time.sleep(bench.random.uniform(0, seconds))
+                if process.poll() is not None:
+                    bench.end(process, 0)
+                    break
+                process.kill()
+                process.communicate()
+                done, in_this = done + 1, in_this + 1
+            bench.finish(kind, workdir)
+            for _ in range(in_this):
+                yield
+        finally:
+            shutil.rmtree(workdir)
+            shutil.rmtree(f"{workdir}-features", ignore_errors=True)
+
+
+def told_to_stop(bench: Bench, kind: str, seconds: float, number: signal.Signals) -> None:
+    """SIGTERM, SIGINT or SIGHUP at any moment: 128 + signal once it has saved, at once before."""
+    workdir = Path(tempfile.mkdtemp(prefix="told-", dir=bench.folder))
+    try:
+        process = bench.begin(kind, workdir)
+        time.sleep(bench.random.uniform(1.0, seconds))
+        process.send_signal(number)
+        bench.end(process, EXIT_CODES[number], -number, 0)
+        bench.finish(kind, workdir)
+    finally:
+        shutil.rmtree(workdir)
+        shutil.rmtree(f"{workdir}-features", ignore_errors=True)
+
+
+def stopped_and_continued(bench: Bench) -> None:
+    """SIGSTOP for some seconds, then SIGCONT."""
+    with bench.halfway(FIRST) as (workdir, process):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
+
+
+def disk_full(bench: Bench) -> None:
+    """No file may grow beyond 64 KiB, as on a full disk: one sentence, then it goes on."""
+    with bench.halfway(FIRST) as (workdir, process):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (64 * 1024, 64 * 1024))
+        if "space" not in bench.refused(process):
+            raise Broken("the disk is not named")
+        bench.finish(FIRST, workdir)
+
+
+def read_only_folder(bench: Bench) -> None:
+    """The folder may not be written to: one sentence, then it goes on."""
+    with bench.halfway(FIRST) as (workdir, process):
+        process.kill()
+        process.wait()
+        paths = [workdir, *(path for path in workdir.rglob("*") if path.is_dir())]
+        for path in paths:
+            path.chmod(0o555)
+        nobody = 65534 if os.geteuid() == 0 else None  # nothing is forbidden to root
+        try:
+            refused = bench.begin(FIRST, workdir, user=nobody)
+            if "permission denied" not in bench.refused(refused):
+                raise Broken("the permission is not named")
+        finally:
+            for path in paths:
+                path.chmod(0o755)
+        bench.finish(FIRST, workdir)
+
+
+def damaged(bench: Bench, how: str) -> None:
+    """A file of the newest checkpoint is torn, has one bit flipped, or is missing."""
+    with bench.halfway(FIRST) as (workdir, process):
+        process.kill()
+        process.wait()
+        newest = workdir / "checkpoints" / str(saved(workdir)[-1])
+        files = [path for path in newest.rglob("*") if path.is_file()]
+        path = max(files, key=lambda path: path.stat().st_size)
+        content = bytearray(path.read_bytes())
+        if how == "missing":
+            path.unlink()
+        elif how == "torn":
+            path.write_bytes(content[: len(content) // 2])
+        else:
+            content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
+            path.write_bytes(content)
+        if f"Checkpoint {newest.name} is damaged" not in bench.finish(FIRST, workdir):
+            raise Broken("the damage is not told")
+
+
+def two_on_one_folder(bench: Bench) -> None:
+    """A second process is refused, the first is not disturbed."""
+    with bench.halfway(FIRST) as (workdir, process):
+        process.send_signal(signal.SIGSTOP)  # or it would end before the other begins
+        if "is training in" not in bench.refused(bench.begin(FIRST, workdir)):
+            raise Broken("the other process is not named")
+        process.send_signal(signal.SIGCONT)
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
+
+
+def worker_killed(bench: Bench) -> None:
+    """A process that decodes images is killed: the run ends at once, then it goes on."""
+    workdir = Path(tempfile.mkdtemp(prefix="worker-", dir=bench.folder))
+    try:
+        process = bench.begin(FIRST, workdir, "--config.data.workers=2")
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while not (workers := _workers(process.pid)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Broken(f"no worker was seen: {process.communicate()}")
+            time.sleep(0.02)
+        os.kill(workers[0], signal.SIGKILL)
+        bench.end(process, 0, 2)
+        bench.finish(FIRST, workdir)
+    finally:
+        shutil.rmtree(workdir)
+
+
+def clock_jumps(bench: Bench) -> None:
+    """The wall clock jumps by days, forwards and back, all the time."""
+    workdir = Path(tempfile.mkdtemp(prefix="clock-", dir=bench.folder))
+    jumping = (
+        "import random, time; now = time.time; "
+        "time.time = lambda: now() + 86400 * random.Random(int(now())).randint(-3, 3); "
+        "from repre_jax.command_line import run; run()"
+    )
+    try:
+        _, script, *flags_ = bench.command(FIRST, workdir)
+        del script
+        process = subprocess.Popen(
+            [sys.executable, "-c", jumping, *flags_],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
+    finally:
+        shutil.rmtree(workdir)
+
+
+def files_vanish(bench: Bench) -> None:
+    """A third of the images is removed while they are read: replaced, counted, listed."""
+    images, workdir = bench.folder / "images", bench.folder / "vanishing"
+    rng = np.random.default_rng(0)
+    try:
+        for number in range(96):
+            path = images / ("even", "odd")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), np.uint8))
+        process = bench.begin(FIRST, workdir, f"--config.data.path={images}", *_SLOWLY)
+        while not saved(workdir):
+            if process.poll() is not None:
+                raise Broken(f"it ended before it saved: {process.communicate()}")
+            time.sleep(0.02)
+        gone = sorted(images.rglob("*.png"))[::3]
+        for path in gone:
+            path.unlink()
+        bench.end(process, 0)
+        listed = (workdir / "bad_files.txt").read_text().splitlines()
+        summary = json.loads((workdir / "summary.json").read_text())
+        if not {line.split("\t")[0] for line in listed} <= {str(path) for path in gone}:
+            raise Broken(f"others are listed: {listed}")
+        if not 0 < len(listed) == summary["bad_files"] or "No such file" not in listed[0]:
+            raise Broken(f"{summary['bad_files']} counted, {len(listed)} listed")
+    finally:
+        shutil.rmtree(images, ignore_errors=True)
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+def temporary_files_refused(bench: Bench) -> None:
+    """Neither the folder for temporary files nor the home can be written to."""
+    workdir = Path(tempfile.mkdtemp(prefix="notmp-", dir=bench.folder))
+    closed = bench.folder / "closed"
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0o555)
+    workdir.chmod(0o777)
+    nobody = 65534 if os.geteuid() == 0 else None  # nothing is forbidden to root
+    try:
+        environment = os.environ | {"TMPDIR": str(closed), "HOME": str(closed)}
+        environment.pop("XDG_CACHE_HOME", None)
+        process = subprocess.Popen(
+            bench.command(FIRST, workdir),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            user=nobody,
+        )
+        bench.end(process, 0)
+        bench.finish(FIRST, workdir)
+    finally:
+        shutil.rmtree(workdir)
+
+
+def process_lost(bench: Bench) -> None:
+    """One of two processes is killed: the other ends within two minutes, then both go on."""
+    undisturbed, workdir = bench.folder / "two", bench.folder / "one_of_two"
+    try:
+        for process in _two_processes(bench, undisturbed):
+            bench.end(process, 0)
+        first, second = _two_processes(bench, workdir)
+        while len(saved(workdir)) < 2:
+            if first.poll() is not None:
+                raise Broken(f"it did not get halfway: {first.communicate()}")
+            time.sleep(0.02)
+        second.kill()
+        second.communicate()
+        try:
+            first.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            first.kill()
+            first.communicate()
+            raise Broken("the other process waits") from None
+        for process in _two_processes(bench, workdir):
+            bench.end(process, 0)
+        if left_by(workdir) != left_by(undisturbed):
+            raise Broken("the end differs")
+    finally:
+        for folder in (undisturbed, workdir):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _two_processes(bench: Bench, workdir: Path) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    _, _, *given = bench.command(FIRST, workdir, "--config.train.devices=2")
+    join = (
+        "import jax; jax.config.update('jax_cpu_collectives_implementation', 'gloo'); "
+        "jax.distributed.initialize('localhost:{port}', 2, {number}); "
+        "from repre_jax.command_line import run; run()"
+    )
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", join.format(port=port, number=number), *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def _workers(pid: int) -> list[int]:
+    """Grain's processes, by their command."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            with contextlib.suppress(OSError):
+                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                    found.append(int(child))
+    return found
+
+
+# fault -> cases of it, each a function of the bench.
+ONCE: dict[str, tuple[Callable[[Bench], None], ...]] = {
+    "stopped and continued": (stopped_and_continued,) * 3,
+    "disk full": (disk_full,) * 3,
+    "read-only folder": (read_only_folder,) * 3,
+    "damaged": tuple(
+        lambda bench, how=how: damaged(bench, how) for how in ("torn", "flipped", "missing") * 3
+    ),
+    "two on one folder": (two_on_one_folder,) * 3,
+    "worker killed": (worker_killed,) * 3,
+    "clock jumps": (clock_jumps,),
+    "files vanish": (files_vanish,) * 2,
+    "no temporary files": (temporary_files_refused,),
+    "one of two processes lost": (process_lost,),
+}
+PROMISES = {
+    "killed": "started again, it ends with the same bits",
+    "told to stop": "it saves, exits with 128 + signal, and ends with the same bits",
+    "stopped and continued": "it ends with the same bits",
+    "disk full": "one sentence, exit code 2; started again, the same bits",
+    "read-only folder": "one sentence, exit code 2; started again, the same bits",
+    "damaged": "told, set aside; the checkpoint before it, the same bits",
+    "two on one folder": "the second is refused, the first ends with the same bits",
+    "worker killed": "no hang, no traceback; started again, the same bits",
+    "clock jumps": "the same bits",
+    "files vanish": "it goes on with others; all that it missed are counted and listed, with why",
+    "no temporary files": "the same bits",
+    "one of two processes lost": "the other ends within two minutes; both again, the same bits",
+}
