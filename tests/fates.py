@@ -74,4 +74,4 @@ if __name__ == "__main__":
     if sys.argv[1]:
         before(*FATES[sys.argv[1]])
     sys.argv = ["main.py", *sys.argv[2:]]
-    sys.exit(main.main())
+    main.run()

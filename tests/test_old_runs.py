@@ -33,6 +33,7 @@ def test_its_encoder_is_the_same(weights):
     np.testing.assert_allclose(encoder.maps(images, [1])[0], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_goes_on(tmp_path, capsys):
     run = shutil.copytree(GOLDEN, tmp_path / "run")
     assert command(*FLAGS, f"--workdir={run}") == 0

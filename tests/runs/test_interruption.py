@@ -11,6 +11,14 @@ from whole_runs import ROOT
 from repre_jax.runs.interruption import Interruption, Stopped
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Ctrl-C is heeded, though the tests themselves may run in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

@@ -56,7 +56,7 @@ def test_what_was_changed_is_told():
         ({"schedule": "step"}, "recipe.schedule='step' must be one of"),
         ({"drop_path": 1.0}, "recipe.drop_path=1.0 must be at least 0 and below 1."),
         ({"epochs": 0.0}, "recipe.epochs=0.0 must be above 0."),
-        ({"crop_scale": (0.5, 0.1)}, "must rise"),
+        ({"crop_scale": (0.5, 0.1)}, "numbers that rise"),
         ({"crop_scale": (2.0, 3.0)}, "must each be above 0 and at most 1."),
         ({"mixup": -1.0}, "recipe.mixup=-1.0 must be at least 0."),
         ({"epochs": 2.0}, "the learning rate would never reach its peak"),
