@@ -12,6 +12,7 @@ end. Writes ``results/faults.json`` after every case; stopped, the same command 
 
 import json
 import random
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,13 +43,13 @@ def cases(bench: Bench, seconds: dict[str, float]) -> Iterator[tuple[str, str, C
         share = _KILLS.value * (number + 1) // len(kinds) - _KILLS.value * number // len(kinds)
         if share:
             yield "killed", kind, lambda k=kind, n=share: list(killed(bench, k, seconds[k], n))
+    for fault, functions in ONCE.items():
+        for number, function in enumerate(functions):
+            yield fault, str(number), lambda f=function: f(bench)
     for kind in kinds:
         for signal_ in EXIT_CODES:
             run = lambda k=kind, s=signal_: told_to_stop(bench, k, seconds[k], s)  # noqa: E731
             yield "told to stop", f"{kind}, {signal_.name}", run
-    for fault, functions in ONCE.items():
-        for number, function in enumerate(functions):
-            yield fault, str(number), lambda f=function: f(bench)
 
 
 def count(result: dict[str, Any], fault: str, case: str, run: Callable) -> None:
@@ -74,6 +75,7 @@ def count(result: dict[str, Any], fault: str, case: str, run: Callable) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or background runs were deaf to it
     path = Path(_OUT.value)
     result = provenance(in_child=True) | {"kills": _KILLS.value, "seed": _SEED.value, "faults": {}}
     if path.exists():
