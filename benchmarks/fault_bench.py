@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,12 @@ class Bench:
         """Folder of the run that nothing happened to."""
         return self.folder / "undisturbed" / slug(kind)
 
-    def prepare(self) -> dict[str, float]:
-        """Makes the undisturbed runs where they are missing; kind -> seconds that one takes."""
+    def prepare(self, kinds: Iterable[str]) -> dict[str, float]:
+        """Makes the undisturbed runs; kind -> seconds that one takes."""
         trained = self.folder / "trained"
         self.end(self.begin(FIRST, trained), 0)
         seconds = {}
-        for kind in KINDS:
+        for kind in kinds:
             self.end(self.begin(kind, self.undisturbed(kind)), 0)
             again = self.folder / "again"  # with everything compiled
             started = time.perf_counter()

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from benchmarks.fault_bench import FIRST, LONGEST_SECONDS, Bench, Broken, left_by, saved
+from repre_jax.runs.logs import read_rows
 
 _SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
@@ -171,6 +172,35 @@ def clock_jumps(bench: Bench) -> None:
         shutil.rmtree(workdir)
 
 
+def pixels_not_finite(bench: Bench) -> None:
+    """One image's pixels are NaN once augmented: its steps are skipped, and it is named."""
+    workdir = bench.folder / "not_finite"
+    spoiled = (
+        "import jax.numpy as jnp; from repre_jax.training import step; good = step.augment_views; "
+        "nan = lambda views, sick: views | {'global': jnp.where(sick, jnp.nan, views['global'])}; "
+        "step.augment_views = lambda batch, *rest: nan(good(batch, *rest), "
+        "(batch['index'] == 804)[:, None, None, None, None]); "
+        "from repre_jax.command_line import run; run()"
+    )
+    try:
+        _, _, *given = bench.command("LoMaR", workdir)
+        process = subprocess.Popen(
+            [sys.executable, "-c", spoiled, *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        bench.end(process, 0)
+        notes = [json.loads(path.read_text()) for path in (workdir / "nonfinite").iterdir()]
+        if not notes or any(len(note["features_not_finite_of"]) != 1 for note in notes):
+            raise Broken(f"the image is not named: {notes}")
+        skipped = [row["nonfinite_steps"] for row in read_rows(workdir / "metrics.jsonl")]
+        if skipped[-1] != len(notes):
+            raise Broken(f"{len(notes)} steps noted, {skipped[-1]} skipped")
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
 def files_vanish(bench: Bench) -> None:
     """A third of the images is removed while they are read: replaced, counted, listed."""
     images, workdir = bench.folder / "images", bench.folder / "vanishing"
@@ -298,6 +328,7 @@ ONCE: dict[str, tuple[Callable[[Bench], None], ...]] = {
     "clock jumps": (clock_jumps,),
     "files vanish": (files_vanish,) * 2,
     "no temporary files": (temporary_files_refused,),
+    "pixels not finite": (pixels_not_finite,),
     "one of two processes lost": (process_lost,),
 }
 PROMISES = {
@@ -312,5 +343,6 @@ PROMISES = {
     "clock jumps": "the same bits",
     "files vanish": "it goes on with others; all that it missed are counted and listed, with why",
     "no temporary files": "the same bits",
+    "pixels not finite": "its steps are skipped, the image is named, the run ends",
     "one of two processes lost": "the other ends within two minutes; both again, the same bits",
 }
