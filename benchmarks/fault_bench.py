@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ class Bench:
 
     def command(self, kind: str, workdir: Path, *more: str) -> list[str]:
         """``python main.py`` with the flags of a kind."""
-        given = [flag.format(trained=self.folder / "trained") for flag in KINDS[kind]]
+        given = [*KINDS[kind]]
+        if _CHECKPOINT in given:
+            trained = self.undisturbed(FIRST)
+            given = [flag.format(trained=trained) for flag in given]
         given += [f"--config.cache_path={workdir}-features"] if "eval/" in given[0] else []
         return [sys.executable, "main.py", *given, f"--workdir={workdir}", *more]
 
@@ -124,24 +128,23 @@ class Bench:
         return out
 
     def undisturbed(self, kind: str) -> Path:
-        """Folder of the run that nothing happened to."""
-        return self.folder / "undisturbed" / slug(kind)
+        """Folder of the run that nothing happened to, made when it is first asked for."""
+        folder = self.folder / "undisturbed" / slug(kind)
+        if not folder.exists():
+            self.end(self.begin(kind, folder), 0)
+        return folder
 
-    def prepare(self, kinds: Iterable[str]) -> dict[str, float]:
-        """Makes the undisturbed runs; kind -> seconds that one takes."""
-        trained = self.folder / "trained"
-        self.end(self.begin(FIRST, trained), 0)
-        seconds = {}
-        for kind in kinds:
-            self.end(self.begin(kind, self.undisturbed(kind)), 0)
-            again = self.folder / "again"  # with everything compiled
-            started = time.perf_counter()
-            self.end(self.begin(kind, again), 0)
-            seconds[kind] = time.perf_counter() - started
-            if left_by(again) != left_by(self.undisturbed(kind)):
-                raise SystemExit(f"Two undisturbed runs differ: {kind}.")
-            shutil.rmtree(again)
-            shutil.rmtree(f"{again}-features", ignore_errors=True)
+    @functools.cache  # noqa: B019 (one bench a process)
+    def seconds(self, kind: str) -> float:
+        """How long a run of a kind takes when everything is compiled; it must be exact, too."""
+        wanted, again = left_by(self.undisturbed(kind)), self.folder / "again"
+        started = time.perf_counter()
+        self.end(self.begin(kind, again), 0)
+        seconds = time.perf_counter() - started
+        if left_by(again) != wanted:
+            raise SystemExit(f"Two undisturbed runs differ: {kind}.")
+        shutil.rmtree(again)
+        shutil.rmtree(f"{again}-features", ignore_errors=True)
         return seconds
 
     @contextlib.contextmanager

@@ -24,7 +24,7 @@ _SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 
-def killed(bench: Bench, kind: str, seconds: float, kills: int) -> Iterator[None]:
+def killed(bench: Bench, kind: str, kills: int) -> Iterator[None]:
     """SIGKILL at any moment, again and again, from the start of the process to its end."""
     done = 0
     while done < kills:
@@ -33,8 +33,9 @@ def killed(bench: Bench, kind: str, seconds: float, kills: int) -> Iterator[None
         try:
             # A run that is killed too often never ends: three times, then it is let go on.
             while done < kills and in_this < 3:
+                moment = bench.random.uniform(0, bench.seconds(kind))
                 process = bench.begin(kind, workdir)
-                time.sleep(bench.random.uniform(0, seconds))
+                time.sleep(moment)
                 if process.poll() is not None:
                     bench.end(process, 0)
                     break
@@ -49,12 +50,13 @@ def killed(bench: Bench, kind: str, seconds: float, kills: int) -> Iterator[None
             shutil.rmtree(f"{workdir}-features", ignore_errors=True)
 
 
-def told_to_stop(bench: Bench, kind: str, seconds: float, number: signal.Signals) -> None:
+def told_to_stop(bench: Bench, kind: str, number: signal.Signals) -> None:
     """SIGTERM, SIGINT or SIGHUP at any moment: 128 + signal once it has saved, at once before."""
     workdir = Path(tempfile.mkdtemp(prefix="told-", dir=bench.folder))
     try:
+        moment = bench.random.uniform(1.0, bench.seconds(kind))
         process = bench.begin(kind, workdir)
-        time.sleep(bench.random.uniform(1.0, seconds))
+        time.sleep(moment)
         process.send_signal(number)
         bench.end(process, EXIT_CODES[number], -number, 0)
         bench.finish(kind, workdir)

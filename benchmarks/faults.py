@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks.fault_bench import FIRST, KINDS, Bench, Broken
+from benchmarks.fault_bench import KINDS, Bench, Broken
 from benchmarks.fault_cases import EXIT_CODES, ONCE, PROMISES, killed, told_to_stop
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
@@ -36,19 +36,19 @@ _OUT = flags.DEFINE_string(
 )
 
 
-def cases(bench: Bench, seconds: dict[str, float]) -> Iterator[tuple[str, str, Callable]]:
+def cases(bench: Bench) -> Iterator[tuple[str, str, Callable]]:
     """(fault, case, function that does it): all that is to be counted."""
     kinds = list(KINDS)
     for number, kind in enumerate(kinds):
         share = _KILLS.value * (number + 1) // len(kinds) - _KILLS.value * number // len(kinds)
         if share:
-            yield "killed", kind, lambda k=kind, n=share: list(killed(bench, k, seconds[k], n))
+            yield "killed", kind, lambda k=kind, n=share: list(killed(bench, k, n))
     for fault, functions in ONCE.items():
         for number, function in enumerate(functions):
             yield fault, str(number), lambda f=function: f(bench)
     for kind in kinds:
         for signal_ in EXIT_CODES:
-            run = lambda k=kind, s=signal_: told_to_stop(bench, k, seconds[k], s)  # noqa: E731
+            run = lambda k=kind, s=signal_: told_to_stop(bench, k, s)  # noqa: E731
             yield "told to stop", f"{kind}, {signal_.name}", run
 
 
@@ -86,8 +86,7 @@ def main(argv: list[str]) -> None:
         Path(folder).chmod(0o755)
         bench = Bench(Path(folder), random.Random(_SEED.value))
         wanted = set(_ONLY.value or PROMISES)
-        seconds = bench.prepare([FIRST] if wanted <= set(ONCE) else KINDS)
-        for fault, case, run in cases(bench, seconds):
+        for fault, case, run in cases(bench):
             if fault in wanted:
                 count(result, fault, case, run)
     if any(row["broken"] for row in result["faults"].values()):
