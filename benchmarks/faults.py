@@ -29,6 +29,9 @@ OPTIONS = flags.FlagValues()
 _KILLS = flags.DEFINE_integer(
     "kills", 100, "SIGKILLs, over all kinds of run", lower_bound=1, flag_values=OPTIONS
 )
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 3, "of each fault but kills and signals", lower_bound=1, flag_values=OPTIONS
+)
 _ONLY = flags.DEFINE_list("only", [], "faults, by name; empty: all", flag_values=OPTIONS)
 _SEED = flags.DEFINE_integer("seed", 0, "of the moments", flag_values=OPTIONS)
 _OUT = flags.DEFINE_string(
@@ -44,7 +47,7 @@ def cases(bench: Bench) -> Iterator[tuple[str, str, Callable]]:
         if share:
             yield "killed", kind, lambda k=kind, n=share: list(killed(bench, k, n))
     for fault, functions in ONCE.items():
-        for number, function in enumerate(functions):
+        for number, function in enumerate(functions * _REPEATS.value):
             yield fault, str(number), lambda f=function: f(bench)
     for kind in kinds:
         for signal_ in EXIT_CODES:
