@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +76,19 @@ class Bench:
         given += [f"--config.cache_path={workdir}-features"] if "eval/" in given[0] else []
         return [sys.executable, "main.py", *given, f"--workdir={workdir}", *more]
 
-    def begin(self, kind: str, workdir: Path, *more: str, **options: Any) -> subprocess.Popen:
-        """Starts a run of a kind."""
+    def begin(
+        self, kind: str, workdir: Path, *more: str, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen:
+        """Starts a run of a kind, by the command ``prefix``."""
         # Compiled programs are kept: else nearly every moment would be one of compiling.
         environment = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
         environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         return subprocess.Popen(
-            self.command(kind, workdir, *more),
+            [*prefix, *self.command(kind, workdir, *more)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | environment,
-            **options,
         )
 
     def end(self, process: subprocess.Popen, *expected: int) -> tuple[str, str]:
