@@ -110,7 +110,7 @@ def parse(argv: list[str]) -> Command | None:
     if any(argument in ("-h", "--help", "--helpfull", "--helpshort") for argument in argv[1:]):
         return None
     argv = [argv[0], *map(_with_path, argv[1:])]
-    given = _given_keys(argv)
+    declared, given = _declared(argv)
     values = _flags(argv)
     try:
         rest = values(argv)
@@ -124,13 +124,14 @@ def parse(argv: list[str]) -> Command | None:
         _check_text(key, value)
     if config.get("task") not in TASKS:
         raise UserError(f"task={config.get('task')!r} must be one of {', '.join(TASKS)}.")
-    if config.task != read_config(config_file).task:
+    if config.task != declared.task:
         raise UserError(
             f"task={config.task!r} does not fit {config_file}, which has the keys of another task: "
             "take a config of its own."
         )
     if config.task == "pretrain":  # evaluations take their images from the run
-        _settle_data(config.data, config_file, [key[5:] for key in given if key[:5] == "data."])
+        of_data = [key.removeprefix("data.") for key in given if key.startswith("data.")]
+        _settle_data(config.data, config_file, of_data)
         config.workdir = values.workdir or config.workdir or _default_workdir(config, config_file)
     elif values.workdir:
         config.workdir = values.workdir
@@ -223,8 +224,8 @@ def _check_text(key: str, value: Any) -> None:
         raise UserError(f"{key}={value} begins with the home of a user that there is not.")
 
 
-def _given_keys(argv: list[str]) -> list[str]:
-    """Config keys that are set in ``argv``.
+def _declared(argv: list[str]) -> tuple[ConfigDict, list[str]]:
+    """(the config that ``argv`` names, before overrides; the keys that ``argv`` sets).
 
     Raises:
       UserError: no config, no such variant, or no such key.
@@ -246,4 +247,4 @@ def _given_keys(argv: list[str]) -> list[str]:
                 hint = f"; the nearest key is {near[0]}." if near else "."
                 raise UserError(f"There is no config key {key}{hint}")
             given.append(key)
-    return given
+    return config, given

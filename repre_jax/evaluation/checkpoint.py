@@ -21,6 +21,7 @@ from repre_jax.methods.method import EvaluationDefaults
 from repre_jax.models import BACKBONES
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.fingerprints import array_sha256s
+from repre_jax.runs.folder import filled
 from repre_jax.schedules import Clock
 from repre_jax.training import defaults
 from repre_jax.training.learner import init_encoder
@@ -171,16 +172,7 @@ def run_config(run: Path) -> ConfigDict:
         raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
     if name not in METHODS:
         raise UserError(f"{path} names the method {name!r}; known are {', '.join(METHODS)}.")
-    return ConfigDict(_filled(saved, defaults.get_config(name).to_dict()))
-
-
-def _filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """``saved`` with the keys that it lacks, at every depth, from ``usual``."""
-    merged = dict(usual) | dict(saved)
-    for key, value in saved.items():
-        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
-            merged[key] = _filled(value, usual[key])
-    return merged
+    return ConfigDict(filled(saved, defaults.get_config(name).to_dict()))
 
 
 def checkpoint_steps(run: Path) -> list[int]:

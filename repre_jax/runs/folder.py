@@ -127,11 +127,19 @@ def write_text(path: Path, text: str) -> None:
         os.replace(unfinished, path)
 
 
+def filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """``saved`` with the keys that it lacks, at every depth, from ``usual``."""
+    merged = dict(usual) | dict(saved)
+    for key, value in saved.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            merged[key] = filled(value, usual[key])
+    return merged
+
+
 def config_differences(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     ignore: tuple[str, ...] = (),
-    defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Lines "key: old -> new" for the dotted keys in which two nested configs differ.
 
@@ -139,14 +147,12 @@ def config_differences(
       old: nested dictionary of JSON values.
       new: the same.
       ignore: dotted keys, or their leading parts, that may differ.
-      defaults: config of which ``old`` has what it lacks.
     """
     # A tuple and the list that JSON made of it are the same setting.
-    old, new, defaults = (
+    old, new = (
         flatten_dict(json.loads(json.dumps(config)), keep_empty_nodes=True, sep=".")
-        for config in (old, new, defaults or {})
+        for config in (old, new)
     )
-    old = {key: defaults[key] for key in defaults.keys() & new.keys()} | old
     keys = [
         key
         for key in sorted(old.keys() | new.keys())
@@ -175,7 +181,7 @@ def _check_same_run(
             f"{config_path} cannot be read ({error}), so it is not known which run lies there; "
             "bring it back from a copy or choose another --workdir."
         ) from error
-    differences = config_differences(old, config, ignore, defaults)
+    differences = config_differences(filled(old, defaults), config, ignore)
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))
