@@ -9,7 +9,6 @@ run in one process, and nothing is trained. Writes ``results/bad_inputs.json``: 
 kind, how many were not refused so, and the seconds that the refusals took.
 """
 
-import argparse
 import collections
 import contextlib
 import io
@@ -21,12 +20,19 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import flags
+
 from benchmarks.bad_files import prepare, table
 from benchmarks.bad_values import generated
+from benchmarks.options import start
 from benchmarks.provenance import provenance, save_result
 from repre_jax import command_line
 
 LONGEST_SECONDS = 30
+
+OPTIONS = flags.FlagValues()
+_SEED = flags.DEFINE_integer("seed", 0, "of the generator", flag_values=OPTIONS)
+_NAME = flags.DEFINE_string("name", "bad_inputs", "of the file of results", flag_values=OPTIONS)
 
 
 class Outcome(NamedTuple):
@@ -93,17 +99,14 @@ def _standard_error():
             written.write(file.read().decode(errors="replace"))
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Runs all of them; the exit code is 1 when one was not refused as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the generator")
-    parser.add_argument("--name", default="bad_inputs", help="of the file of results")
-    options = parser.parse_args(argv[1:])
+    del argv
     kinds, faults, seconds = collections.Counter(), [], {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         prepare(root)
-        for case in [*table(root), *generated(root, options.seed)]:
+        for case in [*table(root), *generated(root, _SEED.value)]:
             outcome = run(case.arguments, root)
             given = " ".join(case.arguments).replace(folder, "<folder>")
             kinds[case.kind] += 1
@@ -123,12 +126,13 @@ def main(argv: list[str]) -> int:
             "longest_of": max(seconds, key=seconds.get),
             "total": round(sum(seconds.values()), 1),
         },
-        "seed": options.seed,
+        "seed": _SEED.value,
     }
-    path = save_result(options.name, result | provenance(device=False))
+    path = save_result(_NAME.value, result | provenance(device=False))
     print(f"{sum(kinds.values())} mistakes, {len(faults)} not refused as they should be: {path}")
-    return bool(faults)
+    if faults:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    start(main, OPTIONS)

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.resume_exact import fingerprints
+from repre_jax.evaluation.checkpoint import checkpoint_steps
 
 _PRETRAIN = (
     "--config.train.steps=60",
@@ -77,18 +78,36 @@ class Bench:
         return [sys.executable, "main.py", *given, f"--workdir={workdir}", *more]
 
     def begin(
-        self, kind: str, workdir: Path, *more: str, prefix: Sequence[str] = ()
+        self,
+        kind: str,
+        workdir: Path,
+        *more: str,
+        prefix: Sequence[str] = (),
+        preface: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen:
-        """Starts a run of a kind, by the command ``prefix``."""
+        """Starts a run of a kind.
+
+        Args:
+          kind: of ``KINDS``.
+          workdir: its folder.
+          *more: main.py's flags.
+          prefix: a command that is given the run's own.
+          preface: Python that is run in the process before the command.
+          environment: on top of this process's.
+        """
+        python, script, *given = self.command(kind, workdir, *more)
+        if preface:
+            script = f"{preface}; from repre_jax.command_line import run; run()"
         # Compiled programs are kept: else nearly every moment would be one of compiling.
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
-        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        compiled = {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+        compiled |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         return subprocess.Popen(
-            [*prefix, *self.command(kind, workdir, *more)],
+            [*prefix, python, *(["-c"] if preface else []), script, *given],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | environment,
+            env=os.environ | compiled | (environment or {}),
         )
 
     def end(self, process: subprocess.Popen, *expected: int) -> tuple[str, str]:
@@ -138,38 +157,46 @@ class Bench:
     @functools.cache  # noqa: B019 (one bench a process)
     def seconds(self, kind: str) -> float:
         """How long a run of a kind takes when everything is compiled; it must be exact, too."""
-        wanted, again = left_by(self.undisturbed(kind)), self.folder / "again"
-        started = time.perf_counter()
-        self.end(self.begin(kind, again), 0)
-        seconds = time.perf_counter() - started
-        if left_by(again) != wanted:
-            raise SystemExit(f"Two undisturbed runs differ: {kind}.")
-        shutil.rmtree(again)
-        shutil.rmtree(f"{again}-features", ignore_errors=True)
+        wanted = left_by(self.undisturbed(kind))
+        with self.workdir() as again:
+            started = time.perf_counter()
+            self.end(self.begin(kind, again), 0)
+            seconds = time.perf_counter() - started
+            if left_by(again) != wanted:
+                raise SystemExit(f"Two undisturbed runs differ: {kind}.")
         return seconds
+
+    @contextlib.contextmanager
+    def workdir(self) -> Iterator[Path]:
+        """A folder for a run, which is removed with the features beside it."""
+        path = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+            shutil.rmtree(f"{path}-features", ignore_errors=True)
 
     @contextlib.contextmanager
     def halfway(self, kind: str) -> Iterator[tuple[Path, subprocess.Popen]]:
         """(folder, process) of a run that has saved more than one checkpoint and still goes on."""
-        workdir = Path(tempfile.mkdtemp(prefix=slug(kind) + "-", dir=self.folder))
-        process = self.begin(kind, workdir)
-        try:
-            deadline = time.monotonic() + LONGEST_SECONDS
-            while len(saved(workdir)) < 2:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise Broken(f"it did not get halfway: {process.communicate()}")
-                time.sleep(0.02)
-            yield workdir, process
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(workdir)
+        with self.workdir() as workdir:
+            process = self.begin(kind, workdir)
+            try:
+                wait(process, lambda: len(checkpoint_steps(workdir)) > 1)
+                yield workdir, process
+            finally:
+                process.kill()
+                process.wait()
 
 
-def saved(workdir: Path) -> list[int]:
-    """Steps of the whole checkpoints."""
-    names = (path.name for path in (workdir / "checkpoints").glob("[0-9]*"))
-    return sorted(int(name) for name in names if name.isdigit())
+def wait(process: subprocess.Popen, happened: Callable[[], Any]) -> Any:
+    """Waits for something to happen in a run and returns it; Broken when the run ends before."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while not (found := happened()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise Broken(f"what was waited for did not happen: {process.communicate()}")
+        time.sleep(0.02)
+    return found
 
 
 def left_by(workdir: Path) -> dict[str, Any]:

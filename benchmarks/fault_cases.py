@@ -4,12 +4,9 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.fault_bench import FIRST, LONGEST_SECONDS, Bench, Broken, left_by, saved
+from benchmarks.fault_bench import FIRST, Bench, Broken, left_by, wait
+from repre_jax.evaluation.checkpoint import checkpoint_steps
 from repre_jax.runs.logs import read_rows
 
 _SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
@@ -31,9 +29,8 @@ def killed(bench: Bench, kind: str, kills: int) -> Iterator[None]:
     """SIGKILL at any moment, again and again, from the start of the process to its end."""
     done = 0
     while done < kills:
-        workdir = Path(tempfile.mkdtemp(prefix="killed-", dir=bench.folder))
         in_this = 0
-        try:
+        with bench.workdir() as workdir:
             # A run that is killed too often never ends: three times, then it is let go on.
             while done < kills and in_this < 3:
                 moment = bench.random.uniform(0, bench.seconds(kind))
@@ -46,26 +43,18 @@ def killed(bench: Bench, kind: str, kills: int) -> Iterator[None]:
                 process.communicate()
                 done, in_this = done + 1, in_this + 1
             bench.finish(kind, workdir)
-            for _ in range(in_this):
-                yield
-        finally:
-            shutil.rmtree(workdir)
-            shutil.rmtree(f"{workdir}-features", ignore_errors=True)
+        yield from [None] * in_this
 
 
 def told_to_stop(bench: Bench, kind: str, number: signal.Signals) -> None:
     """SIGTERM, SIGINT or SIGHUP at any moment: 128 + signal once it has saved, at once before."""
-    workdir = Path(tempfile.mkdtemp(prefix="told-", dir=bench.folder))
-    try:
-        moment = bench.random.uniform(1.0, bench.seconds(kind))
+    moment = bench.random.uniform(1.0, bench.seconds(kind))
+    with bench.workdir() as workdir:
         process = bench.begin(kind, workdir)
         time.sleep(moment)
         process.send_signal(number)
         bench.end(process, EXIT_CODES[number], -number, 0)
         bench.finish(kind, workdir)
-    finally:
-        shutil.rmtree(workdir)
-        shutil.rmtree(f"{workdir}-features", ignore_errors=True)
 
 
 def stopped_and_continued(bench: Bench) -> None:
@@ -110,7 +99,7 @@ def damaged(bench: Bench, how: str) -> None:
     with bench.halfway(FIRST) as (workdir, process):
         process.kill()
         process.wait()
-        newest = workdir / "checkpoints" / str(saved(workdir)[-1])
+        newest = workdir / "checkpoints" / str(checkpoint_steps(workdir)[-1])
         files = [path for path in newest.rglob("*") if path.is_file()]
         path = max(files, key=lambda path: path.stat().st_size)
         content = bytearray(path.read_bytes())
@@ -138,87 +127,53 @@ def two_on_one_folder(bench: Bench) -> None:
 
 def worker_killed(bench: Bench) -> None:
     """A process that decodes images is killed: the run ends at once, then it goes on."""
-    workdir = Path(tempfile.mkdtemp(prefix="worker-", dir=bench.folder))
-    try:
+    with bench.workdir() as workdir:
         process = bench.begin(FIRST, workdir, "--config.data.workers=2")
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while not (workers := _workers(process.pid)):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Broken(f"no worker was seen: {process.communicate()}")
-            time.sleep(0.02)
+        workers = wait(process, lambda: _workers(process.pid))
         os.kill(workers[0], signal.SIGKILL)
         bench.end(process, 0, 2)
         bench.finish(FIRST, workdir)
-    finally:
-        shutil.rmtree(workdir)
 
 
 def clock_jumps(bench: Bench) -> None:
     """The wall clock jumps by days, forwards and back, all the time."""
-    workdir = Path(tempfile.mkdtemp(prefix="clock-", dir=bench.folder))
     jumping = (
         "import random, time; now = time.time; "
-        "time.time = lambda: now() + 86400 * random.Random(int(now())).randint(-3, 3); "
-        "from repre_jax.command_line import run; run()"
+        "time.time = lambda: now() + 86400 * random.Random(int(now())).randint(-3, 3)"
     )
-    try:
-        _, script, *flags_ = bench.command(FIRST, workdir)
-        del script
-        process = subprocess.Popen(
-            [sys.executable, "-c", jumping, *flags_],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        bench.end(process, 0)
+    with bench.workdir() as workdir:
+        bench.end(bench.begin(FIRST, workdir, preface=jumping), 0)
         bench.finish(FIRST, workdir)
-    finally:
-        shutil.rmtree(workdir)
 
 
 def pixels_not_finite(bench: Bench) -> None:
     """One image's pixels are NaN once augmented: its steps are skipped, and it is named."""
-    workdir = bench.folder / "not_finite"
     spoiled = (
         "import jax.numpy as jnp; from repre_jax.training import step; good = step.augment_views; "
         "nan = lambda views, sick: views | {'global': jnp.where(sick, jnp.nan, views['global'])}; "
         "step.augment_views = lambda batch, *rest: nan(good(batch, *rest), "
-        "(batch['index'] == 804)[:, None, None, None, None]); "
-        "from repre_jax.command_line import run; run()"
+        "(batch['index'] == 804)[:, None, None, None, None])"
     )
-    try:
-        _, _, *given = bench.command("LoMaR", workdir)
-        process = subprocess.Popen(
-            [sys.executable, "-c", spoiled, *given],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        bench.end(process, 0)
+    with bench.workdir() as workdir:
+        bench.end(bench.begin("LoMaR", workdir, preface=spoiled), 0)
         notes = [json.loads(path.read_text()) for path in (workdir / "nonfinite").iterdir()]
         if not notes or any(len(note["features_not_finite_of"]) != 1 for note in notes):
             raise Broken(f"the image is not named: {notes}")
         skipped = [row["nonfinite_steps"] for row in read_rows(workdir / "metrics.jsonl")]
         if skipped[-1] != len(notes):
             raise Broken(f"{len(notes)} steps noted, {skipped[-1]} skipped")
-    finally:
-        shutil.rmtree(workdir, ignore_errors=True)
 
 
 def files_vanish(bench: Bench) -> None:
     """A third of the images is removed while they are read: replaced, counted, listed."""
-    images, workdir = bench.folder / "images", bench.folder / "vanishing"
     rng = np.random.default_rng(0)
-    try:
+    with bench.workdir() as images, bench.workdir() as workdir:
         for number in range(96):
             path = images / ("even", "odd")[number % 2] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             cv2.imwrite(str(path), rng.integers(0, 256, (32, 32, 3), np.uint8))
         process = bench.begin(FIRST, workdir, f"--config.data.path={images}", *_SLOWLY)
-        while not saved(workdir):
-            if process.poll() is not None:
-                raise Broken(f"it ended before it saved: {process.communicate()}")
-            time.sleep(0.02)
+        wait(process, lambda: checkpoint_steps(workdir))
         gone = sorted(images.rglob("*.png"))[::3]
         for path in gone:
             path.unlink()
@@ -229,45 +184,25 @@ def files_vanish(bench: Bench) -> None:
             raise Broken(f"others are listed: {listed}")
         if not 0 < len(listed) == summary["bad_files"] or "No such file" not in listed[0]:
             raise Broken(f"{summary['bad_files']} counted, {len(listed)} listed")
-    finally:
-        shutil.rmtree(images, ignore_errors=True)
-        shutil.rmtree(workdir, ignore_errors=True)
 
 
 def temporary_files_refused(bench: Bench) -> None:
     """Neither the folder for temporary files nor the home can be written to."""
-    workdir = Path(tempfile.mkdtemp(prefix="notmp-", dir=bench.folder))
-    closed = bench.folder / "closed"
-    closed.mkdir(exist_ok=True)
-    closed.chmod(0o555)
-    workdir.chmod(0o777)
-    try:
-        environment = os.environ | {"TMPDIR": str(closed), "HOME": str(closed)}
-        environment.pop("XDG_CACHE_HOME", None)
-        process = subprocess.Popen(
-            [*_FORBIDDEN, *bench.command(FIRST, workdir)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        bench.end(process, 0)
+    with bench.workdir() as closed, bench.workdir() as workdir:
+        closed.chmod(0o555)
+        environment = {"TMPDIR": str(closed), "HOME": str(closed), "XDG_CACHE_HOME": ""}
+        refused = bench.begin(FIRST, workdir, prefix=_FORBIDDEN, environment=environment)
+        bench.end(refused, 0)
         bench.finish(FIRST, workdir)
-    finally:
-        shutil.rmtree(workdir)
 
 
 def process_lost(bench: Bench) -> None:
     """One of two processes is killed: the other ends within two minutes, then both go on."""
-    undisturbed, workdir = bench.folder / "two", bench.folder / "one_of_two"
-    try:
+    with bench.workdir() as undisturbed, bench.workdir() as workdir:
         for process in _two_processes(bench, undisturbed):
             bench.end(process, 0)
         first, second = _two_processes(bench, workdir)
-        while len(saved(workdir)) < 2:
-            if first.poll() is not None:
-                raise Broken(f"it did not get halfway: {first.communicate()}")
-            time.sleep(0.02)
+        wait(first, lambda: len(checkpoint_steps(workdir)) > 1)
         second.kill()
         second.communicate()
         try:
@@ -280,27 +215,22 @@ def process_lost(bench: Bench) -> None:
             bench.end(process, 0)
         if left_by(workdir) != left_by(undisturbed):
             raise Broken("the end differs")
-    finally:
-        for folder in (undisturbed, workdir):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _two_processes(bench: Bench, workdir: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    _, _, *given = bench.command(FIRST, workdir, "--config.train.devices=2")
     join = (
         "import jax; jax.config.update('jax_cpu_collectives_implementation', 'gloo'); "
-        "jax.distributed.initialize('localhost:{port}', 2, {number}); "
-        "from repre_jax.command_line import run; run()"
+        "jax.distributed.initialize('localhost:{port}', 2, {number})"
     )
     return [
-        subprocess.Popen(
-            [sys.executable, "-c", join.format(port=port, number=number), *given],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        bench.begin(
+            FIRST,
+            workdir,
+            "--config.train.devices=2",
+            preface=join.format(port=port, number=number),
         )
         for number in range(2)
     ]
