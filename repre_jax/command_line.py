@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from repre_jax.config_files import carried, locate, read_config
 from repre_jax.data.sources import check_read
+from repre_jax.data.workers import WorkerKilled
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
@@ -60,7 +61,12 @@ def run() -> None:
     """The command as a process of its own: Ctrl-C and a terminal that goes away are its matter."""
     outlive_terminal()
     end_at_once_on_ctrl_c()
-    sys.exit(main())
+    code = main()
+    if WorkerKilled.happened:  # the interpreter would wait for the worker, and complain
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:

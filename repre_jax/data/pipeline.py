@@ -1,11 +1,7 @@
 """Batches in time: Grain's threads and worker processes, and the copy to the device."""
 
-import os
 import shutil
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 import grain
@@ -18,6 +14,7 @@ from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Source
+from repre_jax.data.workers import WorkerKilled, next_from_workers, start_worker
 from repre_jax.errors import UserError
 
 __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batches"]
@@ -25,7 +22,6 @@ __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batc
 # In a worker, one thread reads while the other decodes.
 _THREADS_PER_WORKER = 2
 _CHUNKS_BUFFERED_PER_WORKER = 2
-_PARENT_CHECK_SECONDS = 1.0
 _SMALLEST_WORTH_SHARING = 64 * 1024  # bytes; opening shared memory costs more than copying less
 
 
@@ -35,16 +31,20 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     Use it in a ``with`` statement or call ``close``; it closes itself when it is collected.
     """
 
-    def __init__(self, dataset: grain.IterDataset, length: int):
+    def __init__(self, dataset: grain.IterDataset, length: int, workers: int):
         self._iterator = iter(dataset)
         self._remaining = length
+        self._next = next_from_workers if workers else next
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._remaining <= 0:
             self.close()
             raise StopIteration
         try:
-            batch = next(self._iterator)
+            batch = self._next(self._iterator)
+        except WorkerKilled:
+            self._iterator, self._remaining = None, 0  # closing it could wait for ever
+            raise
         except BaseException:
             self.close()  # one worker has failed; the others need not go on
             raise
@@ -185,10 +185,10 @@ def _batches(chunks, rows: Rows, start_step: int, total_steps: int, workers: int
         )
         dataset = grain.experimental.WithOptionsIterDataset(dataset, options).mp_prefetch(
             grain.MultiprocessingOptions(workers, _CHUNKS_BUFFERED_PER_WORKER),
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
     dataset = dataset.batch(rows.chunks, drop_remainder=True, batch_fn=_join)
-    return Batches(dataset, steps)
+    return Batches(dataset, steps, workers)
 
 
 def _smallest_in_shared_memory(bytes_made_at_once: int) -> int:
@@ -214,22 +214,3 @@ def _join(chunks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         joined[key] = np.empty((rows, *example.shape[1:]), example.dtype)
         np.concatenate([chunk[key] for chunk in chunks], out=joined[key])
     return joined
-
-
-def _start_worker(worker: int, workers: int) -> None:
-    """Makes a worker process end with its parent, and only then.
-
-    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM, a closed terminal's SIGHUP)
-    is the parent's to handle: it saves, then stops its workers. A parent killed outright cannot,
-    so watch for it.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="watch-parent").start()

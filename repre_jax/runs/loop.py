@@ -143,7 +143,8 @@ class TrainingLoop:
 
         Raises:
           Stopped: it was asked to, and has saved.
-          UserError: too many steps in a row that are not finite, or a disk that is full.
+          UserError: too many steps in a row that are not finite, no more images, which saves
+            first, or a disk that is full.
         """
         with contextlib.ExitStack() as stack:
             return self._run(state, batches, interruption, stack)
@@ -152,7 +153,7 @@ class TrainingLoop:
         host_metrics = self._metrics_before(state, batches)
         previous, stop = None, None
         for step in range(int(state.step) + 1, self.total_steps + 1):
-            batch = next(batches)
+            batch = self._next(batches, state, unsaved=previous is not None)
             self._note_bad_files(batch.pop("replaced"))
             last = step == self.total_steps
             log_now = last or _due(step, self.log_every)
@@ -186,6 +187,17 @@ class TrainingLoop:
             )
             raise Stopped(stop)
         return state, host_metrics
+
+    def _next(self, batches: DevicePrefetcher, state: Any, *, unsaved: bool) -> dict:
+        """The next batch; when there is none to be had, what was done so far is saved first."""
+        try:
+            return next(batches)
+        except UserError:
+            if unsaved and jax.process_count() == 1:  # the others wait in a step, not in a save
+                self.checkpoints.save(state)
+                self.checkpoints.wait()
+                self.logs.say(f"Saved at step {int(state.step):,}.")
+            raise
 
     def _metrics_before(self, state: Any, batches: DevicePrefetcher) -> Metrics:
         """Those of the step that the run goes on from; the measurement that a stop left out, too.

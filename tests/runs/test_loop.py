@@ -44,10 +44,12 @@ class Batches:
 
     waited_seconds = 0.0
 
-    def __init__(self, start_step: int, bad_step: int | None = None):
-        self.step, self.bad_step = start_step, bad_step
+    def __init__(self, start_step: int, bad_step: int | None = None, last: int = TOTAL):
+        self.step, self.bad_step, self.last = start_step, bad_step, last
 
     def __next__(self):
+        if self.step == self.last:
+            raise UserError("There are no more.")
         self.step += 1
         value = np.inf if self.step == self.bad_step else float(self.step)
         replaced = np.array([-1, 7 if self.step == 2 else -1])
@@ -78,7 +80,7 @@ class StoppedAfter:
         return signal.SIGTERM if self.batches.step == self.step else None
 
 
-def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
+def train(workdir, *, stop_after=None, bad_step=None, last=TOTAL, measured=None, **options):
     """Trains to the end, or to a step; returns (state, numbers)."""
     measured = [] if measured is None else measured
 
@@ -97,7 +99,7 @@ def train(workdir, *, stop_after=None, bad_step=None, measured=None, **options):
             keep=9,
             best_metric="score",
         ) as (resumed, checkpoints, logs, _):
-            batches = Batches(int(resumed.step), bad_step)
+            batches = Batches(int(resumed.step), bad_step, last)
             loop = TrainingLoop(
                 step=add,
                 total_steps=TOTAL,
@@ -140,6 +142,18 @@ def test_logs_measures_and_saves_when_due(whole):
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [2, 3, 4, 6]
     assert numbers["score"] == 21.0
     assert (folder / "bad_files.txt").read_text() == "image 7\tit is torn\n"
+
+
+def test_without_images_a_training_saves_and_goes_on(whole, tmp_path, capsys):
+    with pytest.raises(UserError, match="There are no more"):
+        train(tmp_path / "run", last=5)
+    assert "Saved at step 5." in capsys.readouterr().out
+    with pytest.raises(UserError, match="There are no more"):
+        train(tmp_path / "run", last=5)  # nothing new to save
+    assert "Saved" not in capsys.readouterr().out
+    state, numbers = train(tmp_path / "run")
+    assert (float(state.total), numbers) == (21.0, whole[1])
+    assert without_time(tmp_path / "run") == without_time(whole[0])
 
 
 def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
