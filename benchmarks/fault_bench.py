@@ -19,7 +19,9 @@ from benchmarks.resume_exact import fingerprints
 from repre_jax.evaluation.checkpoint import checkpoint_steps
 
 _PRETRAIN = (
-    "--config.train.steps=60",
+    "--config.train.steps=40",
+    "--config.train.batch_size=8",
+    "--config.model.width=64",
     "--config.checkpoint.every_steps=5",
     "--config.logging.every_steps=5",
 )
