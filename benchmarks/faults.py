@@ -78,7 +78,13 @@ def count(result: dict[str, Any], fault: str, case: str, run: Callable) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # or background runs were deaf to it
+    # Or what is started in the background or under nohup were deaf to them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if unknown := set(_ONLY.value) - set(PROMISES):
+        raise SystemExit(
+            f"There is no fault {', '.join(unknown)}; there are {', '.join(PROMISES)}."
+        )
     path = Path(_OUT.value)
     result = provenance(in_child=True) | {"kills": _KILLS.value, "seed": _SEED.value, "faults": {}}
     if path.exists():

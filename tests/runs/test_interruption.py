@@ -13,10 +13,14 @@ from repre_jax.runs.interruption import Interruption, Stopped
 
 @pytest.fixture(autouse=True)
 def heeded():
-    """Ctrl-C is heeded, though the tests themselves may run in the background, deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals are heeded, though the tests may run in the background or under nohup, deaf to them."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
