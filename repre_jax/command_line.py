@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from repre_jax.config_files import carried, locate, read_config
 from repre_jax.data.sources import check_read
-from repre_jax.data.workers import WorkerKilled
+from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
@@ -62,10 +62,8 @@ def run() -> None:
     outlive_terminal()
     end_at_once_on_ctrl_c()
     code = main()
-    if WorkerKilled.happened:  # the interpreter would wait for the worker, and complain
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if WorkerKilled.happened:
+        exit_without_them(code)
     sys.exit(code)
 
 

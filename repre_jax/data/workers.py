@@ -1,12 +1,15 @@
 """Worker processes: they end with their parent, and the parent is told of their sudden end."""
 
+import contextlib
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from repre_jax.errors import UserError
 
@@ -20,7 +23,7 @@ _GRAIN_SAYS = "Worker process was terminated unexpectedly"
 class WorkerKilled(UserError):
     """A worker process has ended without being asked to.
 
-    Threads may wait for it for ever; ``happened`` tells who ends this process that they do.
+    Threads may wait for it for ever; ``happened`` tells whoever ends this process.
     """
 
     happened = False
@@ -84,6 +87,21 @@ def next_from_workers(iterator: Iterator[Element]) -> Element:
     if error is not None:
         raise error
     return element
+
+
+def exit_without_them(code: int) -> NoReturn:
+    """Ends this process after a worker was killed, though threads of it wait for that one for ever.
+
+    The other workers are killed first: those that are being started would complain.
+    """
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):
+                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                    os.kill(int(child), signal.SIGKILL)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _ask(iterator: Iterator, answers: queue.SimpleQueue) -> None:

@@ -28,7 +28,7 @@ CHILD = """
 
 
     def kill():
-        while not (found := list(workers())):
+        while len(found := list(workers())) < 2:
             time.sleep(0.001)
         os.kill(found[0], signal.SIGKILL)
 
@@ -42,7 +42,7 @@ CHILD = """
             pipeline._smallest_in_shared_memory = lambda needed: sys.maxsize
         batches = pipeline.training_batches(
             images, RECIPE, image_size=SIDE, batch_size=16, seed=0, start_step=0,
-            total_steps=10**6, workers=1, process_index=0, process_count=1,
+            total_steps=10**6, workers=2, process_index=0, process_count=1,
         )
         for number, _ in enumerate(batches):
             if number == 3:

@@ -13,7 +13,7 @@ from repre_jax.runs.interruption import Interruption, Stopped
 
 @pytest.fixture(autouse=True)
 def heeded():
-    """Signals are heeded, though the tests may run in the background or under nohup, deaf to them."""
+    """Signals are heeded, though tests may run in the background or under nohup, deaf to them."""
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
