@@ -25,7 +25,7 @@ from repre_jax.training.resolution import resolve
 
 CONTRASTIVE = tuple(name for name, module in METHODS.items() if module.VIEWS.global_crops == 2)
 MASKED = tuple(name for name in METHODS if name not in CONTRASTIVE)
-WIDTH, DEPTH, HEADS = 32, 4, 2
+WIDTH, DEPTH, HEADS = 32, 2, 2
 BATCH = 16
 STEPS_PER_EPOCH = 4
 TOTAL_STEPS = 8
@@ -41,6 +41,7 @@ def tiny_config(method: str) -> ConfigDict:
     config.model.update({"width": WIDTH, "depth": DEPTH, "heads": HEADS})
     config.model.update({"patch_size": 8, "image_size": 16 if method in CONTRASTIVE else 32})
     config.model.drop_path = 0.0
+    config.repre.taps = "0,1"
     if method == "dino":
         config.views.local_size = 8
     config.train.update({"batch_size": BATCH, "steps": TOTAL_STEPS})
@@ -51,6 +52,7 @@ def tiny_swin_config(method: str) -> ConfigDict:
     """The same on a tiny Swin: 32 pixels, maps of 8, 4, 2 and 1, windows of 2 that shift once."""
     config = tiny_config(method)
     defaults.usual_size(config)
+    config.repre.taps = "multi"
     config.model.update({"name": "swin_nano", "patch_size": 4, "image_size": 32, "window": 2})
     config.model.update({"width": 8, "stage_depths": (2, 1, 1, 1), "stage_heads": (1, 2, 2, 2)})
     config.model.position = None
@@ -114,6 +116,7 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
     """
     config = tiny_config(method)
     defaults.usual_size(config)
+    config.repre.taps = "multi"
     config.model.update({"name": "vit_nano"} | model)
     config.workdir = str(folder)
     # Without colour: what never happens is not compiled.

@@ -84,7 +84,9 @@ def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: 
         )
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
-    shallowest, deepest = encoder.block_strides[encoder.taps[0]], strides[-1]
+    # A single tap takes as many blocks, up to the same stride, as the usual ones.
+    usual = encoder.taps if len(taps) == 1 else taps
+    shallowest, deepest = encoder.block_strides[usual[0]], strides[-1]
     if model.image_size % deepest:
         raise UserError(
             f"RePre needs maps that halve exactly, and model.image_size={model.image_size} is not "
@@ -95,8 +97,8 @@ def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: 
         operator=config.decoder.operator,
         layers=config.decoder.layers,
         width=config.decoder.width,
-        patch_size=shallowest if len(taps) == 1 else strides[0],
-        blocks=len(encoder.taps) - 1 if len(taps) == 1 else len(taps) - 1,
+        patch_size=shallowest,
+        blocks=len(usual) - 1,
         upsamplings=upsamplings,
         form=encoder.block_form,
         dtype=encoder.dtype,
@@ -110,8 +112,11 @@ def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:
     Raises:
       UserError: not such a text, or blocks that the encoder does not have.
     """
-    if encoder.depth < 4:
-        raise UserError(f"RePre taps 4 blocks, and {name} has only {encoder.depth}.")
+    if encoder.depth < 4 and "," not in text:
+        raise UserError(
+            f"RePre taps 4 blocks, and {name} has only {encoder.depth}: name several, as in "
+            "repre.taps=0,1."
+        )
     if text in ("multi", "single"):
         return encoder.taps if text == "multi" else encoder.taps[-1:]
     numbers = text.split(",")

@@ -30,6 +30,8 @@ from repre_jax.runs.fingerprints import (
 )
 from repre_jax.runs.folder import write_text
 
+_YEARS = 10 * 365 * 24 * 3600  # seconds
+
 
 class Checkpoints:
     """Saves and restores train states in one folder that only one run writes to.
@@ -62,6 +64,13 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_NewestAndBest(keep, self._scores),
                     cleanup_tmp_directories=True,
+                    # Counted by the wall clock, which a waking laptop or a set clock moves on by
+                    # hours: a save that waits for no other process may take as long as it likes.
+                    async_options=ocp.AsyncOptions(
+                        timeout_secs=_YEARS, create_directories_asynchronously=False
+                    )
+                    if jax.process_count() == 1
+                    else None,
                     # Reads no file of existing checkpoints: a damaged one must not stop the start.
                     lightweight_initialize=True,
                 ),

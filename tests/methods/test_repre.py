@@ -95,5 +95,8 @@ def test_learned_weights_start_at_one():
 
 def test_an_encoder_with_fewer_blocks_than_taps():
     """What else it refuses is told by the command line: tests/test_main.py."""
-    with pytest.raises(UserError, match=r"^RePre taps 4 blocks, and vit_small has only 3\.$"):
+    with pytest.raises(
+        UserError, match=r"^RePre taps 4 blocks, and vit_small has only 3: name several"
+    ):
         branch(encoder=SHALLOW)
+    assert branch(encoder=SHALLOW, taps="0,2").taps == (0, 2)

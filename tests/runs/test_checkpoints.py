@@ -1,6 +1,8 @@
 """Round trip, retention, damage, full disk, kill -9."""
 
+import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -116,6 +118,16 @@ def test_numbers_that_come_later_rank_a_checkpoint(tmp_path):
     restored, messages = reopened.restore_newest(abstract(make_state(0)))
     assert int(restored.step) == 3 and messages == []
     reopened.close()
+
+
+def test_the_clock_may_jump_by_days_while_saving(tmp_path, monkeypatch):
+    days = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: 86400.0 * next(days))
+    fill(tmp_path, [1, 2])
+    monkeypatch.undo()
+    with contextlib.closing(Checkpoints(tmp_path, keep=3, best_metric=None)) as checkpoints:
+        assert checkpoints.steps == [1, 2]
+        assert_same(checkpoints.restore_newest(abstract(make_state(2)))[0], make_state(2))
 
 
 def test_donated_buffers_do_not_reach_the_save(tmp_path):

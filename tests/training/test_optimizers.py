@@ -28,7 +28,7 @@ BLOCK_VECTORS = [
     "norm_2/scale",
 ]
 DECODER = [
-    *(f"repre/decoder/block_{b}/fusion_{k}" for b in range(3) for k in range(2)),
+    *(f"repre/decoder/block_{b}/fusion_{k}" for b in range(DEPTH - 1) for k in range(2)),
     "repre/decoder/to_pixels",
 ]
 

@@ -326,7 +326,7 @@ def test_repre_adds_the_work_of_its_decoder_and_no_other(baseline, reference):
 
 def test_views_and_branches_of_an_example_drop_differently():
     config = tiny_config("dino")
-    config.model.drop_path = 0.5
+    config.model.update({"depth": 4, "drop_path": 0.5})
     learner = tiny_learner(config)
     params = random_state(learner).params
     same = {"global": np.repeat(random_views(learner)["global"][:1, :1], 2, axis=1)}
