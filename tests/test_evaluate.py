@@ -255,6 +255,7 @@ def final_state(folder):
     return json.loads((folder / "checkpoints/8/about/metadata").read_text())["sha256"]
 
 
+@pytest.mark.slow
 def test_linear_probe_on_one_device_is_that_on_eight(config_of, short_probe, tmp_path):
     """Kernels and biases of the heads, and what they get right."""
     numbers, heads = [], []

@@ -84,6 +84,7 @@ print(encoder.features(np.zeros((2, 32, 32, 3), np.uint8)).shape)
 """
 
 
+@pytest.mark.slow
 def test_a_run_and_what_becomes_of_it(installed):
     trained = installed("repre-jax", "--config=quickstart:smoke")
     assert trained.returncode == 0, trained.stderr

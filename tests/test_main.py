@@ -410,7 +410,9 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
 
 
 @pytest.mark.parametrize("variants", ["", ":baseline", ":gpu"])
-@pytest.mark.parametrize("name", ["imagenette_dino", "imagenette_moco_v3"])
+@pytest.mark.parametrize(
+    "name", ["imagenette_dino", pytest.param("imagenette_moco_v3", marks=pytest.mark.slow)]
+)
 def test_explain_imagenette(run, tmp_path, name, variants):
     path = tmp_path / "images" / "train" / "class"
     path.mkdir(parents=True)

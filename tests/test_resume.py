@@ -129,6 +129,7 @@ def damage_newest(workdir: Path) -> int:
     return step
 
 
+@pytest.mark.slow
 def test_killed_terminated_damaged_and_out_of_disk(uninterrupted, images, tmp_path):
     """One run folder, the same command again and again, something new happening every time."""
     method, reference, _ = uninterrupted

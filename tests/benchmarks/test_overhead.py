@@ -17,6 +17,7 @@ def test_a_decoder_of_width_128_adds_little_and_the_literal_one_more():
     assert total / row["baseline_gflop"] == pytest.approx(literal["flops_over_baseline"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_one_view_each_costs_half():
     both = overhead.operations(read_config("moco_v3_vits"), [])["baseline_gflop"]
     one = overhead.operations(read_config("moco_v2_vits"), [])["baseline_gflop"]

@@ -39,15 +39,33 @@ OTHERS = sorted(set(METHODS) - {"dino", "moco_v3"})
 CONFIGS = {"vit": tiny_config, "swin": tiny_swin_config, "conv": tiny_conv_config}
 # BatchNorms one after the other divide by small deviations, and rounding errors grow with that.
 TOLERANCE = {"vit": 1e-5, "swin": 1e-5, "conv": 3e-5}
+
+
+def slow_but(fast, *groups):
+    """(method, backbone) of all groups; what the fast tier leaves out is marked."""
+    return [
+        pytest.param(*case, marks=() if case in fast else pytest.mark.slow)
+        for group in groups
+        for case in group
+    ]
+
+
 # BatchNorm in the encoder: two views, and those of two resolutions.
-CONV = [("moco_v3", "conv"), pytest.param("dino", "conv", marks=pytest.mark.slow)]
-ALL = [(method, "vit") for method in OTHERS] + [
-    pytest.param(method, "swin", marks=() if method == "moby" else pytest.mark.slow)
-    for method in CONTRASTIVE
-]
+CONV = [("moco_v3", "conv"), ("dino", "conv")]
+VIT = [(method, "vit") for method in METHODS]
+SWIN = [(method, "swin") for method in CONTRASTIVE]
 
 
-@pytest.mark.parametrize(("method", "backbone"), ALL + CONV)
+# BatchNorm in heads and target, a queue, tokens.
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    slow_but(
+        [("byol", "vit"), ("moco_v2", "vit"), ("lomar_tokens", "vit")],
+        [case for case in VIT if case[0] in OTHERS],
+        SWIN,
+        CONV,
+    ),
+)
 def test_one_device_is_eight(method, backbone):
     learner = tiny_learner(CONFIGS[backbone](method))
     assert (learner.repre is not None) == (method in CONTRASTIVE)
@@ -74,7 +92,7 @@ BESIDE = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "windows_beside_dino" else ())
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("windows") else ())
         for name in BESIDE
     ],
 )
@@ -146,7 +164,11 @@ def test_masked_methods_need_a_vit(method):
 
 @pytest.mark.parametrize(
     ("method", "backbone"),
-    [("simclr", "vit"), ("moco_v2", "vit"), ("lomar_tokens", "vit"), *CONV],
+    slow_but(
+        [("simclr", "vit"), ("lomar_tokens", "vit")],
+        [("simclr", "vit"), ("moco_v2", "vit"), ("lomar_tokens", "vit")],
+        CONV,
+    ),
 )
 def test_accumulation_changes_nothing(method, backbone):
     """Negatives, one view a network, a queue, losses image by image, BatchNorm in the encoder.
@@ -168,11 +190,7 @@ def batch_of(learner, step):
 # Every kind of memory: none, one queue, two queues with a target, a centre.
 @pytest.mark.parametrize(
     ("method", "backbone"),
-    [
-        pytest.param(method, "vit", marks=pytest.mark.slow if method in ("byol", "simsiam") else ())
-        for method in METHODS
-    ]
-    + [("moco_v3", "conv"), pytest.param("moby", "swin", marks=pytest.mark.slow)],
+    slow_but([("moco_v2", "vit"), ("mae", "vit")], VIT, [("moco_v3", "conv"), ("moby", "swin")]),
 )
 def test_two_steps_and_two_after_a_restore_are_four(method, backbone, tmp_path):
     config = CONFIGS[backbone](method)
@@ -201,6 +219,7 @@ def test_two_steps_and_two_after_a_restore_are_four(method, backbone, tmp_path):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_the_target_network_drops_no_path():
     """MoBY: drop path is the online network's; the keys in the queues are those without any."""
     outcomes = []
@@ -274,6 +293,7 @@ def get_config(variants=""):
 """
 
 
+@pytest.mark.slow
 def test_an_eighth_method_from_outside_trains(monkeypatch, tmp_path):
     """Its file, its entry in METHODS and its config are all that main.py needs."""
     monkeypatch.chdir(ROOT)

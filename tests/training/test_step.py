@@ -47,7 +47,7 @@ def reference(method):
     return learner, measure(learner)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_one_device_is_many(reference, devices):
     learner, alone = reference
     assert_agree(measure(learner, devices=devices), alone)
