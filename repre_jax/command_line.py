@@ -28,6 +28,7 @@ from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.import_weights import import_weights
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
 from repre_jax.replay import replay
@@ -38,6 +39,7 @@ from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
 TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
+TASKS |= {"import": import_weights}
 _CONFIG_FLAGS = ("--config=", "-config=")
 
 
@@ -133,12 +135,12 @@ def parse(argv: list[str]) -> Command | None:
             f"task={config.task!r} does not fit {config_file}, which has the keys of another task: "
             "take a config of its own."
         )
-    if config.task == "pretrain":  # evaluations take their images from the run
+    if config.task in ("pretrain", "import"):  # evaluations take their images from the run
         of_data = [key.removeprefix("data.") for key in given if key.startswith("data.")]
         _settle_data(config.data, config_file, of_data)
-        config.workdir = values.workdir or config.workdir or _default_workdir(config, config_file)
-    elif values.workdir:
-        config.workdir = values.workdir
+    config.workdir = values.workdir or config.workdir
+    if config.task == "pretrain":
+        config.workdir = config.workdir or _default_workdir(config, config_file)
     return Command(config, config_file, values.explain, values.distributed)
 
 

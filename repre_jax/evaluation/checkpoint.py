@@ -1,10 +1,10 @@
-"""What a pre-training run has learnt, opened without touching the run: its encoder and config."""
+"""What was learnt, by a run or elsewhere, opened without touching it: an encoder and its config."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from repre_jax.convert.files import SUFFIXES, is_foreign
+from repre_jax.convert.foreign import imported_config, method_as_published, read_foreign
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
-from repre_jax.methods.method import EvaluationDefaults
+from repre_jax.methods.method import EvaluationDefaults, Method
 from repre_jax.models import BACKBONES
 from repre_jax.models.conv_stem import fold, frozen
-from repre_jax.runs.fingerprints import array_sha256s
+from repre_jax.runs.fingerprints import array_sha256s, params_sha256
 from repre_jax.runs.folder import filled
 from repre_jax.schedules import Clock
 from repre_jax.training import defaults
@@ -42,6 +44,7 @@ class Pretrained:
       views: how the run augmented its images.
       defaults: how the method's encoders are evaluated where nobody asks for something else.
       fingerprint: 16 hexadecimal digits, the same only for the same parameters.
+      params: the parameters, where they came from a file of another library; else None.
     """
 
     run: Path
@@ -52,6 +55,7 @@ class Pretrained:
     views: ViewRecipe
     defaults: EvaluationDefaults
     fingerprint: str
+    params: Any = None
 
     @property
     def method(self) -> str:
@@ -64,6 +68,8 @@ class Pretrained:
         Raises:
           UserError: the checkpoint is damaged, or holds another encoder than the config says.
         """
+        if self.params is not None:
+            return self.params
         trained = BACKBONES[self.config.model.name](self.config.model, self.encoder.dtype)
         init = functools.partial(
             init_encoder,
@@ -95,7 +101,8 @@ def open_pretrained(
     new key's default must mean what the code did before it.
 
     Args:
-      checkpoint: the run's folder, or one of the folders in its ``checkpoints/``.
+      checkpoint: the run's folder, or one of the folders in its ``checkpoints/``; or a file, or
+        folder, of another library, which is converted in memory (``convert.foreign``).
       step: of the checkpoint; None for the newest.
       weights: of ``WEIGHTS``; "auto" for those that the method's paper evaluates.
       compute_dtype: of the encoder's activations.
@@ -105,40 +112,86 @@ def open_pretrained(
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} must be one of {', '.join(WEIGHTS)}.")
+    path = Path(checkpoint).expanduser().absolute()
+    if str(checkpoint) and is_foreign(path):
+        return _open_foreign(path, step=step, weights=weights, compute_dtype=compute_dtype)
     run, named_step = _run_and_step(checkpoint)
     config = run_config(run)
+    opened, usual, there = _opened(run, config, compute_dtype)
+    weights = usual if weights == "auto" else weights
+    if weights == "random":
+        return _random(opened, config)
+    if weights not in there:
+        made = "was imported and" if config.task == "import" else "was trained by"
+        raise UserError(
+            f"{run} {made} {config.method.name}, which has no {weights} network: set "
+            f"weights={usual}."
+        )
+    step = _checkpoint_step(run, named_step if step is None else step)
+    identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
+    return opened(weights=weights, step=step, fingerprint=_short_hash(identity))
+
+
+def _opened(
+    run: Path, config: ConfigDict, compute_dtype: jnp.dtype
+) -> tuple[Callable[..., Pretrained], str, tuple[str, ...]]:
+    """(a ``Pretrained`` but for its weights, the usual ones of them, those that there are)."""
     try:
         encoder = BACKBONES[config.model.name](config.model, compute_dtype)
-        method = METHODS[config.method.name].build(
-            config.method, config.views, Clock(1, 1), encoder
-        )
+        if config.task == "import":
+            method = _of_an_import(config.method.name, encoder)
+            usual, there = config.source.weights, (config.source.weights,)
+        else:
+            method = METHODS[config.method.name].build(
+                config.method, config.views, Clock(1, 1), encoder
+            )
+            usual, there = method.evaluated, ("online", "target") if method.target else ("online",)
     except (KeyError, AttributeError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"{run / 'config.json'} names what this version does not know ({error}): use the "
             "version that made the run."
         ) from error
-    if weights == "auto":
-        weights = method.evaluated
     opened = functools.partial(
         Pretrained,
         run=run,
-        weights=weights,
         config=config,
         encoder=frozen(encoder),
         views=method.views,
         defaults=method.evaluation,
     )
+    return opened, usual, there
+
+
+def _of_an_import(name: str, encoder: nn.Module) -> Method:
+    """The method that trained an imported encoder; of an unknown one, MoCo v3 for its protocols."""
+    return method_as_published(name if name in METHODS else "moco_v3", encoder)
+
+
+def _random(opened: Callable[..., Pretrained], config: ConfigDict) -> Pretrained:
+    identity = [config.model.to_dict(), config.seed, "random"]
+    return opened(weights="random", step=0, fingerprint=_short_hash(identity))
+
+
+def _open_foreign(
+    path: Path, *, step: int | None, weights: str, compute_dtype: jnp.dtype
+) -> Pretrained:
+    """An encoder that another library saved, converted in memory; ``run`` is where a run would be.
+
+    Evaluations write there, into ``runs/<name of the file or folder>``.
+    """
+    if step:
+        raise UserError(f"step={step} was given, and {path} is a file of one step: leave it out.")
+    found = read_foreign(path, weights="auto" if weights == "random" else weights)
+    run = Path("runs", path.name if path.is_dir() else path.stem).absolute()
+    opened, _, _ = _opened(run, found.config, compute_dtype)
     if weights == "random":
-        identity = [config.model.to_dict(), config.seed, "random"]
-        return opened(step=0, fingerprint=_short_hash(identity))
-    if weights == "target" and method.target is None:
-        raise UserError(
-            f"{run} was trained by {config.method.name}, which has no target network: set "
-            "weights=online."
-        )
-    step = _checkpoint_step(run, named_step if step is None else step)
-    identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
-    return opened(step=step, fingerprint=_short_hash(identity))
+        return _random(opened, found.config)
+    return opened(
+        weights=found.weights,
+        step=0,
+        fingerprint=params_sha256(found.params)[:16],
+        params=found.params,
+    )
 
 
 def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:
@@ -147,14 +200,17 @@ def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:
     path = Path(checkpoint).expanduser().absolute()
     if not path.is_dir():
         state = "is not a folder" if path.exists() else "does not exist"
-        raise UserError(f"The checkpoint {path} {state}: give the folder of a run.")
+        raise UserError(
+            f"The checkpoint {path} {state}: give the folder of a run, or weights of another "
+            f"library ({', '.join(SUFFIXES)}, or a folder of timm or transformers)."
+        )
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return path.parents[1], int(path.name)
     return (path.parent if path.name == "checkpoints" else path), None
 
 
 def run_config(run: Path) -> ConfigDict:
-    """The config of a pre-training run, with today's defaults for keys that it lacks.
+    """The config of a pre-training run, or import, with today's defaults for keys that it lacks.
 
     Raises:
       UserError: it is none.
@@ -165,11 +221,13 @@ def run_config(run: Path) -> ConfigDict:
     try:
         saved = json.loads(path.read_text())
         task = saved["task"]
-        name = saved["method"]["name"] if task == "pretrain" else None
+        name = saved["method"]["name"] if task in ("pretrain", "import") else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the config of a run ({error!r}).") from error
-    if task != "pretrain":
+    if name is None:
         raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
+    if task == "import":
+        return ConfigDict(filled(saved, imported_config(name).to_dict()))
     if name not in METHODS:
         raise UserError(f"{path} names the method {name!r}; known are {', '.join(METHODS)}.")
     return ConfigDict(filled(saved, defaults.get_config(name).to_dict()))

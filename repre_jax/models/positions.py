@@ -37,7 +37,7 @@ def sincos_2d(
     return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 
-def resize_learned_positions(positions: np.ndarray, side: int) -> np.ndarray:
+def resize_learned_positions(positions: np.ndarray, side: int, *, guard: float = 0.0) -> np.ndarray:
     """Learned positions for good on another grid, as MAE fine-tunes at another image size.
 
     Source: facebookresearch/mae, util/pos_embed.py, interpolate_pos_embed.
@@ -45,6 +45,7 @@ def resize_learned_positions(positions: np.ndarray, side: int) -> np.ndarray:
     Args:
       positions: float [1, 1 + s*s, D], the class token's first.
       side: of the new grid.
+      guard: of ``bicubic_resize_matrix``.
 
     Returns:
       float [1, 1 + side*side, D].
@@ -52,10 +53,30 @@ def resize_learned_positions(positions: np.ndarray, side: int) -> np.ndarray:
     source = round((positions.shape[1] - 1) ** 0.5)
     if source == side:
         return positions
-    matrix = bicubic_resize_matrix(source, side, guard=0.0)
+    matrix = bicubic_resize_matrix(source, side, guard=guard)
     grid = positions[:, 1:].reshape(1, source, source, -1)
     patches = np.einsum("yr,xc,brcd->byxd", matrix, matrix, grid)
     return np.concatenate([positions[:, :1], patches.reshape(1, side * side, -1)], axis=1)
+
+
+def resize_relative_table(table: np.ndarray, side: int) -> np.ndarray:
+    """Swin's biases of relative positions for other windows.
+
+    Source: microsoft/Swin-Transformer, utils.py, load_pretrained.
+
+    Args:
+      table: float [(2w - 1)**2, H].
+      side: 2w - 1 of the new windows.
+
+    Returns:
+      float32 [side**2, H].
+    """
+    source = round(len(table) ** 0.5)
+    if source == side:
+        return table
+    matrix = bicubic_resize_matrix(source, side, guard=0.0)
+    grid = table.reshape(source, source, -1)
+    return np.einsum("yr,xc,rch->yxh", matrix, matrix, grid).reshape(side**2, -1)
 
 
 def bicubic_resize_matrix(source: int, target: int, *, guard: float = 0.1) -> np.ndarray:

@@ -1,0 +1,278 @@
+"""A file of another library -> parameters of an encoder of this one, and the config of a run.
+
+Nothing passes in silence: every tensor of the encoder is used, or listed as dropped because it is a
+known head, decoder or buffer, or else it is an error that names it.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from repre_jax.convert.architecture import IMPORTED, Told, describe, known_methods, method_of
+from repre_jax.convert.files import read_tensors
+from repre_jax.convert.forms import usual_form
+from repre_jax.convert.names import Names, Tensors, to_ours
+from repre_jax.convert.search import choose, find_encoders, grouped, outside
+from repre_jax.convert.tables import BIG_VISION
+from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
+from repre_jax.methods.method import Method
+from repre_jax.models import BACKBONES
+from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from repre_jax.models.positions import resize_learned_positions, resize_relative_table
+from repre_jax.runs.fingerprints import params_sha256
+from repre_jax.schedules import Clock
+from repre_jax.training import defaults
+from repre_jax.training.learner import init_encoder
+
+# How pixels are normalised: mean and deviation of the three colours.
+PIXELS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
+
+
+class Foreign(NamedTuple):
+    """An encoder that another library has saved.
+
+    Attributes:
+      config: of the run that it is made into: ``task`` is "import".
+      params: of the encoder, float32 arrays on the host.
+      weights: "online" or "target".
+      said: lines on what was found, assumed, dropped.
+    """
+
+    config: ConfigDict
+    params: Any
+    weights: str
+    said: list[str]
+
+
+def read_foreign(path: Path, *, weights: str = "auto", told: Told | None = None) -> Foreign:
+    """Reads the encoder of a file or folder of another library.
+
+    Args:
+      path: of it.
+      weights: "online", "target", or "auto": what the method's paper evaluates.
+      told: what its tensors do not tell.
+
+    Raises:
+      UserError: no encoder, another kind of one, a damaged file, or something that has to be told.
+    """
+    told = told or Told()
+    _check_told(told)
+    tensors, about, preprocessor = read_tensors(path)
+    try:
+        return _converted(path, tensors, _facts(about, preprocessor), weights, told)
+    except UserError as error:
+        raise UserError(f"{path} cannot be imported: {error}") from error
+
+
+def imported_config(method: str) -> ConfigDict:
+    """The keys that an imported encoder's config has, with their defaults."""
+    usual = defaults.get_config(method if method in METHODS else "dino")
+    config = ConfigDict({"task": "import", "seed": 0, "workdir": "", "method": {"name": method}})
+    config.model, config.data = usual.model, usual.data
+    return config
+
+
+def method_as_published(name: str, encoder: Any) -> Method:
+    """A method with the numbers of its paper."""
+    config = defaults.get_config(name)
+    return METHODS[name].build(config.method, config.views, Clock(1, 1), encoder)
+
+
+def _converted(
+    path: Path, tensors: Tensors, about: Mapping[str, Any], weights: str, told: Told
+) -> Foreign:
+    found = find_encoders(tensors)
+    called = f"{path.parent.name if path.is_file() else ''}/{path.name} {about.get('origin', '')}"
+    method = told.method or method_of(list(tensors), found[0].tensors, called)
+    evaluated = "online"
+    if method in METHODS:
+        tiny = defaults.get_config(method)
+        encoder = BACKBONES[tiny.model.name](tiny.model, jnp.float32)
+        evaluated = method_as_published(method, encoder).evaluated
+    chosen = choose(found, weights, evaluated)
+    names, (own, said) = chosen.names, usual_form(chosen.names, chosen.tensors)
+    config = imported_config(method)
+    config.model = ConfigDict(
+        config.model.to_dict() | {"position": None} | describe(names, own, method, about, told)
+    )
+    own, resized = _resize(names, own, config.model, told)
+    params, used = _params(names, own, config.model)
+    dropped = _dropped(names, own, used)
+    params, normalised = _fold_pixels(params, _pixels(names, method, about, told))
+    config.source = {
+        "file": str(path.absolute()),
+        "format": names.title,
+        "prefix": chosen.prefix,
+        "weights": chosen.weights,
+        "sha256": params_sha256(params),  # the same name may stand for another file tomorrow
+    }
+    where = f", under {chosen.prefix!r}" if chosen.prefix else ""
+    return Foreign(
+        config,
+        params,
+        chosen.weights,
+        [
+            f"{path.name}: {names.title}{where}; {chosen.weights} weights, method {method}.",
+            f"{_in_words(config.model)}.",
+            f"{len(used)} tensors matched, 0 missing, {len(dropped)} dropped"
+            + (f" ({', '.join(grouped(dropped))})" if dropped else "")
+            + ", 0 unexpected.",
+            *([f"Beside the encoder: {x}." for x in [_beside(tensors, chosen.prefix)] if x]),
+            *said,
+            *resized,
+            *normalised,
+        ],
+    )
+
+
+def _check_told(told: Told) -> None:
+    if told.method not in (None, *known_methods()):
+        raise UserError(f"method={told.method!r} must be one of {', '.join(known_methods())}.")
+    if told.pixels not in (None, *PIXELS):
+        raise UserError(f"pixels={told.pixels!r} must be one of {', '.join(PIXELS)}.")
+
+
+def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON files of a folder of transformers or timm say, under one name each.
+
+    Raises:
+      UserError: of an activation that is not ours.
+    """
+    activation = config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise UserError(f"config.json says hidden_act={activation!r}, and ours is the exact GELU.")
+    of_timm = config.get("pretrained_cfg", config) if "architecture" in config else {}
+    arguments = config.get("model_args") or {}
+    heads, size = arguments.get("num_heads"), arguments.get("img_size")
+    facts = {
+        "heads": config.get("num_attention_heads") or heads,
+        "norm_epsilon": config.get("layer_norm_eps"),
+        "image_size": config.get("image_size") or size or (of_timm.get("input_size") or [0])[-1],
+        "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
+        "std": preprocessor.get("image_std") or of_timm.get("std"),
+        "origin": f"{config.get('_name_or_path', '')} {of_timm.get('tag', '')}".strip(),
+    }
+    return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}
+
+
+def _resize(
+    names: Names, own: Tensors, model: ConfigDict, told: Told
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Positions for another grid, or tables for other windows, where the user asks for them."""
+    own, said = dict(own), []
+    if told.window and names.kind == "vit":
+        raise UserError(f"window={told.window} was given, and a ViT has no windows: leave it out.")
+    if told.image_size and names.kind == "vit" and told.image_size != model.image_size:
+        if told.image_size % model.patch_size:
+            raise UserError(
+                f"image_size={told.image_size} is no multiple of its patch {model.patch_size}."
+            )
+        if model.position == "learned":
+            side = told.image_size // model.patch_size
+            (name,) = names.of("position_embedding", (1,))
+            # As the encoder itself does for images of that size.
+            positions = np.asarray(own[name], np.float32)
+            own[name] = resize_learned_positions(positions, side, guard=0.1).astype(np.float32)
+            said.append(f"Positions are resized from {model.image_size} to {told.image_size}.")
+        model.image_size = told.image_size
+    if names.kind == "swin" and (told.window or told.image_size):
+        model.window = told.window or model.window
+        model.image_size = told.image_size or model.image_size
+        said += _resize_tables(names, own, model)
+    return own, said
+
+
+def _resize_tables(names: Names, own: dict[str, np.ndarray], model: ConfigDict) -> list[str]:
+    swin = BACKBONES[model.name](model, jnp.float32)
+    resized = 0
+    for k, stage in enumerate(np.repeat(np.arange(len(swin.depths)), swin.depths)):
+        (name,) = names.of(f"block_{k}/attention/relative_position_bias", swin.depths)
+        if name in own:
+            side = 2 * swin.stage_window(int(stage)) - 1
+            resized += len(own[name]) != side**2
+            own[name] = resize_relative_table(np.asarray(own[name], np.float32), side)
+    return [f"{resized} tables of relative positions are resized."] if resized else []
+
+
+def _params(names: Names, own: Tensors, model: ConfigDict) -> tuple[Any, set[str]]:
+    encoder = BACKBONES[model.name](model, jnp.float32)
+    shapes, _ = jax.eval_shape(lambda: init_encoder(encoder, image_size=model.image_size, seed=0))
+    depths = getattr(encoder, "depths", (encoder.depth,))
+    return to_ours(names, own, shapes, depths)
+
+
+def _dropped(names: Names, own: Tensors, used: set[str]) -> list[str]:
+    """What is not used; UserError for what is neither a known head nor a buffer."""
+    unused = sorted(set(own) - used)
+    fixed = names.tensors.get("position_embedding")  # made anew, or of no use to LoMaR
+    unexpected = [
+        name
+        for name in unused
+        if name != fixed and not any(re.match(pattern, name) for pattern in names.leftovers)
+    ]
+    if unexpected:
+        more = f" and {len(unexpected) - 3} more" if len(unexpected) > 3 else ""
+        raise UserError(
+            f"{', '.join(unexpected[:3])}{more} belong to no encoder of this library, and are no "
+            "head that is known: it is another architecture."
+        )
+    return unused
+
+
+def _pixels(
+    names: Names, method: str, about: Mapping[str, Any], told: Told
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, deviation) that the encoder wants; UserError when nobody says which."""
+    if told.pixels:
+        return PIXELS[told.pixels]
+    if "mean" in about and "std" in about:
+        return tuple(about["mean"]), tuple(about["std"])
+    if names is BIG_VISION:
+        return PIXELS["half"]  # value_range(-1, 1) in its configs
+    if method != IMPORTED:
+        return PIXELS["imagenet"]
+    raise UserError(
+        "nothing tells how it takes pixels: set pixels=imagenet (ImageNet's mean and deviation, as "
+        "DeiT and Swin) or pixels=half (0.5, as Google's ViT), or method=<which trained it>, with "
+        "--config=configs/import.py; a folder with its config.json tells, too."
+    )
+
+
+def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:
+    """An encoder of pixels normalised in another way takes ours: patches are mapped linearly."""
+    mean, std = (np.asarray(x, np.float64) for x in pixels)
+    ours_mean, ours_std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
+    if np.allclose(mean, ours_mean, atol=1e-6) and np.allclose(std, ours_std, atol=1e-6):
+        return params, []
+    kernel = params["patch_embed"]["kernel"].astype(np.float64)
+    shift = np.einsum("yxcd,c->d", kernel, (ours_mean - mean) / std)
+    patch_embed = {
+        "kernel": (kernel * (ours_std / std)[:, None]).astype(np.float32),
+        "bias": (params["patch_embed"]["bias"] + shift).astype(np.float32),
+    }
+    told = ", ".join(f"{x:g}" for x in (*mean, *std))
+    said = f"It takes pixels of mean and deviation {told}; that is folded into its patches."
+    return params | {"patch_embed": patch_embed}, [said]
+
+
+def _in_words(model: ConfigDict) -> str:
+    encoder = BACKBONES[model.name](model, jnp.float32)
+    sizes = f"width {encoder.width}, {encoder.depth} blocks, heads {encoder.heads}"
+    if model.name.startswith("swin"):
+        sizes = f"{sizes}, windows of {encoder.window}"
+    position = f", positions {model.position}" if model.position else ""
+    return (
+        f"{model.name}: {sizes}, patch {model.patch_size}, images of {model.image_size}{position}, "
+        f"norm epsilon {model.norm_epsilon:g}"
+    )
+
+
+def _beside(tensors: Tensors, prefix: str) -> str:
+    return ", ".join(outside(tensors, prefix))

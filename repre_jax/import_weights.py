@@ -1,0 +1,95 @@
+"""An encoder of another library, made into a run of this one: one checkpoint, of step 0."""
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from ml_collections import ConfigDict
+
+from repre_jax.convert.architecture import Told
+from repre_jax.convert.foreign import read_foreign
+from repre_jax.errors import UserError
+from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
+from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.folder import RunFolder
+
+RANGES = {
+    "heads": AT_LEAST_ONE,
+    "norm_epsilon": POSITIVE,
+    "image_size": AT_LEAST_ONE,
+    "window": AT_LEAST_ONE,
+}
+
+
+class ImportedState(struct.PyTreeNode):
+    """What a checkpoint of an import holds: the part of a ``TrainState`` that evaluations read.
+
+    Attributes:
+      step: int32, 0.
+      params: {"encoder"}, or {} where the weights are a moving average.
+      target_params: {"encoder"} of a moving average, or {}.
+    """
+
+    step: np.ndarray
+    params: Any
+    target_params: Any
+
+
+def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
+    """Writes the run folder of an encoder that another library saved, and says what was found.
+
+    Args:
+      config: of ``configs/import.py``.
+      workdir: the run folder; None for ``runs/<name of the source>``.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      UserError: no source, nothing in it that can be imported, or a folder that holds another run.
+    """
+    check_ranges(config, RANGES)
+    if not config.source:
+        raise UserError("source is empty: set --config.source=<file of weights>.")
+    source = Path(config.source).expanduser().absolute()
+    found = read_foreign(
+        source,
+        weights=config.weights,
+        told=Told(
+            method=config.method,
+            heads=config.heads,
+            image_size=config.image_size,
+            window=config.window,
+            norm_epsilon=config.norm_epsilon,
+            pixels=config.pixels,
+        ),
+    )
+    workdir = workdir or Path("runs", source.name if source.is_dir() else source.stem)
+    saved = found.config.copy_and_resolve_references()
+    saved.workdir, saved.data = str(workdir), config.data
+    encoder, target = {"encoder": found.params}, found.weights == "target"
+    state = ImportedState(np.int32(0), {} if target else encoder, encoder if target else {})
+    if jax.process_index() == 0:
+        print("\n".join(found.said))
+        _write(workdir, saved, state)
+        print(f"Imported into {workdir}: evaluate it with --config.checkpoint={workdir}.")
+    return workdir
+
+
+def _write(workdir: Path, config: ConfigDict, state: ImportedState) -> None:
+    new = not workdir.exists()
+    try:
+        with contextlib.closing(RunFolder(workdir, config.to_dict(), ignore=("workdir",))) as run:
+            with contextlib.closing(
+                Checkpoints(run.checkpoints, keep=1, best_metric=None)
+            ) as checkpoints:
+                checkpoints.save(state)
+            run.write_config()
+    except BaseException:
+        if new:
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
