@@ -19,6 +19,7 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.data.sources.survey import in_words
+from repre_jax.evaluation.checkpoint import checkpoint_steps
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.methods.picture import Painter, Picture
@@ -31,6 +32,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.sharding import by_row, make_mesh
+from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
@@ -102,6 +104,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         opened = open_training(
             folder,
             learner.init,
+            *_start(config, learner, workdir),
             mesh=mesh,
             total_steps=resolution.clock.total_steps,
             batch_size=resolution.batch_size,
@@ -118,6 +121,16 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         summary = finish(run, state, metrics)
     if primary:
         print(closing_words(config, folder, summary))
+
+
+def _start(config: ConfigDict, learner: Learner, workdir: Path) -> list[Any]:
+    """The weights that a new run starts from; none for random ones, or for a run that goes on."""
+    if not config.model.init_from or checkpoint_steps(workdir):
+        return []
+    start, told = starting_weights(config, learner)
+    if jax.process_index() == 0:
+        print(told)
+    return [start]
 
 
 def train(

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.convert.files import SUFFIXES, is_foreign
@@ -28,6 +29,7 @@ from repre_jax.schedules import Clock
 from repre_jax.training import defaults
 from repre_jax.training.learner import init_encoder
 
+_NETWORKS = ("params", "target_params", "batch_stats", "target_batch_stats")
 WEIGHTS = ("auto", "online", "target", "random")
 
 
@@ -265,8 +267,48 @@ def _about(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def load_networks(pretrained: Pretrained) -> tuple[Any, Any]:
+    """(params, batch_stats) of a whole network, with its heads, as a pre-training has them.
+
+    Of the moving average, what it has; heads that it lacks are the online network's. Of an import
+    only the encoder is there.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    if pretrained.params is not None:
+        return {"encoder": pretrained.params}, {}
+
+    def everything(tree):
+        return {part: tree[part] for part in _NETWORKS if part in tree}
+
+    read = _read(pretrained.run / "checkpoints" / str(pretrained.step), everything)
+    prefixes = ("", "target_") if pretrained.weights == "target" else ("",)
+    params, batch_stats = (
+        functools.reduce(_over, [read.get(prefix + part) or {} for prefix in prefixes])
+        for part in ("params", "batch_stats")
+    )
+    return params, batch_stats
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = flatten_dict(below, sep="/") | flatten_dict(above, sep="/")
+    return unflatten_dict(merged, sep="/")
+
+
 def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder under "params" or whatever ``expected`` names; nothing else is read."""
+
+    def encoders(tree):
+        for part, shapes in expected.items():
+            _check_same_shapes(folder, tree[part]["encoder"], shapes)
+        return {part: {"encoder": tree[part]["encoder"]} for part in expected}
+
+    return {part: inner["encoder"] for part, inner in _read(folder, encoders).items()}
+
+
+def _read(folder: Path, choose: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """What ``choose`` takes of a checkpoint's tree, as NumPy arrays whose bytes were checked."""
     import orbax.checkpoint as ocp  # seconds to import, which cached features do without
     from etils import epath
 
@@ -274,11 +316,7 @@ def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     try:
         state = epath.Path(folder / "state")
         tree = handler.metadata(state).tree
-        item = {}
-        for part, shapes in expected.items():
-            stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree[part])
-            _check_same_shapes(folder, stored["encoder"], shapes)
-            item[part] = {"encoder": stored["encoder"]}
+        item = choose(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = ocp.Checkpointer(handler).restore(
             state,
@@ -291,7 +329,7 @@ def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     saved = _about(folder)["arrays"]
     if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
         raise _damaged(folder, "its bytes are not those that were saved")
-    return {part: restored[part]["encoder"] for part in expected}
+    return restored
 
 
 def _damaged(folder: Path, reason: str) -> UserError:

@@ -88,6 +88,8 @@ def get_config(method: str) -> ConfigDict:
     config.model.initialisation = "dino"  # or "moco_v3", "mae"
     config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation
     config.model.drop_path = 0.0  # of the online network's last block; the target has none
+    # A run, or a file of another library, whose weights training starts from; empty: random ones.
+    config.model.init_from = ""
     config.model.remat = False  # recompute activations: less memory, about a third more time
     config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
@@ -85,15 +86,21 @@ class Learner:
         examples = example_keys(self.seed, Stream.MASKS, batch["epoch"], batch["index"])
         return Keys(examples, step_key(self.seed, Stream.DROP_PATH, step))
 
-    def init(self) -> TrainState:
-        """The state at step 0, a function of the seed alone; meant to be jitted.
+    def init(self, start: Any = None) -> TrainState:
+        """The state at step 0, a function of the seed and ``start``; meant to be jitted.
 
         The target starts as a copy of the online network.
+
+        Args:
+          start: {"params", "batch_stats"}, subtrees of the state's that replace random weights.
         """
         method = self.method
         params, batch_stats = init_params(
             self.encoder, method, self.repre, image_size=self.image_size, seed=self.seed
         )
+        if start is not None:
+            params = _replaced(params, start["params"])
+            batch_stats = _replaced(batch_stats, start["batch_stats"])
         averaged = (*method.target.heads, "encoder") if method.target else ()
         target_stats = {name: x for name, x in batch_stats.items() if name in averaged}
         memory_key = jax.random.fold_in(jax.random.key(self.seed), Stream.MEMORY)
@@ -109,6 +116,10 @@ class Learner:
             nonfinite_steps=zero,
             nonfinite_in_a_row=zero,
         )
+
+
+def _replaced(tree: Any, by: Any) -> Any:
+    return unflatten_dict(flatten_dict(tree) | flatten_dict(by))
 
 
 def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> tuple[Any, Any]:
