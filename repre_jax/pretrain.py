@@ -26,7 +26,7 @@ from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
-from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.folder import RunFolder, saved_config
 from repre_jax.runs.images import check_same_images, write_images
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
@@ -36,6 +36,7 @@ from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.sizes import choose_sizes
 from repre_jax.training.step import loss_gradient_norms, train_step
 from repre_jax.visualize.reconstructions import save_reconstructions
 
@@ -79,6 +80,13 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
     val = open_source(config.data, "val") if has_split(config.data, "val") else None
+    choose_sizes(
+        config,
+        images=len(source),
+        devices=mesh.size,
+        on_cpu=jax.default_backend() == "cpu",
+        before=saved_config(workdir),
+    )
     resolution = resolve(config, images=len(source), devices=mesh.size)
     learner = build_learner(config, resolution)
     evaluation = _open_evaluation(config, learner, source, val, mesh)

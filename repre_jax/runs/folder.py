@@ -21,6 +21,7 @@ from repre_jax.errors import UserError
 from repre_jax.runs.disk_errors import disk_trouble, disk_trouble_told
 
 _SHOWN_DIFFERENCES = 8
+_CONFIG = "config.json"
 _LOCK = ".lock"
 _LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
 
@@ -60,7 +61,7 @@ class RunFolder:
           UserError: the folder cannot be written, is in use, or holds a run of another config.
         """
         self.path = Path(path).absolute()
-        self.config_path = self.path / "config.json"
+        self.config_path = self.path / _CONFIG
         self.metrics_path = self.path / "metrics.jsonl"
         self.summary_path = self.path / "summary.json"
         self.bad_files_path = self.path / "bad_files.txt"
@@ -75,7 +76,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         try:
-            _check_same_run(self.path, self.config_path, config, ignore, defaults or {})
+            _check_same_run(self.path, config, ignore, defaults or {})
         except BaseException:
             self.close()
             raise
@@ -127,6 +128,24 @@ def write_text(path: Path, text: str) -> None:
         os.replace(unfinished, path)
 
 
+def saved_config(folder: Path) -> dict[str, Any] | None:
+    """The config of the run in ``folder``, None where there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = folder / _CONFIG
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}), so it is not known which run lies there; "
+            "bring it back from a copy or choose another --workdir."
+        ) from error
+
+
 def filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """``saved`` with the keys that it lacks, at every depth, from ``usual``."""
     merged = dict(usual) | dict(saved)
@@ -167,20 +186,13 @@ def config_differences(
 
 def _check_same_run(
     folder: Path,
-    config_path: Path,
     config: Mapping[str, Any],
     ignore: tuple[str, ...],
     defaults: Mapping[str, Any],
 ) -> None:
-    try:
-        old = dict(json.loads(config_path.read_text()))
-    except FileNotFoundError:
+    old = saved_config(folder)
+    if old is None:
         return
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{config_path} cannot be read ({error}), so it is not known which run lies there; "
-            "bring it back from a copy or choose another --workdir."
-        ) from error
     differences = config_differences(filled(old, defaults), config, ignore)
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES

@@ -235,7 +235,7 @@ def smoke(config: ConfigDict) -> None:
     """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
     config.data.source = "digits"
     config.data.cache_size = 0
-    kind = config.model.name.rsplit("_", 1)[0]  # "vit", "vit_conv" or "swin"
+    kind = (config.model.name or "vit_small").rsplit("_", 1)[0]  # "vit", "vit_conv" or "swin"
     name, patch = f"{kind}_nano", 4 if kind == "swin" else 8
     usual_size(config)
     config.model.update({"name": name, "patch_size": patch, "image_size": 32})

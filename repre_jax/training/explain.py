@@ -18,6 +18,7 @@ from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.sizes import Choice, choose_sizes
 
 
 def flat_keys(config: ConfigDict) -> dict[str, Any]:
@@ -40,6 +41,9 @@ def explain(config: ConfigDict, config_filename: str) -> str:
     """
     mesh = make_mesh(config.train.devices)
     images, images_told = _images(config)
+    choices = choose_sizes(
+        config, images=images, devices=mesh.size, on_cpu=jax.default_backend() == "cpu"
+    )
     resolution = resolve(config, images=images, devices=mesh.size)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
@@ -48,7 +52,7 @@ def explain(config: ConfigDict, config_filename: str) -> str:
         ("the run", _run_lines(config, resolution, images_told)),
         ("parameters", _parameter_lines(state)),
         ("multiply-adds of an image", _operation_lines(learner)),
-        ("values that differ from the defaults", _provenance(config, config_filename)),
+        ("values that differ from the defaults", _provenance(config, config_filename, choices)),
     ]
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
 
@@ -115,7 +119,8 @@ def _operation_lines(learner: Learner) -> list[str]:
     ]
 
 
-def _provenance(config: ConfigDict, config_filename: str) -> list[str]:
+def _provenance(config: ConfigDict, config_filename: str, choices: list[Choice]) -> list[str]:
+    by_rule = {choice.key: f"by rule: {choice.why}" for choice in choices}
     file, _, variants = config_filename.partition(":")
     default = defaults.get_config(config.method.name)
     layers = [("default", default), (Path(file).name, read_config(file))]
@@ -129,7 +134,7 @@ def _provenance(config: ConfigDict, config_filename: str) -> list[str]:
         origin = "default"
         for (_, before), (name, after) in itertools.pairwise(flats):
             if before.get(key) != after.get(key):
-                origin = name
+                origin = by_rule.get(key, name)
         if origin != "default" and key != "workdir":
             lines.append(f"{key} = {value}   [{origin}; default {flats[0][1].get(key)}]")
     return lines or ["none"]
