@@ -11,6 +11,7 @@ from repre_jax.config_files import beside, carried, locate, read_config
 from repre_jax.errors import UserError
 from repre_jax.training.explain import flat_keys
 from repre_jax.training.resolution import resolve
+from repre_jax.training.sizes import choose_sizes
 
 CONFIGS = ROOT / "configs"
 
@@ -27,6 +28,7 @@ def told() -> list[str]:
 def test_every_config_that_is_told_of_can_be_read(name):
     config = read_config(name)
     if config.task == "pretrain":
+        choose_sizes(config, images=1_281_167, devices=8, on_cpu=False)
         resolve(config, images=1_281_167, devices=8)
 
 

@@ -17,6 +17,7 @@ from repre_jax.methods import METHODS
 from repre_jax.training import defaults
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
+from repre_jax.training.sizes import choose_sizes
 
 SMOKE = "--config=configs/quickstart.py:smoke"
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -466,6 +467,7 @@ def test_every_method_has_its_configs():
 def test_every_config_resolves_as_smoke(name, variants):
     config = read_config(f"{name}:{variants}")
     assert set(config.keys()) == set(defaults.get_config(config.method.name).keys())
+    choose_sizes(config, images=1442, devices=1, on_cpu=True)
     resolution = resolve(config, images=1442, devices=1)
     assert resolution.clock.total_steps == 4
     learner = build_learner(config, resolution)
