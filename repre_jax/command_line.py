@@ -39,6 +39,7 @@ from repre_jax.training.explain import explain, flat_keys
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
 TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
 _CONFIG_FLAGS = ("--config=", "-config=")
+_URLS = ("logging.mlflow",)  # keys that may be one
 
 
 class Command(NamedTuple):
@@ -219,7 +220,7 @@ def _check_text(key: str, value: Any) -> None:
     """Raises UserError for text that can be neither a name nor a path of this machine."""
     if not isinstance(value, str):
         return
-    if "://" in value:  # a folder called "gs:" is not what was meant
+    if "://" in value and key not in _URLS:  # a folder called "gs:" is not what was meant
         raise UserError(
             f"{key}={value} is a URL, and only folders of this machine are read and written: copy "
             "or mount what lies there, and give its path here."

@@ -30,6 +30,7 @@ from repre_jax.runs.images import check_same_images, write_images
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
+from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
 from repre_jax.training import defaults
 from repre_jax.training.learner import Learner, TrainState, build_learner
@@ -74,6 +75,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
       Stopped: Ctrl-C, SIGTERM or SIGHUP came; the step, or the k-NN, under way is done and saved.
       UserError: whatever the user can mend.
     """
+    trackers = chosen_trackers(config.logging)
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
     val = open_source(config.data, "val") if has_split(config.data, "val") else None
@@ -107,6 +109,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             batch_size=resolution.batch_size,
             keep=config.checkpoint.keep,
             best_metric="knn/top1" if evaluation else None,
+            trackers=trackers,
         )
         state, checkpoints, logs, interruption = stack.enter_context(opened)
         if primary:

@@ -5,7 +5,9 @@ metrics.jsonl   one JSON object per log step
 summary.json    final metrics, written when the run is finished
 images.json     which images it was made from (runs/images.py)
 bad_files.txt   images that could not be read, and why
-tensorboard/ checkpoints/ figures/
+starts.jsonl    one JSON object per process that trained: command, versions, devices
+report.html     the run as a page (visualize/report), of a finished run or one asked for
+tensorboard/ checkpoints/ figures/ trackers/
 """
 
 import json
@@ -31,6 +33,7 @@ class RunFolder:
     In a run of several processes only the primary one locks and writes; the others know the paths.
 
     Attributes:
+      config: of the run, as given.
       path, config_path, metrics_path, summary_path, bad_files_path: where things lie.
       tensorboard, checkpoints, figures: folders.
     """
@@ -67,7 +70,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
-        self._config = config
+        self.config = config
         self._lock: FileLock | None = None
         if not primary:
             return
@@ -91,7 +94,7 @@ class RunFolder:
 
     def write_config(self) -> None:
         """Makes the folder this run's, once what lies in it is known to be."""
-        write_json(self.config_path, self._config)
+        write_json(self.config_path, self.config)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
