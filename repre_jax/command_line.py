@@ -31,13 +31,14 @@ from repre_jax.evaluation import TASKS as EVALUATIONS
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
 from repre_jax.replay import replay
+from repre_jax.report import report
 from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
 from repre_jax.table import tabulate
 from repre_jax.terminal import outlive_terminal
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
-TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
+TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay, "report": report}
 _CONFIG_FLAGS = ("--config=", "-config=")
 _URLS = ("logging.mlflow",)  # keys that may be one
 

@@ -10,6 +10,7 @@ report.html     the run as a page (visualize/report), of a finished run or one a
 tensorboard/ checkpoints/ figures/ trackers/
 """
 
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -104,6 +105,26 @@ class RunFolder:
         """Lets another process use the folder, as the end of this object or process does."""
         if self._lock is not None:
             self._lock.release()
+
+
+def find_runs(patterns: str, *, holding: str) -> list[Path]:
+    """Folders that match one of the patterns, which commas separate.
+
+    Args:
+      patterns: "runs/a,runs/b*".
+      holding: what such a folder has in it.
+
+    Raises:
+      UserError: there is none.
+    """
+    matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
+    runs = [Path(path) for path in matched if (Path(path) / holding).exists()]
+    if not runs:
+        raise UserError(
+            f"runs={patterns!r} matches no folder with {holding}; for example "
+            "--config.runs='runs/*'."
+        )
+    return list(dict.fromkeys(runs))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
