@@ -193,7 +193,17 @@ def chart(metric: str, lines: list[Line], first: int, last: int) -> tuple[Elemen
         if across.place(tick) < 0.9 and float(tick).is_integer()
     ]
     labels.append(element("span", "step", class_="x axis"))
-    plot = element("div", svg, labels, element("div", class_="cursor"), class_="plot", tabindex="0")
+    cursor = element("div", class_="cursor")
+    plot = element(
+        "div",
+        svg,
+        labels,
+        cursor,
+        class_="plot",
+        role="group",
+        aria_label=f"{what}; arrow keys move the cursor",
+        tabindex="0",
+    )
     figure = element("figure", caption, plot, element("p", class_="readout"), class_="chart")
     points = [
         {

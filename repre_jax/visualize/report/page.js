@@ -32,8 +32,9 @@ function show(step) {
       const place = nearest(line.steps, step);
       const part = document.createElement("span");
       part.className = line.css;
-      part.title = line.name;
       part.textContent = `${told(line.values[place], charts[k].percent)} at ${line.steps[place].toLocaleString("en")}`;
+      part.title = line.name;
+      part.ariaLabel = `${line.name}: ${part.textContent}`;
       readout.append(part);
     }
   });
@@ -63,8 +64,9 @@ for (const plot of plots) {
   plot.addEventListener("pointermove", follow);
   plot.addEventListener("pointerdown", follow);
   plot.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
-  plot.addEventListener("focus", () => move(cursor));
-  plot.addEventListener("blur", hide);
+  const readout = plot.parentElement.querySelector(".readout");
+  plot.addEventListener("focus", () => { readout.ariaLive = "polite"; move(cursor); });
+  plot.addEventListener("blur", () => { readout.ariaLive = "off"; hide(); });
   plot.addEventListener("keydown", (event) => {
     const stride = Math.max(1, Math.round(span / (event.shiftKey ? 10 : 100)));
     const target = {ArrowLeft: cursor - stride, ArrowRight: cursor + stride, Home: first, End: last}[event.key];
@@ -76,7 +78,9 @@ for (const plot of plots) {
 
 for (const config of document.querySelectorAll(".config")) {
   const rows = [...config.querySelectorAll("tbody tr")];
-  config.querySelector(".search").addEventListener("input", (event) => {
+  const search = config.querySelector(".search");
+  search.parentElement.hidden = false;
+  search.addEventListener("input", (event) => {
     const text = event.target.value.toLowerCase();
     for (const row of rows) row.classList.toggle("hidden", !row.textContent.toLowerCase().includes(text));
   });

@@ -12,11 +12,13 @@ from repre_jax.visualize.report.elements import Element, data, document, element
 from repre_jax.visualize.report.pictures import figures
 from repre_jax.visualize.report.recorded import Curve, RecordedRun, open_run
 from repre_jax.visualize.report.references import Reference, references
-from repre_jax.visualize.report.sections import about_run, evaluations
+from repre_jax.visualize.report.sections import about_run, evaluations, scrolled
 from repre_jax.visualize.report.verdict import verdict
 
 _HERE = Path(__file__).parent
 MOST_RUNS = 8  # colours that can be told apart
+
+Drawn = tuple[str, dict[str, Curve]]  # a name, and the curves under it
 
 
 def write_report(paths: Sequence[Path], folder: Path, reference: str = "") -> Path:
@@ -67,7 +69,7 @@ def page(runs: list[RecordedRun], beside: list[Reference]) -> str:
                 element("h2", "Curves"),
                 _legend({css: name for css, (name, _) in (lines | dashed).items()}),
                 charts,
-                _last_values(lines | dashed),
+                _last_values(lines, dashed),
             ),
             _pictures(names, runs),
             evaluations(names, runs),
@@ -127,13 +129,17 @@ def _switches(classes: list[str]) -> str:
     )
 
 
+def _metrics(lines: dict[str, Drawn]) -> set[str]:
+    return {metric for _, curves in lines.values() for metric in curves}
+
+
 def _charts(
     runs: list[RecordedRun],
-    lines: dict[str, tuple[str, dict[str, Curve]]],
-    dashed: dict[str, tuple[str, dict[str, Curve]]],
+    lines: dict[str, Drawn],
+    dashed: dict[str, Drawn],
 ) -> tuple[list[Element], dict]:
     """The charts by group, and what the script must know of them."""
-    metrics = {metric for _, curves in lines.values() for metric in curves}
+    metrics = _metrics(lines)
     first = 0
     last = max(max(run.total_steps or 0, run.last_step) for run in runs)
     found, for_script = [], []
@@ -154,17 +160,17 @@ def _charts(
     return found, {"first": first, "last": last, "charts": for_script}
 
 
-def _last_values(lines: dict[str, tuple[str, dict[str, Curve]]]) -> Element | None:
+def _last_values(lines: dict[str, Drawn], dashed: dict[str, Drawn]) -> Element | None:
     """The numbers behind the pictures, for those who cannot see them."""
-    metrics = {metric for _, curves in lines.values() for metric in curves}
+    columns = [*lines.values(), *dashed.values()]
     rows = []
-    for metric in (metric for group in grouped(metrics).values() for metric in group):
-        cells = [_last_value(metric, curves.get(metric)) for _, curves in lines.values()]
+    for metric in (metric for group in grouped(_metrics(lines)).values() for metric in group):
         what, unit = title(metric)
+        cells = [_last_value(metric, curves.get(metric)) for _, curves in columns]
         rows.append(
             element("tr", element("th", f"{what} {f'({unit})' * bool(unit)}", scope="row"), cells)
         )
-    head = [element("th", name, scope="col") for name, _ in lines.values()]
+    head = [element("th", name, scope="col") for name, _ in columns]
     table = element(
         "table",
         element("caption", "The last finite value of every metric"),
@@ -172,7 +178,7 @@ def _last_values(lines: dict[str, tuple[str, dict[str, Curve]]]) -> Element | No
         element("tbody", rows),
     )
     summary = element("summary", "Last values as a table")
-    return element("details", summary, element("div", table, class_="wide")) if rows else None
+    return element("details", summary, scrolled(table)) if rows else None
 
 
 def _last_value(metric: str, curve: Curve | None) -> Element:

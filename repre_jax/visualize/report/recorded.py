@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import run_config
 from repre_jax.losses.meters import collapse_verdict
 from repre_jax.methods import METHODS
@@ -92,10 +93,13 @@ class RecordedRun:
     @functools.cached_property
     def collapse(self) -> str | None:
         """What the meters say at the last row that has them: "" is healthy, None not measured."""
-        encoder = BACKBONES[self.config.model.name](self.config.model, jnp.float32)
-        method = METHODS[self.config.method.name].build(
-            self.config.method, self.config.views, Clock(1, 1), encoder
-        )
+        try:
+            encoder = BACKBONES[self.config.model.name](self.config.model, jnp.float32)
+            method = METHODS[self.config.method.name].build(
+                self.config.method, self.config.views, Clock(1, 1), encoder
+            )
+        except (UserError, LookupError, AttributeError, TypeError, ArithmeticError):
+            return None  # a run of a version that knew other models: its curves are there
         names = ("feature_std", "effective_rank", "teacher_entropy", "teacher_divergence")
         last = {name: self.last(name) for name in names}
         if not method.collapses or None in (last["feature_std"], last["effective_rank"]):

@@ -33,6 +33,7 @@ def about_run(name: str, run: RecordedRun, *, alone: bool) -> Element:
         [element("p", line) for line in images],
         _commands(run),
         _config(run),
+        _summary(run),
         _environment(run),
         _unreadable(run),
         element("p", "Folder: ", element("code", str(run.path))),
@@ -42,36 +43,28 @@ def about_run(name: str, run: RecordedRun, *, alone: bool) -> Element:
 def evaluations(names: list[str], runs: list[RecordedRun]) -> list[Element]:
     """What ``eval/*/results.json`` of the runs hold."""
     rows = [
-        [name, *_evaluation(results), str(path.parent.relative_to(run.path))]
+        [
+            name,
+            *(str(results.get(key, "-")) for key in ("task", "protocol", "line")),
+            str(path.parent.relative_to(run.path)),
+        ]
         for name, run in zip(names, runs, strict=True)
         for path, results in run.evaluations
     ]
     if not rows:
         return []
-    head = ("run", "task", "protocol", "weights", "step", "result", "folder")
+    head = ("run", "task", "protocol", "result", "folder")
     return [element("h2", "Evaluations"), _table(head, rows)]
+
+
+def scrolled(table: Element) -> Element:
+    """A table that scrolls sideways by itself, by keys, too, where the page is too narrow."""
+    return element("div", table, class_="wide", tabindex="0")
 
 
 def without_passwords(text: str) -> str:
     """A page is passed on: passwords in URLs stay at home."""
     return _PASSWORD.sub(r"\1:...@", text)
-
-
-def _evaluation(results: dict[str, Any]) -> list[str]:
-    value, spread = results.get("value"), results.get("spread")
-    share = results.get("metric") == "top1"
-
-    def told(number: Any) -> str:
-        if not isinstance(number, int | float):
-            return "-"
-        return f"{100 * number:.2f} %" if share else f"{number:.4g}"
-
-    result = f"{results.get('metric', '')} {told(value)}"
-    result += f" +- {told(spread)}" if isinstance(spread, int | float) else ""
-    return [
-        *(str(results.get(key, "-")) for key in ("task", "protocol", "weights", "step")),
-        result,
-    ]
 
 
 def _commands(run: RecordedRun) -> list[Element]:
@@ -100,7 +93,7 @@ def _config(run: RecordedRun) -> Element:
         "label",
         "Search: ",
         element("input", type="search", placeholder="learning_rate", class_="search"),
-        class_="scripted",
+        hidden=True,  # until the script that does it is there
     )
     only = element(
         "label",
@@ -112,9 +105,17 @@ def _config(run: RecordedRun) -> Element:
         "details",
         element("summary", f"Config: {changed} of {len(rows)} keys differ from the defaults"),
         element("div", search, only, class_="tools"),
-        element("div", table, class_="wide"),
+        scrolled(table),
         class_="config",
     )
+
+
+def _summary(run: RecordedRun) -> Element | None:
+    """What summary.json holds of a finished run."""
+    if not run.summary:
+        return None
+    rows = [[key, _value(value)] for key, value in sorted(run.summary.items())]
+    return element("details", element("summary", "Summary"), _table(("what", "value"), rows))
 
 
 def _environment(run: RecordedRun) -> Element:
@@ -131,8 +132,8 @@ def _environment(run: RecordedRun) -> Element:
     if not rows:
         return element("p", "Where it ran was not noted, as by older versions.")
     head = ("from step", "started", "commit", "devices", "versions")
-    resumed = f", resumed {len(rows) - 1} times" if len(rows) > 1 else ""
-    return element("details", element("summary", f"Environment{resumed}"), _table(head, rows))
+    starts = f" of {len(rows)} starts" if len(rows) > 1 else ""
+    return element("details", element("summary", f"Environment{starts}"), _table(head, rows))
 
 
 def _unreadable(run: RecordedRun) -> Element:
@@ -149,13 +150,12 @@ def _unreadable(run: RecordedRun) -> Element:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Child]]) -> Element:
-    """A table that scrolls sideways by itself where the page is too narrow for it."""
     table = element(
         "table",
         element("thead", element("tr", [element("th", text, scope="col") for text in head])),
         element("tbody", [element("tr", [element("td", cell) for cell in row]) for row in rows]),
     )
-    return element("div", table, class_="wide", tabindex="0")
+    return scrolled(table)
 
 
 def _value(value: Any) -> str:

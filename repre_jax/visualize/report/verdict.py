@@ -20,7 +20,8 @@ class Finding(NamedTuple):
 
 def verdict(run: RecordedRun) -> list[Finding]:
     """What can be said of a run, most important first."""
-    found = [_progress(run), _loss(run), _collapse(run), _knn(run), _input(run), _skipped(run)]
+    found = [_progress(run), _loss(run), _collapse(run), _knn(run), _few_label(run)]
+    found += [_input(run), _skipped(run)]
     if run.bad_files:
         found.append(Finding(f"{_counted(len(run.bad_files), 'file')} could not be read.", True))
     return [finding for finding in found if finding]
@@ -88,6 +89,18 @@ def _knn(run: RecordedRun) -> Finding | None:
         f"k-NN top-1 went from {first:.1%} (step {curve.steps[0]:,}) to {last:.1%} "
         f"(step {curve.steps[-1]:,}{error}).",
         bool(last < first),
+    )
+
+
+def _few_label(run: RecordedRun) -> Finding | None:
+    values = [(run.summary or {}).get(f"few_label/{x}") for x in ("trained", "random", "pixels")]
+    if not all(isinstance(value, float) for value in values):
+        return None
+    trained, random, pixels = values
+    return Finding(
+        f"From few labels the encoder reaches {trained:.1%}, before training {random:.1%}, raw "
+        f"pixels {pixels:.1%}.",
+        trained < random,
     )
 
 

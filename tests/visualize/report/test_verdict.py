@@ -108,6 +108,21 @@ def test_knn_from_first_to_last_with_its_error(tmp_path):
     )
 
 
+def test_accuracy_from_few_labels(tmp_path):
+    path = recorded_run(tmp_path / "run")
+    summary = {"finished": True, "steps": 4, "wall_seconds": 1.0}
+    summary |= {"few_label/trained": 0.8, "few_label/random": 0.7, "few_label/pixels": 0.65}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (told,) = (f for f in verdict(open_run(path)) if "few labels" in f.sentence)
+    assert "reaches 80.0%, before training 70.0%, raw pixels 65.0%." in told.sentence
+    assert not told.worrying
+
+
+def test_a_model_that_this_version_does_not_know_is_not_judged(said):
+    everything, _ = said([row(1), row(2)], overrides={"model.name": "vit_of_tomorrow"})
+    assert "collapsed" not in everything and "loss fell" in everything
+
+
 def test_worries(said):
     rows = [row(k, input_bound=0.4, nonfinite_steps=3.0) for k in range(1, 4)]
     rows += [row(4, input_bound=0.4, knn__top1=0.5), row(5, input_bound=0.4, knn__top1=0.4)]
