@@ -59,8 +59,9 @@ def _ends(curve: Curve) -> tuple[float, float, float]:
     """Means of the first and of the last tenth of the rows, and how far single rows scatter."""
     count = max(1, len(curve.values) // 10)
     first, last = curve.values[:count], curve.values[-count:]
-    noise = math.hypot(first.std(), last.std()) if count > 2 else 0.0
-    return float(first.mean()), float(last.mean()), noise
+    # From one row to the next, for a steep fall within the first tenth is no noise.
+    scatter = [np.diff(part).std() / math.sqrt(2) if count > 2 else 0.0 for part in (first, last)]
+    return float(first.mean()), float(last.mean()), math.hypot(*scatter)
 
 
 def _collapse(run: RecordedRun) -> Finding | None:

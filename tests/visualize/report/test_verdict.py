@@ -65,6 +65,11 @@ def test_losses_that_rise_or_only_shake(said):
     assert "the reconstruct loss rose (0.145 to 1.04)" in everything
 
 
+def test_a_steep_fall_is_no_noise(said):
+    everything, _ = said([row(k) for k in range(1, 101)])
+    assert "The contrast loss fell" in everything and "reconstruct loss fell" in everything
+
+
 def test_a_single_row_says_nothing_of_the_loss(said):
     assert "loss" not in said([row(1)])[0]
 
