@@ -30,6 +30,7 @@ _PATIENCE_SECONDS = 30.0  # at the end of a run, for what has not been sent
 _MLFLOW_BATCH = 1000  # metrics, the most that its log_batch takes
 _MLFLOW_PARAMETERS = 100  # likewise
 _MLFLOW_TEXT = 6000  # characters of a parameter's value, likewise
+_PASSWORD = re.compile(r"(://[^/\s:@]+):[^/\s@]+@")
 _MLFLOW_URI = re.compile(r"databricks|uc|[a-z][a-z0-9+-]*:.+")
 
 
@@ -56,6 +57,11 @@ def chosen_trackers(logging: ConfigDict) -> dict[str, str]:
                 f"pip install 'repre_jax[{name}]' brings it."
             )
     return chosen
+
+
+def without_passwords(text: str) -> str:
+    """A text that leaves this machine: passwords in its URLs do not."""
+    return _PASSWORD.sub(r"\1:...@", text)
 
 
 class Service(Protocol):
@@ -182,7 +188,7 @@ class WandbRun:
             "resume": "allow",
             "name": folder.path.name,
             "dir": str(kept),
-            "config": dict(folder.config),
+            "config": _public_config(folder),
             "settings": settings,
         }
         try:
@@ -231,12 +237,13 @@ class MlflowRun:
         _remember(folder, "mlflow", uri, self._run)
         parameters = [
             entities.Param(key, str(value)[:_MLFLOW_TEXT])
-            for key, value in flatten_dict(dict(folder.config), sep=".").items()
+            for key, value in flatten_dict(_public_config(folder), sep=".").items()
         ]
         for part in _parts(parameters, _MLFLOW_PARAMETERS):
             self._client.log_batch(self._run, params=part)
 
     def send(self, rows: list[tuple[float, Row]]) -> None:
+        # Steps that a resumed run makes again come twice, with the same values.
         metrics = [
             self._entities.Metric(key, float(value), int(1000 * written), int(row["step"]))
             for written, row in rows
@@ -260,6 +267,10 @@ def _known_run(folder: RunFolder, name: str, place: str) -> str | None:
         return about["run"] if about["place"] == place else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _public_config(folder: RunFolder) -> dict[str, Any]:
+    return json.loads(without_passwords(json.dumps(folder.config)))
 
 
 def _remember(folder: RunFolder, name: str, place: str, run: str) -> None:

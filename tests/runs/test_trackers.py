@@ -202,6 +202,18 @@ def test_the_rows_go_to_mlflow_and_a_resumed_run_goes_on_there(mlflow, tmp_path)
     assert (len(mlflow.runs), run.status) == (1, "FINISHED")
 
 
+@pytest.mark.parametrize("service", ["wandb", "mlflow"])
+def test_passwords_are_not_sent(wandb, mlflow, tmp_path, service):
+    folder = RunFolder(tmp_path, {"logging": {"mlflow": "http://me:secret@host:5000/a"}})
+    sent = []
+    trackers._SERVICES[service]("x", folder, sent.append)
+    folder.close()
+    if service == "wandb":
+        assert wandb.runs[0].options["config"]["logging"]["mlflow"] == "http://me:...@host:5000/a"
+    else:
+        assert mlflow.runs["run-0"].params["logging.mlflow"] == "http://me:...@host:5000/a"
+
+
 def test_many_rows_go_to_mlflow_in_parts(mlflow, tmp_path):
     write_rows(tmp_path / "run", {}, range(1, 1001))
     write_rows(tmp_path / "run", {"mlflow": "sqlite:///m.db"}, [1001], start_step=1000)

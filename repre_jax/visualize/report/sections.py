@@ -1,17 +1,16 @@
 """What a page says of each run in words and tables: how it was made, where, from what."""
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
+from repre_jax.runs.trackers import without_passwords
 from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
 from repre_jax.visualize.report.elements import Child, Element, element
 from repre_jax.visualize.report.recorded import RecordedRun
 
 _MOST_FILES = 200
-_PASSWORD = re.compile(r"(://[^/\s:@]+):[^/\s@]+@")
 
 
 def about_run(name: str, run: RecordedRun, *, alone: bool) -> Element:
@@ -60,11 +59,6 @@ def evaluations(names: list[str], runs: list[RecordedRun]) -> list[Element]:
 def scrolled(table: Element) -> Element:
     """A table that scrolls sideways by itself, by keys, too, where the page is too narrow."""
     return element("div", table, class_="wide", tabindex="0")
-
-
-def without_passwords(text: str) -> str:
-    """A page is passed on: passwords in URLs stay at home."""
-    return _PASSWORD.sub(r"\1:...@", text)
 
 
 def _commands(run: RecordedRun) -> list[Element]:
