@@ -14,7 +14,8 @@ from repre_jax.methods import METHODS
 from repre_jax.training.explain import flat_keys
 
 # Keys that may be any name or path of this machine: theirs are URLs.
-_FREE = ("workdir", "data.path", "data.name", "cache_path", "tokens_path", "checkpoint", "runs")
+_FREE = ("workdir", "data.path", "data.name", "cache_path", "tokens_path", "checkpoint", "runs",
+         "wandb")  # fmt: skip
 _OF_TYPE = {
     int: ("many", "3.5", "(1,)", "1e3"),
     float: ("many", "1/2", "(1.0,)", "1,5"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.fault_bench import FIRST, Bench, Broken, left_by, wait
 from repre_jax.evaluation.checkpoint import checkpoint_steps
-from repre_jax.runs.logs import read_rows
+from repre_jax.runs.destinations import read_rows
 
 _SLOWLY = ("--config.train.steps=150", "--config.data.source=folder")
 # Root is asked for permission, too, without this capability.

@@ -32,6 +32,7 @@ from repre_jax.import_weights import import_weights
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
 from repre_jax.replay import replay
+from repre_jax.report import report
 from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
 from repre_jax.table import tabulate
 from repre_jax.terminal import outlive_terminal
@@ -39,8 +40,9 @@ from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
 TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
-TASKS |= {"import": import_weights}
+TASKS |= {"import": import_weights, "report": report}
 _CONFIG_FLAGS = ("--config=", "-config=")
+_URLS = ("logging.mlflow",)  # keys that may be one
 
 
 class Command(NamedTuple):
@@ -219,7 +221,7 @@ def _check_text(key: str, value: Any) -> None:
     """Raises UserError for text that can be neither a name nor a path of this machine."""
     if not isinstance(value, str):
         return
-    if "://" in value:  # a folder called "gs:" is not what was meant
+    if "://" in value and key not in _URLS:  # a folder called "gs:" is not what was meant
         raise UserError(
             f"{key}={value} is a URL, and only folders of this machine are read and written: copy "
             "or mount what lies there, and give its path here."

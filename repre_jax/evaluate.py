@@ -23,8 +23,8 @@ from repre_jax.evaluation.frozen import FEATURES
 from repre_jax.evaluation.task import Evaluation, Task, check_same_classes
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
+from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.folder import RunFolder, write_json
-from repre_jax.runs.logs import read_rows
 from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 

@@ -31,6 +31,8 @@ from repre_jax.runs.images import check_same_images, write_images
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
+from repre_jax.runs.starts import note_start
+from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
@@ -39,6 +41,7 @@ from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.sizes import choose_sizes
 from repre_jax.training.step import loss_gradient_norms, train_step
 from repre_jax.visualize.reconstructions import save_reconstructions
+from repre_jax.visualize.report.page import write_report
 
 # Settings that may differ when a run is resumed: none of them changes what is trained.
 FREE_TO_CHANGE = (
@@ -77,6 +80,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
       Stopped: Ctrl-C, SIGTERM or SIGHUP came; the step, or the k-NN, under way is done and saved.
       UserError: whatever the user can mend.
     """
+    trackers = chosen_trackers(config.logging)
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
     val = open_source(config.data, "val") if has_split(config.data, "val") else None
@@ -118,16 +122,19 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             batch_size=resolution.batch_size,
             keep=config.checkpoint.keep,
             best_metric="knn/top1" if evaluation else None,
+            trackers=trackers,
         )
         state, checkpoints, logs, interruption = stack.enter_context(opened)
         if primary:
             write_images(folder, images)
+            note_start(folder, step=int(state.step), devices=mesh.size)
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
         state, metrics = train(run, state, batches, interruption)
         summary = finish(run, state, metrics)
     if primary:
+        report_on(folder)
         print(closing_words(config, folder, summary))
 
 
@@ -196,6 +203,15 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
     return run.folder.summary or summary
 
 
+def report_on(folder: RunFolder) -> None:
+    """Writes the page about a run that is finished and saved, which no mistake in it can change."""
+    try:
+        write_report([folder.path], folder.path)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"The report of this run could not be written ({told}); the run itself is whole.")
+
+
 def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
     """Parameters of the encoder that the method's paper evaluates, for its ``frozen`` form."""
     if learner.method.evaluated == "target":
@@ -248,6 +264,8 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
             f"k-NN top-1 ({config.evaluation.neighbours} neighbours): {summary['knn/top1']:.1%}"
         )
     lines.append(f"Run folder       {folder.path}")
+    if (folder.path / "report.html").exists():
+        lines.append(f"Report           {folder.path / 'report.html'}")
     for picture in sorted(folder.figures.glob("*reconstructions.png")):
         lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
     if "knn/top1" in summary:

@@ -1,7 +1,6 @@
 """Many checkpoints by the same protocols: one table as Markdown and as CSV, row by row."""
 
 import csv
-import glob
 import io
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from repre_jax.evaluation.checkpoint import WEIGHTS
 from repre_jax.evaluation.task import DATA_RANGES
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.folder import write_text
+from repre_jax.runs.folder import find_runs, write_text
 
 
 def tabulate(config: ConfigDict, workdir: Path) -> None:
@@ -44,7 +43,7 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
                 raise UserError(f"{key}: {value!r} must be one of {', '.join(choices)}.")
         if not config[key]:
             raise UserError(f"{key} is empty, and so would be the table.")
-    runs = find_runs(config.runs)
+    runs = find_runs(config.runs, holding="checkpoints")
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     made = False  # any cell at all
@@ -65,22 +64,6 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
         print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")
     if failures:
         raise UserError(f"{len(failures)} cells could not be made. " + " ".join(failures))
-
-
-def find_runs(patterns: str) -> list[Path]:
-    """Folders of pre-training runs that match one of the patterns, which commas separate.
-
-    Raises:
-      UserError: there is none.
-    """
-    matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
-    runs = [Path(path) for path in matched if (Path(path) / "checkpoints").is_dir()]
-    if not runs:
-        raise UserError(
-            f"runs={patterns!r} matches no folder with checkpoints; for example "
-            "--config.runs='runs/*'."
-        )
-    return list(dict.fromkeys(runs))
 
 
 def markdown(rows: list[dict[str, Any]], cells: list[str]) -> str:

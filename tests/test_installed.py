@@ -48,6 +48,9 @@ def pip(*arguments: str | Path) -> None:
 
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel):
     package = {path.relative_to(ROOT) for path in (ROOT / "repre_jax").rglob("*.py")}
+    page = ROOT / "repre_jax/visualize/report"
+    assets = [page / "page.css", page / "page.js", *page.glob("references/*.json")]
+    package |= {path.relative_to(ROOT) for path in assets}
     configs = {"repre_jax" / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")}
     configs |= {Path("repre_jax/configs/README.md")}
     with zipfile.ZipFile(wheel) as archive:

@@ -570,6 +570,9 @@ def test_unlabelled_folder_with_unreadable_images(run, tmp_path):
     assert "3 of the 29 images looked at: cannot be read, so that" in out
     assert str(workdir / "bad_files.txt") in out
     assert np.isfinite(found["loss"])
+    report = (workdir / "report.html").read_text()
+    assert "Finished: 3 steps" in report and "3 files could not be read" in report
+    assert f"Report           {workdir / 'report.html'}" in out
 
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")

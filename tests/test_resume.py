@@ -17,6 +17,7 @@ from whole_runs import (
 )
 
 from repre_jax.runs.logs import RunLogs
+from repre_jax.runs.starts import read_starts
 
 CONFIGS = {"dino": "configs/dino_vits.py:smoke", "moco_v3": "configs/moco_v3_vits.py:smoke"}
 # Two steps an epoch, evaluations at 4 and 8, checkpoints at 2, 4, 6 and 8.
@@ -114,6 +115,7 @@ def test_terminated_and_resumed_in_one_process(uninterrupted, images, tmp_path, 
     assert not (workdir / "summary.json").exists()
 
     compiled = count_compilations(lambda: command(*arguments(method, images, workdir)))
+    assert [start["step"] for start in read_starts(workdir)] == [0, 3]
     assert_ends_alike(workdir, reference)
     assert [n for name, n in compiled.items() if "train_step" in name] == [1], compiled
 

@@ -5,9 +5,12 @@ metrics.jsonl   one JSON object per log step
 summary.json    final metrics, written when the run is finished
 images.json     which images it was made from (runs/images.py)
 bad_files.txt   images that could not be read, and why
-tensorboard/ checkpoints/ figures/
+starts.jsonl    one JSON object per process that trained: command, versions, devices
+report.html     the run as a page (visualize/report), of a finished run or one asked for
+tensorboard/ checkpoints/ figures/ trackers/
 """
 
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -32,6 +35,7 @@ class RunFolder:
     In a run of several processes only the primary one locks and writes; the others know the paths.
 
     Attributes:
+      config: of the run, as given.
       path, config_path, metrics_path, summary_path, bad_files_path: where things lie.
       tensorboard, checkpoints, figures: folders.
     """
@@ -68,7 +72,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
-        self._config = config
+        self.config = config
         self._lock: FileLock | None = None
         if not primary:
             return
@@ -92,7 +96,7 @@ class RunFolder:
 
     def write_config(self) -> None:
         """Makes the folder this run's, once what lies in it is known to be."""
-        write_json(self.config_path, self._config)
+        write_json(self.config_path, self.config)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
@@ -102,6 +106,26 @@ class RunFolder:
         """Lets another process use the folder, as the end of this object or process does."""
         if self._lock is not None:
             self._lock.release()
+
+
+def find_runs(patterns: str, *, holding: str) -> list[Path]:
+    """Folders that match one of the patterns, which commas separate.
+
+    Args:
+      patterns: "runs/a,runs/b*".
+      holding: what such a folder has in it.
+
+    Raises:
+      UserError: there is none.
+    """
+    matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
+    runs = [Path(path) for path in matched if (Path(path) / holding).exists()]
+    if not runs:
+        raise UserError(
+            f"runs={patterns!r} matches no folder with {holding}; for example "
+            "--config.runs='runs/*'."
+        )
+    return list(dict.fromkeys(runs))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,9 +1,6 @@
-"""The metrics of a run as it goes: metrics.jsonl, TensorBoard, progress, summary, bad files."""
+"""The metrics of a run as it goes: to files and services, progress, summary, bad files."""
 
 import contextlib
-import json
-import math
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -11,13 +8,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
-from tensorboardX import SummaryWriter
 
 from repre_jax.data.sources.source import Source
+from repre_jax.runs.destinations import (
+    Destination,
+    MetricsFile,
+    TensorBoard,
+    drop_rows_after,
+    finite,
+)
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.nonfinite import note_nonfinite
 from repre_jax.runs.progress import ProgressDisplay
+from repre_jax.runs.trackers import open_trackers
 
 _RATE = "images_per_second"
 
@@ -42,6 +46,7 @@ class RunLogs:
         total_steps: int,
         batch_size: int,
         primary: bool = True,
+        trackers: Mapping[str, str] | None = None,
         stream: TextIO | None = None,
     ):
         """Opens the logs of ``folder``.
@@ -52,6 +57,7 @@ class RunLogs:
           total_steps: of the whole run.
           batch_size: images of a step, over all devices.
           primary: whether this process writes and shows.
+          trackers: services that get the rows as well, of ``trackers.chosen_trackers``.
           stream: where progress goes, standard output unless given.
 
         Raises:
@@ -70,20 +76,23 @@ class RunLogs:
         self._first_logged: tuple[int, float] | None = None
         self._wall_seconds_before = 0.0
         self._bad_files: set[str] = set()
+        self._destinations: list[Destination] = []
+        self._finished = False
         self.metrics_before: dict[str, float] = {}
         if not primary:
             return
         with disk_trouble_told(folder.path):
-            rows = _drop_rows_after(folder.metrics_path, start_step)
+            rows = drop_rows_after(folder.metrics_path, start_step)
             self._recall(rows, start_step)
-            self._metrics_file = open(folder.metrics_path, "a")  # noqa: SIM115 (until close)
+            self._destinations = [
+                MetricsFile(folder.metrics_path),
+                TensorBoard(folder.tensorboard, start_step),
+            ]
             self._bad_files = _bad_files(folder.bad_files_path)
-            self._tensorboard = SummaryWriter(
-                str(folder.tensorboard), purge_step=start_step + 1 if start_step else None
-            )
         self._display = ProgressDisplay(
             start_step=start_step, total_steps=total_steps, stream=stream
         )
+        self._destinations += open_trackers(trackers or {}, folder, rows, self.say)
 
     @property
     def wall_seconds(self) -> float:
@@ -129,7 +138,8 @@ class RunLogs:
         row["wall_seconds"] = self.wall_seconds
         self._first_logged = self._first_logged or (step, now)
         if self._primary:
-            self._write(row)
+            for destination in self._destinations:
+                destination.write(row)
             self._display.update(step, row, self._seconds_left(step, now))
 
     @contextlib.contextmanager
@@ -185,24 +195,17 @@ class RunLogs:
                     "wall_seconds": self.wall_seconds,
                     "images_per_second": rate,
                     "bad_files": self.bad_file_count,
-                    **_finite(summary),
+                    **finite(summary),
                 }
             )
+            self._finished = True
 
     def close(self) -> None:
         """Flushes and closes everything; the terminal is the user's again."""
         if self._primary:
             self._display.close()
-            self._metrics_file.close()
-            self._tensorboard.close()
-
-    def _write(self, row: Mapping[str, float]) -> None:
-        with disk_trouble_told(self._folder.metrics_path):
-            self._metrics_file.write(json.dumps(_finite(row)) + "\n")
-            self._metrics_file.flush()
-        for key, value in row.items():
-            if key not in ("step", "wall_seconds"):
-                self._tensorboard.add_scalar(key, value, row["step"])
+            for destination in self._destinations:
+                destination.close(finished=self._finished)
 
     def _recall(self, rows: list[dict[str, Any]], start_step: int) -> None:
         """Takes up what the rows of earlier processes say."""
@@ -225,36 +228,3 @@ class RunLogs:
 def _bad_files(path: Path) -> set[str]:
     lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
     return {line.split("\t")[0] for line in lines}
-
-
-def _finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a number that is not finite becomes null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in metrics.items()
-    }
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a crash cut short is left out."""
-    rows = []
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
-    if not path.exists():
-        return []
-    kept = [row for row in read_rows(path) if row.get("step", step + 1) <= step]
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(unfinished, path)
-    return kept

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,7 @@ def open_training(
     batch_size: int,
     keep: int,
     best_metric: str | None,
+    trackers: Mapping[str, str] | None = None,
 ) -> Iterator[Opened]:
     """Takes up the training in ``folder`` where it stopped, or begins it.
 
@@ -61,6 +62,7 @@ def open_training(
       batch_size: images of a step, over all devices.
       keep: newest checkpoints to keep.
       best_metric: the number by which one more checkpoint is kept, higher is better, or None.
+      trackers: services that get the metrics as well, of ``trackers.chosen_trackers``.
 
     Raises:
       UserError: the folder cannot be written to, or holds the checkpoints of something else.
@@ -77,6 +79,7 @@ def open_training(
             total_steps=total_steps,
             batch_size=batch_size,
             primary=jax.process_index() == 0,
+            trackers=trackers,
         )
         stack.callback(logs.close)
         for message in messages:

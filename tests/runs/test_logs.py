@@ -240,12 +240,13 @@ def test_other_processes_only_list_bad_files(tmp_path):
 
 def test_full_disk_is_one_sentence(tmp_path):
     folder, logs = open_logs(tmp_path)
-    logs._metrics_file.close()
+    metrics_file = logs._destinations[0]
+    metrics_file._file.close()
     # The device that is always full.
-    logs._metrics_file = open("/dev/full", "w")  # noqa: SIM115
+    metrics_file._file = open("/dev/full", "w")  # noqa: SIM115
     with pytest.raises(UserError, match=r"Cannot write .*metrics\.jsonl: no space is left"):
         logs.log(10, {"loss": 1.0}, waited_seconds=0.0)
-    logs._metrics_file = io.StringIO()
+    metrics_file._file = io.StringIO()
     close(folder, logs)
 
 

@@ -44,8 +44,9 @@ from repre_jax.evaluation.frozen import from_bytes
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.interruption import Interruption
-from repre_jax.runs.logs import RunLogs, read_rows
+from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row

@@ -1,0 +1,29 @@
+"""A page about runs, written on demand: one run, or several laid over each other."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.runs.folder import find_runs
+from repre_jax.visualize.report.page import write_report
+
+
+def report(config: ConfigDict, workdir: Path | None) -> None:
+    """Writes report.html about ``config.runs``, which are only read.
+
+    Args:
+      config: of ``configs/report.py``.
+      workdir: where the page goes; None for the first run's folder.
+
+    Raises:
+      UserError: no run, one that is none, too many, or no such reference.
+    """
+    runs = find_runs(config.runs, holding="config.json")
+    if jax.process_index() != 0:
+        return
+    folder = workdir or runs[0]
+    with disk_trouble_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    print(f"Report: {write_report(runs, folder, config.reference)}")

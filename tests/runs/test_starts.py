@@ -1,0 +1,42 @@
+import sys
+
+import pytest
+
+from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.starts import note_start, read_starts
+
+
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """Function: the start that a process of these arguments notes."""
+
+    def note(*arguments):
+        monkeypatch.setattr(sys, "argv", list(arguments))
+        folder = RunFolder(tmp_path / "run", {})
+        note_start(folder, step=7, devices=8)
+        folder.close()
+        return read_starts(folder.path)[-1]
+
+    return note
+
+
+def test_every_process_of_a_run_is_noted(noted, tmp_path):
+    first = noted("/somewhere/main.py", "--config=configs/dino_vits.py:baseline,smoke", "--x=a b")
+    assert first["command"] == (
+        "python main.py --config=configs/dino_vits.py:baseline,smoke '--x=a b'"
+    )
+    assert first["config"] == "dino_vits:baseline,smoke"
+    assert (first["step"], first["devices"]) == (7, "8 x cpu")
+    assert first["versions"]["jax"].count(".") == 2
+    second = noted("/bin/repre-jax", "--config=dino_vits")
+    assert second["command"] == "repre-jax --config=dino_vits"
+    assert read_starts(tmp_path / "run") == [first, second]
+
+
+def test_a_program_that_calls_the_package_is_no_command(noted):
+    start = noted("/bin/notebook", "--config=dino_vits", "--token=secret")
+    assert (start["command"], start["config"]) == (None, None)
+
+
+def test_a_run_of_an_older_version_has_no_starts(tmp_path):
+    assert read_starts(tmp_path) == []
