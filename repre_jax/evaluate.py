@@ -54,6 +54,8 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
     }
+    if task.fingerprint:
+        settings["files"] = task.fingerprint(config)
     workdir = workdir or default_workdir(pretrained, settings)
     if not config.cache_path:
         config.cache_path = str(workdir.parent / "features")
@@ -133,7 +135,9 @@ def _removed_when_refused(workdir: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        begun = read_rows(workdir / "metrics.jsonl") or any(workdir.glob("checkpoints/[0-9]*"))
+        begun = read_rows(workdir / "metrics.jsonl") or any(
+            next(workdir.glob(kept), None) for kept in ("checkpoints/[0-9]*", "features-*-of-*")
+        )
         if workdir in new and not begun:
             shutil.rmtree(workdir, ignore_errors=True)
             with contextlib.suppress(OSError):  # something else lies there: features, say

@@ -126,6 +126,13 @@ class Evaluation:
         self.note_unreadable(source, found)
         return found
 
+    def encode(self, images: np.ndarray, feature: str) -> np.ndarray:
+        """Features float32 [n, D] of a few images uint8 [n, S, S, 3], which are not kept."""
+        encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
+        starts = range(0, len(images), self.config.batch_size)
+        chunks = (images[start : start + self.config.batch_size] for start in starts)
+        return np.concatenate([encode(self.params, chunk) for chunk in chunks])
+
     def check_classes(self, val_labels: np.ndarray) -> None:
         """Raises UserError when a class is missing from the labels of the validation images.
 
@@ -182,6 +189,8 @@ class Task:
       needs_labels: whether images without labels are refused.
       protocols: what ``config.protocol`` may be; () for a task without that key.
       default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
+      fingerprint: of a config, the hash of what lies in the files that it names, beside the images;
+        None where it names none. UserError when they cannot be read.
     """
 
     measure: Callable[[Evaluation], dict[str, Any]]
@@ -190,6 +199,7 @@ class Task:
     needs_labels: bool = True
     protocols: tuple[str, ...] = ()
     default_protocol: Callable[[Pretrained], str] | None = None
+    fingerprint: Callable[[ConfigDict], str] | None = None
 
 
 def check_same_classes(

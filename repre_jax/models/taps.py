@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from repre_jax.errors import UserError
+
 
 class EncoderOutput(NamedTuple):
     """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
@@ -47,6 +49,24 @@ def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
         raise ValueError(f"cannot tap {count} of {depth} blocks")
     interval = depth // count
     return (*((k + 1) * interval - 1 for k in range(count - 1)), depth - 1)
+
+
+def block_numbers(encoder: nn.Module, blocks: Sequence[int], key: str) -> tuple[int, ...]:
+    """Blocks as numbers from 0, where negative ones count from the last, -1.
+
+    Args:
+      encoder: an encoder.
+      blocks: as a user gave them.
+      key: under which, for the error.
+
+    Raises:
+      UserError: the encoder has no such block.
+    """
+    depth = len(encoder.block_strides)
+    for block in blocks:
+        if block not in range(-depth, depth):
+            raise UserError(f"{key} has block {block}: there are blocks 0 to {depth - 1}.")
+    return tuple(dict.fromkeys(int(block) % depth for block in blocks))
 
 
 def apply_with_taps(
