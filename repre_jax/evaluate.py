@@ -20,7 +20,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import FEATURES
-from repre_jax.evaluation.task import Evaluation, Task, check_same_classes
+from repre_jax.evaluation.task import Evaluation, check_same_classes
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.folder import RunFolder, write_json
@@ -48,7 +48,10 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     check_ranges(config, task.ranges)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        pretrained = _open(config, task)
+        pretrained = open_encoder(config)
+        if task.default_protocol:
+            config.protocol = config.protocol or task.default_protocol(pretrained)
+            _check_known(config, "protocol", task.protocols)
         train, val = (open_labelled if task.needs_labels else open_images)(config.data)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
@@ -146,8 +149,12 @@ def _removed_when_refused(workdir: Path) -> Iterator[None]:
         raise
 
 
-def _open(config: ConfigDict, task: Task) -> Pretrained:
-    """Opens the encoder and fills in what the config leaves to the run."""
+def open_encoder(config: ConfigDict) -> Pretrained:
+    """Opens the encoder of ``config.checkpoint``, and fills in what the config leaves to the run.
+
+    Raises:
+      UserError: no such run, checkpoint, weights or feature, or images that do not fit.
+    """
     if config.compute_dtype not in COMPUTE_DTYPES:
         raise UserError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}.")
     dtype = compute_dtype(config.compute_dtype)
@@ -158,9 +165,6 @@ def _open(config: ConfigDict, task: Task) -> Pretrained:
     config.weights, config.step = pretrained.weights, pretrained.step
     config.compute_dtype = dtype.name
     config.image_size = config.image_size or run.model.image_size
-    if task.default_protocol:
-        config.protocol = config.protocol or task.default_protocol(pretrained)
-        _check_known(config, "protocol", task.protocols)
     if "feature" in config:
         config.feature = config.feature or pretrained.defaults.feature
         _check_known(config, "feature", FEATURES)

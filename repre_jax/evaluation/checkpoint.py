@@ -75,11 +75,12 @@ class Pretrained:
             return jax.device_get(fold(*jax.jit(init)()))
         params, statistics = jax.eval_shape(init)
         prefix = "" if self.weights == "online" else "target_"
-        expected = {f"{prefix}params": params}
+        expected = {f"{prefix}params": {"encoder": params}}
         if statistics:
-            expected[f"{prefix}batch_stats"] = statistics
-        found = _read_encoder(self.run / "checkpoints" / str(self.step), expected)
-        return jax.device_get(fold(*found.values()) if statistics else found[f"{prefix}params"])
+            expected[f"{prefix}batch_stats"] = {"encoder": statistics}
+        found = read_parts(self.run / "checkpoints" / str(self.step), expected)
+        statistics = found.get(f"{prefix}batch_stats", {}).get("encoder")
+        return jax.device_get(fold(found[f"{prefix}params"]["encoder"], statistics))
 
 
 def open_pretrained(
@@ -207,8 +208,18 @@ def _about(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder under "params" or whatever ``expected`` names; nothing else is read."""
+def read_parts(
+    folder: Path, expected: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The parts of a checkpoint that ``expected`` names, as numpy arrays; nothing else is read.
+
+    Args:
+      folder: of the checkpoint.
+      expected: such as {"params": {"encoder": shapes of its parameters}}.
+
+    Raises:
+      UserError: the checkpoint is damaged, or holds other shapes.
+    """
     import orbax.checkpoint as ocp  # seconds to import, which cached features do without
     from etils import epath
 
@@ -219,8 +230,9 @@ def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         item = {}
         for part, shapes in expected.items():
             stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree[part])
-            _check_same_shapes(folder, stored["encoder"], shapes)
-            item[part] = {"encoder": stored["encoder"]}
+            item[part] = {name: stored[name] for name in shapes}
+            for name in shapes:
+                _check_same_shapes(folder, stored[name], shapes[name])
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = ocp.Checkpointer(handler).restore(
             state,
@@ -233,7 +245,7 @@ def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     saved = _about(folder)["arrays"]
     if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
         raise _damaged(folder, "its bytes are not those that were saved")
-    return {part: restored[part]["encoder"] for part in expected}
+    return restored
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
@@ -251,7 +263,7 @@ def _check_same_shapes(folder: Path, stored: Any, expected: Any) -> None:
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
             raise UserError(
-                f"{folder} holds another encoder than the run's config.json describes: {name} is "
+                f"{folder} holds another network than the run's config.json describes: {name} is "
                 f"{stored.get(name, 'absent')} there, {expected.get(name, 'absent')} by the config."
             )
 

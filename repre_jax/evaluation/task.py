@@ -56,7 +56,7 @@ class Evaluation:
       pretrained: the encoder.
       train, val: the labelled images.
       mesh: the devices.
-      folder: of this evaluation.
+      folder: of this evaluation; None where nothing is measured, only features are wanted.
       unreadable: description of a source -> {name: reason} of its images that could not be read.
       features_commits: of the code that made the features in use, some perhaps long ago.
     """
@@ -66,7 +66,7 @@ class Evaluation:
     train: Source
     val: Source
     mesh: Mesh
-    folder: RunFolder
+    folder: RunFolder | None
     unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     features_commits: set[str] = dataclasses.field(default_factory=set)
 
@@ -157,9 +157,10 @@ class Evaluation:
             raise UserError(f"None of the images of {source.description} can be read ({first}).")
         self.unreadable[source.description] = missing
         if jax.process_index() == 0:
+            listed = "; results.json lists them" if self.folder else ""
             print(
                 f"{len(missing)} of the {len(source):,} images of {source.description} cannot be "
-                f"read ({first}): they do not count; results.json lists them."
+                f"read ({first}): they do not count{listed}."
             )
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):

@@ -14,6 +14,9 @@ import jax
 
 from repre_jax.errors import UserError
 
+# Collection in which a ViT sows the attention of its class token, for those who make it mutable.
+ATTENTION = "attention"
+
 
 class EncoderOutput(NamedTuple):
     """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
@@ -88,6 +91,29 @@ def apply_with_taps(
         return encoder.apply(variables, images, **kwargs), []
     output, sown = encoder.apply(variables, images, mutable=["intermediates"], **kwargs)
     return output, [read_block(sown["intermediates"], block).feature_map for block in blocks]
+
+
+def apply_with_attention(
+    encoder: nn.Module, variables: Any, images: jax.Array, block: int
+) -> jax.Array:
+    """How much the class token attends to every patch in a block: float32 [B, H, gh, gw].
+
+    The weights that the block mixes values with, whose sum with that of the class token itself is 1
+    (facebookresearch/dino, visualize_attention.py).
+
+    Args:
+      encoder: a ViT.
+      variables: its variables.
+      images: [B, H, W, C] as it takes them.
+      block: number from 0.
+
+    Raises:
+      KeyError: the encoder has no class token, or no such block.
+    """
+    _, sown = encoder.apply(variables, images, mutable=[ATTENTION])
+    (weights,) = sown[ATTENTION][f"block_{block}"]["attention"]["first_token"]
+    grid = (side // encoder.patch_size for side in images.shape[1:3])
+    return weights[:, :, 1:].reshape(*weights.shape[:2], *grid)
 
 
 def read_block(intermediates: Any, block: int) -> BlockOutput:
