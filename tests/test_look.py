@@ -15,10 +15,9 @@ from repre_jax.look import FIGURES, open_scene
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Runs with random parameters: DINO and SimSiam with RePre, MAE, and 12 + 11 images."""
+    """A run of DINO with RePre and random parameters, in two checkpoints, and 12 + 11 images."""
     root = tmp_path_factory.mktemp("look")
     saved_run(root / "dino", "dino", steps=(3, 7))
-    saved_run(root / "mae", "mae", patch_size=8, image_size=16)
     image_folder(root / "images", train=12, val=11)
     return root
 
@@ -65,24 +64,19 @@ def test_every_figure_of_a_run(root, look):
     assert list((root / "dino" / "eval" / "features").glob("pooled-*"))
 
 
-def test_two_side_by_side_and_what_one_of_them_cannot(root, look, tmp_path):
-    """Of given images without labels: a picture of each figure, a sentence of the rest."""
+def test_two_side_by_side(root, look, tmp_path):
+    """Of given images: one picture of both, and one of each where it is of parts of an encoder."""
     given = sorted((root / "images" / "val").rglob("*.png"))[:2]
     code, out, err = look(
-        "dino,mae",
+        "dino,dino/checkpoints/3",
         f"--config.images={given[0]},{given[1]}",
-        "--config.figures=('attention','features','reconstructions')",
+        "--config.figures=('attention','reconstructions')",
         f"--workdir={tmp_path}",
     )
     assert (code, err) == (0, "")
-    assert names(tmp_path) == {
-        "attention",
-        "attention_heads_block_3_dino",
-        "attention_heads_block_3_mae",
-        "features",
-        "reconstructions",
-        "reconstructions_by_tap_dino",
-        "masked_reconstructions",
+    of_each = {"attention_heads_block_3", "reconstructions_by_tap"}
+    assert names(tmp_path) == {"attention", "reconstructions"} | {
+        f"{name}_dino_{step}" for name in of_each for step in (3, 7)
     }
     assert "Not drawn" not in out
 
@@ -110,32 +104,34 @@ def test_weights_before_training_have_learnt_no_reconstruction(root):
         load_online_network(random)
 
 
-def test_without_a_class_token_similarity_is_shown(tmp_path, monkeypatch, capsys):
-    """Of LoMaR, whose class token no loss has formed; the title says so."""
+def test_of_lomar(tmp_path, monkeypatch, capsys):
+    """Its class token no loss has formed: similarity is shown, and the title says so."""
     saved_run(tmp_path / "lomar", "lomar")
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
-    drawn = []
+    titles = []
     monkeypatch.setattr(
-        "repre_jax.visualize.attention.save_grid", lambda path, title, *_: drawn.append(title)
+        "repre_jax.visualize.attention.save_grid", lambda path, title, *_: titles.append(title)
     )
     given = ("--config=look", f"--config.checkpoint={tmp_path / 'lomar'}", "--config.mass=0.5")
-    assert command(*given, f"--config.images={image}", "--config.figures=('attention',)") == 0
-    (title,) = drawn
+    figures = "--config.figures=('attention','reconstructions')"
+    assert command(*given, f"--config.images={image}", figures) == 0
+    (title,) = titles
     assert "Cosine similarity of each token to the mean token" in title
     assert "Not drawn: attention: mass is a share of" in capsys.readouterr().out
+    assert names(tmp_path / "lomar" / "figures" / "online-1") == {"masked_reconstructions"}
 
 
 def test_folders_and_names_of_several(root):
     config = read_config("look")
     config.images = str(next((root / "images" / "val").rglob("*.png")))
-    config.checkpoint = f"{root / 'dino'}, {root / 'dino' / 'checkpoints' / '3'}, {root / 'mae'}"
+    config.checkpoint = f"{root / 'dino'}, {root / 'dino' / 'checkpoints' / '3'}"
     scene = open_scene(config, None)
-    assert [subject.name for subject in scene.subjects] == ["dino 7", "dino 3", "mae 1"]
-    assert scene.folder == root / "dino" / "figures" / "target-7-beside-dino-3-mae-1"
+    assert [subject.name for subject in scene.subjects] == ["dino 7", "dino 3"]
+    assert scene.folder == root / "dino" / "figures" / "target-7-beside-dino-3"
     assert scene.path("attention", scene.subjects[1]).name == "attention_dino_3.png"
     assert scene.row_name(scene.subjects[1], "block 2") == "dino 3\nblock 2"
-    assert [subject.blocks for subject in scene.subjects] == [(3,)] * 3
+    assert [subject.blocks for subject in scene.subjects] == [(3,)] * 2
 
 
 @pytest.mark.parametrize(

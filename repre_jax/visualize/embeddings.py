@@ -30,9 +30,8 @@ def draw_embedding(scene: Scene) -> Iterator[Path]:
         val.labels, classes=config.classes, images=config.images_per_class, seed=config.seed
     )
     embeddings = []
-    for subject in scene.subjects:
-        feature = subject.config.feature
-        found = scene.evaluation(subject).features_of(Chosen(val, chosen), feature)
+    for subject, evaluation in zip(scene.subjects, scene.evaluations, strict=True):
+        found = evaluation.features_of(Chosen(val, chosen), subject.config.feature)
         if len(found.index) < _FEWEST_POINTS:
             raise UserError(
                 f"{val.description} gives {len(found.index)} images of {config.classes} classes, "
@@ -44,7 +43,7 @@ def draw_embedding(scene: Scene) -> Iterator[Path]:
     there = len(np.unique(val.labels[val.labels >= 0]))
     title = (
         f"{scene.told}. {len(labels)} images of {len(np.unique(labels))} of the {there} classes of "
-        f"{val.description}, at random: {feature} features of unit length."
+        f"{val.description}, at random: {scene.feature} features of unit length."
     )
     save_embeddings(scene.path("embedding"), title, embeddings, labels, names)
     yield scene.path("embedding")

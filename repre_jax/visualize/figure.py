@@ -112,13 +112,12 @@ def wrapped(title: str, width: float) -> str:
 def _draw(axis, panel: Panel | None) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(bool(panel and panel.frame))
-        spine.set_linewidth(2.5)
-        if panel and panel.frame:
-            spine.set_color(panel.frame)
     if panel is None:
+        axis.set_frame_on(False)
         return
+    for spine in axis.spines.values():  # thin ones, too, or what is white has no end
+        spine.set_linewidth(2.5 if panel.frame else 0.4)
+        spine.set_color(panel.frame or "0.6")
     low, high = panel.limits or (None, None)
     axis.imshow(panel.pixels, cmap=MAPS, vmin=low, vmax=high, interpolation="nearest")
     axis.set_title(panel.title, fontsize=8, pad=2)

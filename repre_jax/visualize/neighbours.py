@@ -20,8 +20,8 @@ def draw_neighbours(scene: Scene) -> Iterator[Path]:
     """Every image beside the nearest training images, a row a checkpoint."""
     train, _ = scene.images
     found = [
-        nearest_images(scene.evaluation(subject), train, scene.samples, scene.config.neighbours)
-        for subject in scene.subjects
+        nearest_images(evaluation, train, scene.samples, scene.config.neighbours)
+        for evaluation in scene.evaluations
     ]
     rows, names = [], []
     for query, *of_subjects in zip(scene.samples, *found, strict=True):
@@ -30,7 +30,7 @@ def draw_neighbours(scene: Scene) -> Iterator[Path]:
             names.append(scene.row_name(subject))
     title = (
         f"{scene.told}. At the left an image, then the nearest of {train.description} by cosine of "
-        f"their {scene.subjects[0].config.feature} features."
+        f"their {scene.feature} features."
     )
     save_grid(scene.path("neighbours"), title, rows, names)
     yield scene.path("neighbours")

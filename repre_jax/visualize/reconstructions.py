@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,66 +19,96 @@ from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import frozen
 from repre_jax.training.learner import forward_keys
 from repre_jax.visualize.figure import Panel, image_panels, save, save_grid, wrapped
-from repre_jax.visualize.scene import Scene
+from repre_jax.visualize.scene import Scene, Subject
+
+
+class Reconstructed(NamedTuple):
+    """What the online network of a checkpoint makes of the images of a scene.
+
+    Attributes:
+      subject: the checkpoint.
+      space: of the targets, for the title.
+      images: float32 [n, S, S, 3] in [0, 1], of the size that the run was trained at.
+      picture: of them.
+      without: block -> float32 [n, S, S, 3], reconstructed without the map of that block; {} where
+        a picture is not made of several maps.
+    """
+
+    subject: Subject
+    space: str
+    images: np.ndarray
+    picture: Picture
+    without: dict[int, np.ndarray]
 
 
 def draw_reconstructions(scene: Scene) -> Iterator[Path]:
-    """Of every kind that one of the checkpoints has: all side by side; then without each tap."""
-    networks = {subject.name: load_online_network(subject.pretrained) for subject in scene.subjects}
-    kinds: dict[str, list] = {}
+    """Of every kind that one of the checkpoints has: all side by side; then without each tap.
+
+    RePre's decoder paints from all tapped maps at once, so there is no picture of one tap alone:
+    what it adds is seen by what is lost when its map is the same everywhere.
+    """
+    kinds: dict[str, list[Reconstructed]] = {}
+    silent = []
     for subject in scene.subjects:
-        network, run = networks[subject.name], subject.pretrained.config
-        views = centre_views(scene.samples, run.model.image_size)
-        images = views.astype(np.float32) / 255
-        for kind, painter in painters(network.method, network.branch).items():
-            draw = functools.partial(
-                painted, network.encoder, params=network.params, images=images, seed=run.seed
-            )
-            kinds.setdefault(kind, []).append((subject, painter, images, draw))
-    if not kinds:
-        raise UserError(f"{scene.told} reconstructs nothing: it has no branch that does.")
-    for kind, entries in kinds.items():
-        yield from _of_a_kind(scene, kind, entries)
-    silent = [
-        s.name for s in scene.subjects if not any(e[0] is s for x in kinds.values() for e in x)
-    ]
-    if silent:
-        raise UserError(f"{', '.join(silent)} reconstructs nothing: it has no branch that does.")
-
-
-def _of_a_kind(scene: Scene, kind: str, entries: list) -> Iterator[Path]:
-    path, rows, names = scene.path(f"{kind}s"), [], []
-    for subject, painter, images, draw in entries:
-        picture = draw(painter.paint)
+        found = _reconstructed(scene, subject)
+        for kind, reconstructed in found.items():
+            kinds.setdefault(kind, []).append(reconstructed)
+        if not found:
+            silent.append(subject.told)
+    for kind, of_subjects in kinds.items():
+        path = scene.path(f"{kind}s")
         if scene.alone:
-            title = f"{subject.told}. Target: {painter.space}; online weights"
-            save_reconstructions(images, picture, title, path)
-        rows = rows or [image_panels(images)]
-        names = names or [""]
-        if not np.array_equal(picture.seen, images):
-            rows.append(image_panels(picture.seen))
-            names.append(scene.row_name(subject, "seen"))
-        rows.append(error_panels(images, picture.painted, picture.hidden))
-        names.append(scene.row_name(subject))
-    if not scene.alone:
-        told = f"{scene.told}. What the online weights reconstruct, and its mean absolute error."
-        save_grid(path, told, rows, names)
-    yield path
-    for subject, painter, images, draw in entries:
-        if painter.without is None:
-            continue
-        picture, without = draw(painter.paint), draw(painter.without)
-        rows = [image_panels(images), error_panels(images, picture.painted, picture.hidden)]
-        rows += [error_panels(images, shown, picture.hidden) for shown in without.values()]
-        names = ["", "all taps", *(f"without\nblock {block}" for block in without)]
-        path = scene.path(f"{kind}s_by_tap", subject)
-        title = (
-            f"{subject.told}. Reconstruction by the online weights from all tapped blocks, and "
-            "with the map of one replaced by its mean over these images: the greater the error, "
-            "the more the decoder draws from that block."
-        )
-        save_grid(path, title, rows, names)
+            (x,) = of_subjects
+            title = f"{scene.told}. Target: {x.space}; online weights"
+            save_reconstructions(x.images, x.picture, title, path)
+        else:
+            _save_side_by_side(scene, of_subjects, path)
         yield path
+        for x in of_subjects:
+            if x.without:
+                path = scene.path(f"{kind}s_by_tap", x.subject)
+                _save_by_tap(x, path)
+                yield path
+    if silent:
+        raise UserError(f"{'; '.join(silent)} reconstructs nothing: it has no branch that does.")
+
+
+def _reconstructed(scene: Scene, subject: Subject) -> dict[str, Reconstructed]:
+    """Kind -> what the subject makes of the images."""
+    network, run = load_online_network(subject.pretrained), subject.pretrained.config
+    images = centre_views(scene.samples, run.model.image_size).astype(np.float32) / 255
+    found = {}
+    for kind, painter in painters(network.method, network.branch).items():
+        picture, without = (
+            paint and painted(network.encoder, paint, network.params, images, run.seed)
+            for paint in (painter.paint, painter.without)
+        )
+        found[kind] = Reconstructed(subject, painter.space, images, picture, without or {})
+    return found
+
+
+def _save_side_by_side(scene: Scene, of_subjects: list[Reconstructed], path: Path) -> None:
+    rows, names = [image_panels(of_subjects[0].images)], [""]
+    for x in of_subjects:
+        if not np.array_equal(x.picture.seen, x.images):
+            rows.append(image_panels(x.picture.seen))
+            names.append(scene.row_name(x.subject, "seen"))
+        rows.append(error_panels(x.images, x.picture.painted, x.picture.hidden))
+        names.append(scene.row_name(x.subject))
+    title = f"{scene.told}. What the online weights reconstruct, and its mean absolute error."
+    save_grid(path, title, rows, names)
+
+
+def _save_by_tap(x: Reconstructed, path: Path) -> None:
+    shown = {"all taps": x.picture.painted}
+    shown |= {f"without\nblock {block}": pixels for block, pixels in x.without.items()}
+    rows = [error_panels(x.images, pixels, x.picture.hidden) for pixels in shown.values()]
+    title = (
+        f"{x.subject.told}. Reconstruction by the online weights from all tapped blocks, and with "
+        "the map of one replaced by its mean over these images: the greater the error, the more "
+        "the decoder draws from that block."
+    )
+    save_grid(path, title, [image_panels(x.images), *rows], ["", *shown])
 
 
 def painters(method: Method, branch: Branch | None) -> dict[str, Painter]:

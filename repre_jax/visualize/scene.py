@@ -75,6 +75,14 @@ class Scene:
         """What the subjects are, for titles."""
         return "; ".join(subject.told for subject in self.subjects)
 
+    @property
+    def feature(self) -> str:
+        """Which feature the subjects are compared by, for titles."""
+        of_subjects = {subject.name: subject.config.feature for subject in self.subjects}
+        if len(set(of_subjects.values())) == 1:
+            return self.subjects[0].config.feature
+        return ", ".join(f"{feature} ({name})" for name, feature in of_subjects.items())
+
     def row_name(self, subject: Subject, *parts: str) -> str:
         """What stands at the left of a row."""
         of_subject = [] if self.alone else textwrap.wrap(subject.name, 14)
@@ -90,7 +98,11 @@ class Scene:
         """The training and the validation images; without a validation split the former twice."""
         return self.open_images()
 
-    def evaluation(self, subject: Subject) -> Evaluation:
-        """What makes and keeps features of many images."""
+    @functools.cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """What makes and keeps features of many images, for every subject."""
         mesh = make_mesh(self.config.devices, key="devices")
-        return Evaluation(subject.config, subject.pretrained, *self.images, mesh, None)
+        return [
+            Evaluation(subject.config, subject.pretrained, *self.images, mesh, None)
+            for subject in self.subjects
+        ]

@@ -177,6 +177,7 @@ def test_by_the_command_line(root, tmp_path, capsys):
     given = ("--config=configs/eval/features.py", f"--config.checkpoint={root / 'run'}")
     data = ("--config.data.source=folder", f"--config.data.path={root / 'images'}")
     more = ("--config.tokens=2,-1", "--config.split=val", f"--workdir={tmp_path / 'features'}")
+    more += ("--config.devices=1", "--config.batch_size=8")
     assert command(*given, *data, *more) == 0
     assert "features of 11 images in 1 file(s), of run" in capsys.readouterr().out
     with np.load(tmp_path / "features" / "features-00000-of-00001.npz") as file:
