@@ -12,8 +12,9 @@ embedding        PCA and t-SNE of 20 random classes, as in figure 4 of RePre's p
 reconstructions  of the whole view, and without each tapped block (RePre); of what is masked (MAE,
                  LoMaR)
 neighbours       the nearest training images
-What a run cannot give is said in a sentence. Seconds on a CPU, but for "neighbours", for which all
-training images are encoded once; their features serve the k-NN evaluation, too.
+What a run cannot give is said in a sentence. Only these images are encoded, but for "embedding",
+some of every class, and "neighbours", all training images, whose features are kept and serve the
+k-NN evaluation, too.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +39,7 @@ def get_config(variants: str = ""):
     config.remove_background = False  # of features
     config.classes = 20  # of the embedding, fewer where there are fewer
     config.images_per_class = 50  # of the embedding, at most
-    config.neighbours = 6  # of each image
+    config.neighbours = 6  # of each image, at most 7; more of them: eval/features
     return apply_variants(config, variants.split(","), {"smoke": smoke})
 
 

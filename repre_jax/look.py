@@ -17,6 +17,7 @@ from repre_jax.ranges import AT_LEAST_ONE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.visualize.attention import draw_attention
 from repre_jax.visualize.components import draw_features
 from repre_jax.visualize.embeddings import MOST_CLASSES, draw_embedding
+from repre_jax.visualize.figure import MOST_COLUMNS
 from repre_jax.visualize.neighbours import draw_neighbours
 from repre_jax.visualize.reconstructions import draw_reconstructions
 from repre_jax.visualize.scene import Scene, Subject
@@ -34,7 +35,7 @@ RANGES = {
     "mass": SHARE_BELOW_ONE,
     "classes": Range(1, MOST_CLASSES, whole=True),
     "images_per_class": AT_LEAST_ONE,
-    "neighbours": AT_LEAST_ONE,
+    "neighbours": Range(1, MOST_COLUMNS - 1, whole=True),
 }
 
 

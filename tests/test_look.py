@@ -143,6 +143,7 @@ def test_folders_and_names_of_several(root):
         ("--config.mass=1.5", "mass=1.5 must be at least 0 and below 1."),
         ("--config.images=nothing.jpg", "images names nothing.jpg, which cannot be read"),
         ("--config.count=0", "count=0 must be at least 1."),
+        ("--config.neighbours=8", "neighbours=8 must be at least 1 and at most 7."),
         ("--config.classes=40", "classes=40 must be at least 1 and at most 32."),
         ("--config.step=5", "has no checkpoint of step 5; there are 3, 7."),
     ],

@@ -108,10 +108,11 @@ def _write_features(evaluation: Evaluation, source: Source) -> dict[str, Any]:
         numbers = np.arange(start, min(start + config.images_per_file, len(source)))
         columns = extractor.columns(numbers)
         found[k] = columns["index"]
-        if primary:
+        if primary and len(found[k]):
             write(folder.path / names[k], columns)
             if len(names) > 1:
                 print(f"{names[k]}: {len(found[k])} images.")
+    names = [name for name, rows in zip(names, found, strict=True) if len(rows)]
     index = np.concatenate(found)
     unknown = np.full(len(index), -1, np.int32)
     evaluation.note_unreadable(source, Features(np.zeros((len(index), 0)), unknown, index))

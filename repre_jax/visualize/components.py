@@ -24,7 +24,7 @@ def draw_features(scene: Scene) -> Iterator[Path]:
     background = "; white is what the first one takes for background" * remove
     title = (
         f"{scene.told}. First three principal components of the patch tokens as red, green and "
-        f"blue{background}; in a row equal colours mean equal features."
+        f"blue{background}; of one encoder and block, equal colours mean equal features."
     )
     save_grid(scene.path("features"), title, rows, names)
     yield scene.path("features")

@@ -28,6 +28,7 @@ OKABE_ITO = (
 MAPS = "viridis"
 WIDTH = 8.0  # inches, of which each has DPI pixels
 DPI = 125
+MOST_COLUMNS = 8
 _LARGEST_PANEL = 1.9  # inches
 _NARROWEST = 4.5  # inches, for the title's sake
 
@@ -57,6 +58,8 @@ def save_grid(
 ) -> None:
     """Draws rows of panels, None for a free place, and saves them.
 
+    What is beyond eight columns goes below, all rows once more.
+
     Args:
       path: of the PNG.
       title: above everything; long ones are wrapped.
@@ -67,6 +70,10 @@ def save_grid(
       UserError: disk full or no permission.
     """
     columns = max(map(len, rows))
+    named = [*row_names, *[""] * (len(rows) - len(row_names))]
+    starts = range(0, columns, MOST_COLUMNS)
+    rows = [row[start : start + MOST_COLUMNS] for start in starts for row in rows]
+    columns, row_names = min(columns, MOST_COLUMNS), named * len(starts)
     names = 0.4 * any(row_names)
     side = min((WIDTH - names) / columns, _LARGEST_PANEL)
     width = max(columns * side + names, _NARROWEST)
@@ -81,8 +88,7 @@ def save_grid(
     for k, row in enumerate(rows):
         for axis, panel in zip(axes[k], [*row, *[None] * (columns - len(row))], strict=True):
             _draw(axis, panel)
-        if k < len(row_names) and row_names[k]:
-            axes[k, 0].set_ylabel(row_names[k], fontsize=8)
+        axes[k, 0].set_ylabel(row_names[k], fontsize=8)
     save(figure, path)
 
 

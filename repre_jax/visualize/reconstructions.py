@@ -59,7 +59,7 @@ def draw_reconstructions(scene: Scene) -> Iterator[Path]:
         path = scene.path(f"{kind}s")
         if scene.alone:
             (x,) = of_subjects
-            title = f"{scene.told}. Target: {x.space}; online weights"
+            title = f"{x.subject.with_weights('online')}. Target: {x.space}"
             save_reconstructions(x.images, x.picture, title, path)
         else:
             _save_side_by_side(scene, of_subjects, path)
@@ -95,7 +95,8 @@ def _save_side_by_side(scene: Scene, of_subjects: list[Reconstructed], path: Pat
             names.append(scene.row_name(x.subject, "seen"))
         rows.append(error_panels(x.images, x.picture.painted, x.picture.hidden))
         names.append(scene.row_name(x.subject))
-    title = f"{scene.told}. What the online weights reconstruct, and its mean absolute error."
+    told = "; ".join(x.subject.with_weights("online") for x in of_subjects)
+    title = f"{told}. What is reconstructed, and its mean absolute error."
     save_grid(path, title, rows, names)
 
 
@@ -104,9 +105,9 @@ def _save_by_tap(x: Reconstructed, path: Path) -> None:
     shown |= {f"without\nblock {block}": pixels for block, pixels in x.without.items()}
     rows = [error_panels(x.images, pixels, x.picture.hidden) for pixels in shown.values()]
     title = (
-        f"{x.subject.told}. Reconstruction by the online weights from all tapped blocks, and with "
-        "the map of one replaced by its mean over these images: the greater the error, the more "
-        "the decoder draws from that block."
+        f"{x.subject.with_weights('online')}. Reconstruction from all tapped blocks, and with the "
+        "map of one replaced by its mean over these images: the greater the error, the more the "
+        "decoder draws from that block."
     )
     save_grid(path, title, [image_panels(x.images), *rows], ["", *shown])
 

@@ -39,7 +39,11 @@ class Subject:
     @property
     def told(self) -> str:
         """What it is, for titles."""
-        return f"{self.name} ({self.pretrained.weights} weights, step {self.pretrained.step:,})"
+        return self.with_weights(self.pretrained.weights)
+
+    def with_weights(self, weights: str) -> str:
+        """What it is, for titles of figures that show these weights of it."""
+        return f"{self.name} ({weights} weights, step {self.pretrained.step:,})"
 
     @functools.cached_property
     def encoder(self) -> Encoder:

@@ -114,6 +114,16 @@ def test_unlabelled_images_and_unreadable_ones(root, tmp_path):
         evaluate(config_of(root, **{"data.path": str(images), "split": "val"}), None)
 
 
+def test_of_no_image_that_can_be_read_nothing_is_left(root, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for k in range(2):
+        (flat / f"{k}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="None of the images of"):
+        evaluate(config_of(root, **{"data.path": str(flat)}), tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+
+
 def test_parquet_holds_the_same(root, written, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     results, folder = written

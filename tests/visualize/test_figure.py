@@ -25,6 +25,12 @@ def test_a_wide_grid_is_a_thousand_pixels_wide_and_a_narrow_one_has_small_panels
     assert narrow.shape[1] < 600
 
 
+def test_what_is_beyond_eight_columns_goes_below(tmp_path):
+    eight, nine = (grid(tmp_path / f"{k}.png", k) for k in (8, 9))
+    assert eight.shape[1] == nine.shape[1] == 1000
+    assert nine.shape[0] > 1.7 * eight.shape[0]
+
+
 def test_the_same_picture_is_the_same_file(tmp_path):
     grid(tmp_path / "a.png", 3)
     grid(tmp_path / "b.png", 3)
