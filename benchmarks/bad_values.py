@@ -78,6 +78,8 @@ def _keys(root: Path, rng: random.Random) -> Iterator[tuple[str, tuple[str, ...]
         cells = (f"--config.cells=('{cell}',)",) if cell in TASKS else ()
         data = () if ".data." in key else images  # that of the table would replace the cell's
         yield "eval/table:smoke", (f"--config.runs={root / 'run'}", *data, *cells, new), key
+    for key in flat_keys(read_config("look:smoke")):
+        yield "look:smoke", (run, *images, new), key
     for key in flat_keys(read_config("patch_clusters:smoke")):
         yield "patch_clusters:smoke", (new,), key
 

@@ -2,6 +2,7 @@
 
     repre-jax --config=dino_vits --workdir=runs/a --config.train.batch_size=256
     repre-jax --config=eval/knn --config.checkpoint=runs/a
+    repre-jax --config=look --config.checkpoint=runs/a,runs/b
 
 In a checkout ``python main.py`` is the same command. A config is a file, by its path
 (``configs/dino_vits.py``), or one that the package carries, by its name. Its variants follow a
@@ -29,6 +30,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
 from repre_jax.import_weights import import_weights
+from repre_jax.look import look
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
 from repre_jax.replay import replay
@@ -39,8 +41,8 @@ from repre_jax.terminal import outlive_terminal
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
-TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
-TASKS |= {"import": import_weights, "report": report}
+TASKS |= {"table": tabulate, "look": look, "report": report, "import": import_weights}
+TASKS |= {"patch_clusters": cluster_patches, "replay": replay}
 _CONFIG_FLAGS = ("--config=", "-config=")
 _URLS = ("logging.mlflow",)  # keys that may be one
 

@@ -20,7 +20,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import FEATURES
-from repre_jax.evaluation.task import Evaluation, Task, check_same_classes
+from repre_jax.evaluation.task import Evaluation, check_same_classes
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.destinations import read_rows
@@ -48,12 +48,17 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     check_ranges(config, task.ranges)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        pretrained = _open(config, task)
+        pretrained = open_encoder(config)
+        if task.default_protocol:
+            config.protocol = config.protocol or task.default_protocol(pretrained)
+            _check_known(config, "protocol", task.protocols)
         train, val = (open_labelled if task.needs_labels else open_images)(config.data)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
     }
+    if task.fingerprint:
+        settings["files"] = task.fingerprint(config)
     workdir = workdir or default_workdir(pretrained, settings)
     if not config.cache_path:
         config.cache_path = str(workdir.parent / "features")
@@ -133,7 +138,9 @@ def _removed_when_refused(workdir: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        begun = read_rows(workdir / "metrics.jsonl") or any(workdir.glob("checkpoints/[0-9]*"))
+        begun = read_rows(workdir / "metrics.jsonl") or any(
+            next(workdir.glob(kept), None) for kept in ("checkpoints/[0-9]*", "features-*-of-*")
+        )
         if workdir in new and not begun:
             shutil.rmtree(workdir, ignore_errors=True)
             with contextlib.suppress(OSError):  # something else lies there: features, say
@@ -142,8 +149,12 @@ def _removed_when_refused(workdir: Path) -> Iterator[None]:
         raise
 
 
-def _open(config: ConfigDict, task: Task) -> Pretrained:
-    """Opens the encoder and fills in what the config leaves to the run."""
+def open_encoder(config: ConfigDict) -> Pretrained:
+    """Opens the encoder of ``config.checkpoint``, and fills in what the config leaves to the run.
+
+    Raises:
+      UserError: no such run, checkpoint, weights or feature, or images that do not fit.
+    """
     if config.compute_dtype not in COMPUTE_DTYPES:
         raise UserError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}.")
     dtype = compute_dtype(config.compute_dtype)
@@ -154,9 +165,6 @@ def _open(config: ConfigDict, task: Task) -> Pretrained:
     config.weights, config.step = pretrained.weights, pretrained.step
     config.compute_dtype = dtype.name
     config.image_size = config.image_size or run.model.image_size
-    if task.default_protocol:
-        config.protocol = config.protocol or task.default_protocol(pretrained)
-        _check_known(config, "protocol", task.protocols)
     if "feature" in config:
         config.feature = config.feature or pretrained.defaults.feature
         _check_known(config, "feature", FEATURES)

@@ -12,17 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from repre_jax.data.batches import read_or_next
 from repre_jax.data.device.prefetch import DevicePrefetcher
-from repre_jax.data.host.crops import centre_view
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.samples import centre_views, sample_images
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.data.sources.survey import in_words
 from repre_jax.evaluation.checkpoint import checkpoint_steps
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
-from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
@@ -40,7 +38,7 @@ from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.sizes import choose_sizes
 from repre_jax.training.step import loss_gradient_norms, train_step
-from repre_jax.visualize.reconstructions import save_reconstructions
+from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
 # Settings that may differ when a run is resumed: none of them changes what is trained.
@@ -53,6 +51,7 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "logging",
 )
+PICTURES = 6  # images of which the end of a run shows reconstructions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,14 +188,18 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
         untrained = jax.jit(run.learner.init)()
         random = fold(untrained.params["encoder"], untrained.batch_stats.get("encoder"))
         summary |= run.evaluation.few_label(encoder, random)
-    for name, painter in painters(run.learner).items():
-        images = sample_images(run.source, run.learner.image_size)
-        picture = reconstruct(run.learner, painter, state, images)
+    for name, painter in painters(run.learner.method, run.learner.repre).items():
+        views = centre_views(sample_images(run.source, PICTURES), run.learner.image_size)
+        images = views.astype(np.float32) / 255
+        online = state.params | {
+            "encoder": fold(state.params["encoder"], state.batch_stats.get("encoder"))
+        }
+        picture = painted(run.learner.encoder, painter.paint, online, images, run.learner.seed)
         error = np.abs(picture.painted - images).mean(axis=-1)
         summary[f"{name}_error"] = float(error.mean(where=picture.hidden))
         if jax.process_index() == 0:
             path = run.folder.figures / f"{name}s.png"
-            save_reconstructions(images, picture, painter.space, path)
+            save_reconstructions(images, picture, f"Target: {painter.space}", path)
     summary["params_sha256"] = params_sha256(state.params)
     summary["steps"] = int(state.step)
     run.logs.write_summary(summary)
@@ -217,33 +220,6 @@ def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
     if learner.method.evaluated == "target":
         return fold(state.target_params["encoder"], state.target_batch_stats.get("encoder"))
     return fold(state.params["encoder"], state.batch_stats.get("encoder"))
-
-
-def sample_images(source: Source, image_size: int, count: int = 6) -> np.ndarray:
-    """Centre views of images spread evenly over the source: float32 [count, S, S, 3] in [0, 1]."""
-    views = []
-    for index in np.linspace(0, len(source) - 1, count).astype(int):
-        _, image, _ = read_or_next(source, int(index))
-        views.append(centre_view(image, image_size))
-    return np.stack(views).astype(np.float32) / 255
-
-
-def painters(learner: Learner) -> dict[str, Painter]:
-    """What the run reconstructs: "reconstruction" of RePre, "masked_reconstruction" of a method."""
-    found = {"masked_reconstruction": learner.method.painter}
-    found["reconstruction"] = learner.repre and learner.repre.painter
-    return {name: painter for name, painter in found.items() if painter}
-
-
-def reconstruct(
-    learner: Learner, painter: Painter, state: TrainState, images: np.ndarray
-) -> Picture:
-    """Picture of images float32 [n, S, S, 3] in [0, 1], as numpy arrays."""
-    rows = np.arange(len(images), dtype=np.int32)
-    keys = learner.keys({"index": rows, "epoch": np.zeros_like(rows)}, np.int32(0))
-    paint = jax.jit(functools.partial(painter.paint, frozen(learner.encoder)))
-    encoder = fold(state.params["encoder"], state.batch_stats.get("encoder"))
-    return jax.device_get(paint(state.params | {"encoder": encoder}, images, keys))
 
 
 def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
@@ -276,6 +252,7 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
             f"  {typed} --config=eval/{name} --config.checkpoint={folder.path}"
             for name in ("linear:sweep", "finetune", "health")
         ]
+        lines.append(f"  {typed} --config=look --config.checkpoint={folder.path}")
     return "\n".join(lines)
 
 

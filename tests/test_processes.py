@@ -67,6 +67,7 @@ def commands(root: Path, images: Path) -> list[list[str]]:
             "--config.recipe.rand_augment=0",
         ),
         judged("health", "--config.images=8"),
+        judged("features", "--config.images_per_file=9"),
         [
             "--config=configs/eval/table.py",
             f"--config.runs={root / 'run'}",
@@ -98,7 +99,7 @@ def test_two_processes_are_one(tmp_path):
 
 def assert_judged_alike(one: Path, two: Path) -> None:
     """The same numbers from every evaluation, and the same table."""
-    for task in ("knn", "few_label", "linear", "finetune", "health"):
+    for task in ("knn", "few_label", "linear", "finetune", "health", "features"):
         ours, theirs = (json.loads((x / task / "results.json").read_text()) for x in (one, two))
         assert np.isfinite(theirs["value"])
         tolerance = 1e-3 * ours["value"] if task == "health" else 0.1  # an image of eleven

@@ -1,6 +1,6 @@
 """What a checkpoint is worth: one kind of evaluation a file; ``TASKS`` lists them by name."""
 
-from repre_jax.evaluation import few_label, health, knn
+from repre_jax.evaluation import extract, few_label, health, knn
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
 from repre_jax.evaluation.task import Task
@@ -11,4 +11,5 @@ TASKS: dict[str, Task] = {
     "linear": linear.TASK,
     "finetune": finetune.TASK,
     "health": health.TASK,
+    "features": extract.TASK,
 }

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -19,11 +18,12 @@ from repre_jax.convert.files import SUFFIXES, is_foreign
 from repre_jax.convert.foreign import imported_config, method_as_published, read_foreign
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.evaluation.stored import read_about, read_chosen, read_parts
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import EvaluationDefaults, Method
 from repre_jax.models import BACKBONES
 from repre_jax.models.conv_stem import fold, frozen
-from repre_jax.runs.fingerprints import array_sha256s, params_sha256
+from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import filled
 from repre_jax.schedules import Clock
 from repre_jax.training import defaults
@@ -83,11 +83,12 @@ class Pretrained:
             return jax.device_get(fold(*jax.jit(init)()))
         params, statistics = jax.eval_shape(init)
         prefix = "" if self.weights == "online" else "target_"
-        expected = {f"{prefix}params": params}
+        expected = {f"{prefix}params": {"encoder": params}}
         if statistics:
-            expected[f"{prefix}batch_stats"] = statistics
-        found = _read_encoder(self.run / "checkpoints" / str(self.step), expected)
-        return jax.device_get(fold(*found.values()) if statistics else found[f"{prefix}params"])
+            expected[f"{prefix}batch_stats"] = {"encoder": statistics}
+        found = read_parts(self.run / "checkpoints" / str(self.step), expected)
+        statistics = found.get(f"{prefix}batch_stats", {}).get("encoder")
+        return jax.device_get(fold(found[f"{prefix}params"]["encoder"], statistics))
 
 
 def open_pretrained(
@@ -130,7 +131,7 @@ def open_pretrained(
             f"weights={usual}."
         )
     step = _checkpoint_step(run, named_step if step is None else step)
-    identity = [_about(run / "checkpoints" / str(step))["sha256"], weights]
+    identity = [read_about(run / "checkpoints" / str(step))["sha256"], weights]
     return opened(weights=weights, step=step, fingerprint=_short_hash(identity))
 
 
@@ -254,19 +255,6 @@ def _checkpoint_step(run: Path, step: int | None) -> int:
     return step
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """{"sha256" of the whole state, "arrays": that of each array} of a checkpoint."""
-    path = folder / "about" / "metadata"
-    try:
-        about = json.loads(path.read_text())
-        return {key: about[key] for key in ("sha256", "arrays")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Checkpoint {folder} is damaged, or of an older version: {path} cannot be read "
-            f"({error!r})."
-        ) from error
-
-
 def load_networks(pretrained: Pretrained) -> tuple[Any, Any]:
     """(params, batch_stats) of a whole network, with its heads, as a pre-training has them.
 
@@ -282,10 +270,10 @@ def load_networks(pretrained: Pretrained) -> tuple[Any, Any]:
     def everything(tree):
         return {part: tree[part] for part in _NETWORKS if part in tree}
 
-    read = _read(pretrained.run / "checkpoints" / str(pretrained.step), everything)
+    found = read_chosen(pretrained.run / "checkpoints" / str(pretrained.step), everything)
     prefixes = ("", "target_") if pretrained.weights == "target" else ("",)
     params, batch_stats = (
-        functools.reduce(_over, [read.get(prefix + part) or {} for prefix in prefixes])
+        functools.reduce(_over, [found.get(prefix + part) or {} for prefix in prefixes])
         for part in ("params", "batch_stats")
     )
     return params, batch_stats
@@ -294,62 +282,6 @@ def load_networks(pretrained: Pretrained) -> tuple[Any, Any]:
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = flatten_dict(below, sep="/") | flatten_dict(above, sep="/")
     return unflatten_dict(merged, sep="/")
-
-
-def _read_encoder(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder under "params" or whatever ``expected`` names; nothing else is read."""
-
-    def encoders(tree):
-        for part, shapes in expected.items():
-            _check_same_shapes(folder, tree[part]["encoder"], shapes)
-        return {part: {"encoder": tree[part]["encoder"]} for part in expected}
-
-    return {part: inner["encoder"] for part, inner in _read(folder, encoders).items()}
-
-
-def _read(folder: Path, choose: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """What ``choose`` takes of a checkpoint's tree, as NumPy arrays whose bytes were checked."""
-    import orbax.checkpoint as ocp  # seconds to import, which cached features do without
-    from etils import epath
-
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
-        state = epath.Path(folder / "state")
-        tree = handler.metadata(state).tree
-        item = choose(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree))
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        restored = ocp.Checkpointer(handler).restore(
-            state,
-            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
-        )
-    except (UserError, MemoryError, PermissionError):
-        raise
-    except Exception as error:  # Orbax, TensorStore and JSON each have their own types
-        raise _damaged(folder, type(error).__name__) from error
-    saved = _about(folder)["arrays"]
-    if any(saved.get(name) != digest for name, digest in array_sha256s(restored).items()):
-        raise _damaged(folder, "its bytes are not those that were saved")
-    return restored
-
-
-def _damaged(folder: Path, reason: str) -> UserError:
-    return UserError(
-        f"{folder} is damaged ({reason}): evaluate another step, or bring it back from a copy."
-    )
-
-
-def _check_same_shapes(folder: Path, stored: Any, expected: Any) -> None:
-    def shapes(tree):
-        pairs = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in pairs}
-
-    stored, expected = shapes(stored), shapes(expected)
-    for name in sorted(stored.keys() | expected.keys()):
-        if stored.get(name) != expected.get(name):
-            raise UserError(
-                f"{folder} holds another encoder than the run's config.json describes: {name} is "
-                f"{stored.get(name, 'absent')} there, {expected.get(name, 'absent')} by the config."
-            )
 
 
 def _short_hash(value: Any) -> str:

@@ -19,7 +19,8 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import from_bytes, frozen_features
 from repre_jax.models.pixels import encoder_input
-from repre_jax.models.taps import apply_with_taps
+from repre_jax.models.taps import apply_with_attention, apply_with_taps
+from repre_jax.models.vit import ViT
 from repre_jax.training import resolution
 
 
@@ -56,12 +57,26 @@ class Encoder:
         Raises:
           UserError: images as for ``features``, or a block that the encoder does not have.
         """
-        depth = len(self.pretrained.encoder.block_strides)
-        for block in blocks:
-            if block not in range(depth):
-                name = self.pretrained.config.model.name
-                raise UserError(f"There is no block {block!r}: {name} has blocks 0 to {depth - 1}.")
-        return self._maps(self.params, self._checked(images), tuple(map(int, blocks)))
+        blocks = tuple(map(self._checked_block, blocks))
+        return self._maps(self.params, self._checked(images), blocks)
+
+    def attention(self, images: ArrayLike, block: int) -> jax.Array:
+        """How much the class token attends to every patch in a block: float32 [B, H, gh, gw].
+
+        The sum over patches is 1 less what the class token keeps for itself.
+
+        Args:
+          images: as for ``features``.
+          block: its number from 0.
+
+        Raises:
+          UserError: images or a block as for ``maps``, or an encoder without a class token.
+        """
+        block = self._checked_block(block)
+        if not isinstance(self.pretrained.encoder, ViT):
+            name = self.pretrained.config.model.name
+            raise UserError(f"{name} has no class token, so nothing attends for the whole image.")
+        return self._attention(self.params, self._checked(images), block)
 
     @functools.cached_property
     def _features(self) -> Callable[[Any, jax.Array], jax.Array]:
@@ -78,6 +93,23 @@ class Encoder:
             return [feature_map.astype(jnp.float32) for feature_map in maps]
 
         return encode
+
+    @functools.cached_property
+    def _attention(self) -> Callable[[Any, jax.Array, int], jax.Array]:
+        encoder, prepared = self.pretrained.encoder, self._prepared
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def attend(params, images, block):
+            return apply_with_attention(encoder, {"params": params}, prepared(images), block)
+
+        return attend
+
+    def _checked_block(self, block: int) -> int:
+        depth = len(self.pretrained.encoder.block_strides)
+        if block not in range(depth):
+            name = self.pretrained.config.model.name
+            raise UserError(f"There is no block {block!r}: {name} has blocks 0 to {depth - 1}.")
+        return int(block)
 
     def _prepared(self, images: jax.Array) -> jax.Array:
         """Checked images as the encoder takes them."""

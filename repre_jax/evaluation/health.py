@@ -12,7 +12,7 @@ import numpy as np
 from repre_jax.data.device.augment import augment_views
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.recipes import ViewRecipe
-from repre_jax.data.sources.source import Source
+from repre_jax.data.sources.source import Chosen
 from repre_jax.errors import UserError
 from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
 from repre_jax.evaluation.retrieval import retrieval_scores
@@ -80,27 +80,6 @@ TASK = Task(
 )
 
 
-class _Repeated(Source):
-    """So many images spread evenly over a source, begun again until there are ``length``."""
-
-    def __init__(self, source: Source, images: int, length: int):
-        self._source, self._length = source, length
-        self._chosen = np.linspace(0, len(source) - 1, images).astype(int)
-        self.description, self.fingerprint = source.description, source.fingerprint
-
-    def __len__(self) -> int:
-        return self._length
-
-    def _original(self, index: int) -> int:
-        return int(self._chosen[index % len(self._chosen)])
-
-    def read(self, index: int) -> np.ndarray:
-        return self._source.read(self._original(index))
-
-    def name_of(self, index: int) -> str:
-        return self._source.name_of(self._original(index))
-
-
 def pair_of_views(recipe: ViewRecipe) -> ViewRecipe:
     """The recipe's two global views, or its only one drawn twice; no local crops."""
     pair = dataclasses.replace(recipe, local_crops=0)
@@ -122,6 +101,8 @@ def _alignment(evaluation: Evaluation) -> float:
     batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
     steps = -(-count // batch_size)
     encoder = evaluation.pretrained.encoder
+    # Spread evenly over the set, and begun again to fill the last batch.
+    chosen = np.linspace(0, len(evaluation.val) - 1, count).astype(int)
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def total(params, batch):
@@ -132,7 +113,7 @@ def _alignment(evaluation: Evaluation) -> float:
         return jnp.sum(alignment(*pair) * (batch["index"] < count))
 
     batches = training_batches(
-        _Repeated(evaluation.val, count, steps * batch_size),
+        Chosen(evaluation.val, np.resize(chosen, steps * batch_size)),
         recipe,
         image_size=config.image_size,
         batch_size=batch_size,

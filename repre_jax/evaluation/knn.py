@@ -162,70 +162,105 @@ def knn_rankings(
     if min(neighbours) < 1:
         raise ValueError(f"neighbours={neighbours} must be at least 1")
     train_features, train_labels = _labelled(train_features, train_labels, num_classes)
-    count, queries = len(queries), unit_rows(np.asarray(queries, np.float32))
-    mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("batch",))
-    by_query = NamedSharding(mesh, PartitionSpec(None, "batch"))
-    replicated = NamedSharding(mesh, PartitionSpec())
-
-    rows = mesh.size * min(query_chunk, -(-count // mesh.size))
-    queries = jax.device_put(_in_chunks(queries, rows), by_query)
-    best = jax.device_put(_nobody_yet((*queries.shape[:2], max(neighbours))), by_query)
-    # As many chunks as needed, of equal size: hardly any padding.
-    bank_chunk = -(-len(train_labels) // -(-len(train_labels) // bank_chunk))
-    for start in range(0, len(train_labels), bank_chunk):
-        features = np.asarray(train_features[start : start + bank_chunk], np.float32)
-        features = _padded(unit_rows(features), bank_chunk, 0)
-        labels = _padded(train_labels[start : start + bank_chunk], bank_chunk, -1)
-        previous = best
-        best = _merge_chunk(best, queries, *jax.device_put((features, labels), replicated))
-        jax.block_until_ready(previous)  # else all chunks would wait on the device at once
-    similarities, voters = _on_host(best, replicated)
+    similarities, voters = nearest(
+        train_features,
+        train_labels,
+        queries,
+        max(neighbours),
+        mesh=mesh,
+        bank_chunk=bank_chunk,
+        query_chunk=query_chunk,
+    )
     return {
-        k: _ranked_classes(similarities[:count, :k], voters[:count, :k], num_classes, temperature)
+        k: _ranked_classes(similarities[:, :k], voters[:, :k], num_classes, temperature)
         for k in neighbours
     }
 
 
+def nearest(
+    bank: np.ndarray,
+    numbers: np.ndarray,
+    queries: np.ndarray,
+    count: int,
+    *,
+    mesh: Mesh | None = None,
+    bank_chunk: int = BANK_CHUNK,
+    query_chunk: int = QUERY_CHUNK,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(cosine similarities, numbers) of the ``count`` nearest of a bank, nearest first.
+
+    Equally similar ones come in the order of the bank.
+
+    Args:
+      bank: [n, D], normalised here.
+      numbers: int [n], none of them negative: what to tell the rows of the bank by.
+      queries: [m, D], normalised here.
+      count: k.
+      mesh, bank_chunk, query_chunk: as in ``knn_rankings``.
+
+    Returns:
+      (float32 [m, k], int32 [m, k]); beyond the n that there are the similarities are -inf.
+    """
+    rows_asked, queries = len(queries), unit_rows(np.asarray(queries, np.float32))
+    mesh = mesh or Mesh(np.array(jax.devices()[:1]), ("batch",))
+    by_query = NamedSharding(mesh, PartitionSpec(None, "batch"))
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    rows = mesh.size * min(query_chunk, -(-rows_asked // mesh.size))
+    queries = jax.device_put(_in_chunks(queries, rows), by_query)
+    best = jax.device_put(_nobody_yet((*queries.shape[:2], count)), by_query)
+    # As many chunks as needed, of equal size: hardly any padding.
+    bank_chunk = -(-len(numbers) // -(-len(numbers) // bank_chunk))
+    for start in range(0, len(numbers), bank_chunk):
+        features = np.asarray(bank[start : start + bank_chunk], np.float32)
+        features = _padded(unit_rows(features), bank_chunk, 0)
+        numbered = _padded(numbers[start : start + bank_chunk], bank_chunk, -1)
+        previous = best
+        best = _merge_chunk(best, queries, *jax.device_put((features, numbered), replicated))
+        jax.block_until_ready(previous)  # else all chunks would wait on the device at once
+    similarities, found = _on_host(best, replicated)
+    return similarities[:rows_asked], found[:rows_asked]
+
+
 def _nobody_yet(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(similarities, labels) before the first chunk."""
+    """(similarities, numbers) before the first chunk."""
     return np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
 
 
 @jax.jit
-def _merge_chunk(best, queries, bank, bank_labels):
+def _merge_chunk(best, queries, bank, bank_numbers):
     """The k best of the k so far and one chunk of the bank.
 
     Args:
-      best: (similarities [c, q, k], labels [c, q, k]), descending.
+      best: (similarities [c, q, k], numbers [c, q, k]), descending.
       queries: [c, q, D].
       bank: [b, D].
-      bank_labels: int [b], -1 for padding.
+      bank_numbers: int [b], -1 for padding.
 
     Returns:
       as ``best``.
     """
 
     def merge(chunk):
-        similarities, labels, query = chunk
+        similarities, numbers, query = chunk
         new = jnp.einsum("qd,bd->qb", query, bank, precision=jax.lax.Precision.HIGHEST)
-        new = jnp.where(bank_labels >= 0, new, -jnp.inf)
+        new = jnp.where(bank_numbers >= 0, new, -jnp.inf)
         # The earlier ones first, for top_k prefers the lower index among equals.
-        new_labels = jnp.broadcast_to(bank_labels, new.shape)
+        new_numbers = jnp.broadcast_to(bank_numbers, new.shape)
         similarities, order = jax.lax.top_k(
             jnp.concatenate([similarities, new], axis=1), similarities.shape[1]
         )
-        labels = jnp.take_along_axis(jnp.concatenate([labels, new_labels], axis=1), order, axis=1)
-        return similarities, labels
+        joined = jnp.concatenate([numbers, new_numbers], axis=1)
+        return similarities, jnp.take_along_axis(joined, order, axis=1)
 
     return jax.lax.map(merge, (*best, queries))
 
 
 def _on_host(best, replicated: NamedSharding) -> tuple[np.ndarray, np.ndarray]:
-    """(similarities [rows, K], labels [rows, K]) of all queries, whole in every process."""
+    """(similarities [rows, K], numbers [rows, K]) of all queries, whole in every process."""
     if jax.process_count() > 1:
         best = jax.jit(lambda x: x, out_shardings=replicated)(best)
-    similarities, labels = (np.asarray(x) for x in best)
-    return similarities.reshape(-1, similarities.shape[-1]), labels.reshape(-1, labels.shape[-1])
+    return tuple(np.asarray(x).reshape(-1, x.shape[-1]) for x in best)
 
 
 def _ranked_classes(

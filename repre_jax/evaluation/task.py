@@ -56,7 +56,7 @@ class Evaluation:
       pretrained: the encoder.
       train, val: the labelled images.
       mesh: the devices.
-      folder: of this evaluation.
+      folder: of this evaluation; None where nothing is measured, only features are wanted.
       unreadable: description of a source -> {name: reason} of its images that could not be read.
       features_commits: of the code that made the features in use, some perhaps long ago.
     """
@@ -66,7 +66,7 @@ class Evaluation:
     train: Source
     val: Source
     mesh: Mesh
-    folder: RunFolder
+    folder: RunFolder | None
     unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     features_commits: set[str] = dataclasses.field(default_factory=set)
 
@@ -126,6 +126,13 @@ class Evaluation:
         self.note_unreadable(source, found)
         return found
 
+    def encode(self, images: np.ndarray, feature: str) -> np.ndarray:
+        """Features float32 [n, D] of a few images uint8 [n, S, S, 3], which are not kept."""
+        encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
+        starts = range(0, len(images), self.config.batch_size)
+        chunks = (images[start : start + self.config.batch_size] for start in starts)
+        return np.concatenate([encode(self.params, chunk) for chunk in chunks])
+
     def check_classes(self, val_labels: np.ndarray) -> None:
         """Raises UserError when a class is missing from the labels of the validation images.
 
@@ -150,9 +157,10 @@ class Evaluation:
             raise UserError(f"None of the images of {source.description} can be read ({first}).")
         self.unreadable[source.description] = missing
         if jax.process_index() == 0:
+            listed = "; results.json lists them" if self.folder else ""
             print(
                 f"{len(missing)} of the {len(source):,} images of {source.description} cannot be "
-                f"read ({first}): they do not count; results.json lists them."
+                f"read ({first}): they do not count{listed}."
             )
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):
@@ -182,6 +190,8 @@ class Task:
       needs_labels: whether images without labels are refused.
       protocols: what ``config.protocol`` may be; () for a task without that key.
       default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
+      fingerprint: of a config, the hash of what lies in the files that it names, beside the images;
+        None where it names none. UserError when they cannot be read.
     """
 
     measure: Callable[[Evaluation], dict[str, Any]]
@@ -190,6 +200,7 @@ class Task:
     needs_labels: bool = True
     protocols: tuple[str, ...] = ()
     default_protocol: Callable[[Pretrained], str] | None = None
+    fingerprint: Callable[[ConfigDict], str] | None = None
 
 
 def check_same_classes(

@@ -38,10 +38,13 @@ class Painter:
       space: in which space the targets lie, for the title.
       paint: (encoder, online params, images float32 [n, S, S, 3] in [0, 1], ``Keys``) ->
         ``Picture``, to be jitted.
+      without: the same arguments -> {block: [n, S, S, 3]}, what is reconstructed where the map of a
+        tapped block says nothing; None where a picture is not made of several maps.
     """
 
     space: str
     paint: Callable[..., Picture]
+    without: Callable[..., dict[int, jax.Array]] | None = None
 
 
 def shown_pixels(

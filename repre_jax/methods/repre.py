@@ -48,15 +48,29 @@ class RePre:
     def painter(self) -> Painter:
         """The whole view from its taps."""
 
-        def paint(encoder, params, images, keys):
-            del keys
+        def maps_of(encoder, params, images):
             variables = {"params": params["encoder"]}
             inputs = encoder_input(encoder, images)
-            _, maps = apply_with_taps(encoder, variables, inputs, self.taps)
-            painted = self.reconstruct(params["repre"], maps)
+            return apply_with_taps(encoder, variables, inputs, self.taps)[1]
+
+        def paint(encoder, params, images, keys):
+            del keys
+            painted = self.reconstruct(params["repre"], maps_of(encoder, params, images))
             return Picture(images, painted, jnp.ones(images.shape[:-1], bool))
 
-        return Painter(PIXELS, paint)
+        def without(encoder, params, images, keys):
+            # The decoder paints from all maps at once, so no map has a picture of its own. What one
+            # adds is what is lost when it is its mean over images and places, which the decoder
+            # knows how to read, unlike zeros.
+            del keys
+            maps = maps_of(encoder, params, images)
+            means = [jnp.broadcast_to(x.mean((0, 1, 2), keepdims=True), x.shape) for x in maps]
+            return {
+                block: self.reconstruct(params["repre"], [*maps[:k], means[k], *maps[k + 1 :]])
+                for k, block in enumerate(self.taps)
+            }
+
+        return Painter(PIXELS, paint, without if len(self.taps) > 1 else None)
 
     def loss(self, encoder, params, maps, pixels, keys) -> jax.Array:
         """Equation 3 against view 1 in [0, 1] [B, H, W, 3] -> float32 [B]."""

@@ -24,6 +24,18 @@ def attend(
     )
 
 
+def first_token_weights(
+    query: jax.Array, key: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """With what weights ``attend`` mixes the values for the first token: float32 [B, H, N].
+
+    Args:
+      query, key, bias: as of ``attend``.
+    """
+    first, key = jnp.swapaxes(query[:, :1], 1, 2), jnp.swapaxes(key, 1, 2)
+    return _weights(first, key, None if bias is None else bias[:, :, :1])[:, :, 0]
+
+
 def _attend_on_cpu(query, key, value, bias):
     """The same in the order that XLA for CPU is fast in: heads before tokens, one after the other.
 
@@ -47,7 +59,12 @@ def _attend_on_cpu(query, key, value, bias):
 
 def _attend(query, key, value, bias=None):
     """Of [..., N, D / H] and [..., N, N]."""
+    weights = _weights(query, key, bias)
+    return jnp.einsum("...ns,...sd->...nd", weights.astype(value.dtype), value)
+
+
+def _weights(query, key, bias=None):
+    """Of [..., N, D / H], float32 [..., N, N]."""
     logits = jnp.einsum("...nd,...sd->...ns", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
-    weights = jax.nn.softmax(logits if bias is None else logits + bias)
-    return jnp.einsum("...ns,...sd->...nd", weights.astype(value.dtype), value)
+    return jax.nn.softmax(logits if bias is None else logits + bias)

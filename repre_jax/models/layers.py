@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.models.attention import attend
+from repre_jax.models.attention import attend, first_token_weights
+from repre_jax.models.taps import ATTENTION
 
 Initializer = Callable[..., jax.Array]
 
@@ -121,8 +122,12 @@ class Attention(nn.Module):
         qkv = nn.Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        bias = self.logits_bias(query)
+        # Only where somebody wants to look: what is trained does not have it.
+        if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
+            self.sow(ATTENTION, "first_token", first_token_weights(query, key, bias))
         # Logits and softmax are float32 in there whatever the compute dtype.
-        x = attend(query, key, value, self.logits_bias(query))
+        x = attend(query, key, value, bias)
         x = x.reshape(-1, width)
         x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)

@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from repre_jax.errors import UserError
+
+# Collection in which a ViT sows the attention of its class token, for those who make it mutable.
+ATTENTION = "attention"
+
 
 class EncoderOutput(NamedTuple):
     """What every encoder returns: pooled [B, D] and tokens [B, N, D], without the class token."""
@@ -49,6 +54,24 @@ def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
     return (*((k + 1) * interval - 1 for k in range(count - 1)), depth - 1)
 
 
+def block_numbers(encoder: nn.Module, blocks: Sequence[int], key: str) -> tuple[int, ...]:
+    """Blocks as numbers from 0, where negative ones count from the last, -1.
+
+    Args:
+      encoder: an encoder.
+      blocks: as a user gave them.
+      key: under which, for the error.
+
+    Raises:
+      UserError: the encoder has no such block.
+    """
+    depth = len(encoder.block_strides)
+    for block in blocks:
+        if block not in range(-depth, depth):
+            raise UserError(f"{key} has block {block}: there are blocks 0 to {depth - 1}.")
+    return tuple(dict.fromkeys(int(block) % depth for block in blocks))
+
+
 def apply_with_taps(
     encoder: nn.Module, variables: Any, images: jax.Array, blocks: Sequence[int], **kwargs: Any
 ) -> tuple[Any, list[jax.Array]]:
@@ -68,6 +91,29 @@ def apply_with_taps(
         return encoder.apply(variables, images, **kwargs), []
     output, sown = encoder.apply(variables, images, mutable=["intermediates"], **kwargs)
     return output, [read_block(sown["intermediates"], block).feature_map for block in blocks]
+
+
+def apply_with_attention(
+    encoder: nn.Module, variables: Any, images: jax.Array, block: int
+) -> jax.Array:
+    """How much the class token attends to every patch in a block: float32 [B, H, gh, gw].
+
+    The weights that the block mixes values with, whose sum with that of the class token itself is 1
+    (facebookresearch/dino, visualize_attention.py).
+
+    Args:
+      encoder: a ViT.
+      variables: its variables.
+      images: [B, H, W, C] as it takes them.
+      block: number from 0.
+
+    Raises:
+      KeyError: the encoder has no class token, or no such block.
+    """
+    _, sown = encoder.apply(variables, images, mutable=[ATTENTION])
+    (weights,) = sown[ATTENTION][f"block_{block}"]["attention"]["first_token"]
+    grid = (side // encoder.patch_size for side in images.shape[1:3])
+    return weights[:, :, 1:].reshape(*weights.shape[:2], *grid)
 
 
 def read_block(intermediates: Any, block: int) -> BlockOutput:

@@ -83,8 +83,7 @@ class Learner:
 
     def keys(self, batch: dict[str, jax.Array], step: jax.Array) -> Keys:
         """Randomness of the forward pass on a batch with "epoch" and "index" int32 [B]."""
-        examples = example_keys(self.seed, Stream.MASKS, batch["epoch"], batch["index"])
-        return Keys(examples, step_key(self.seed, Stream.DROP_PATH, step))
+        return forward_keys(self.seed, batch, step)
 
     def init(self, start: Any = None) -> TrainState:
         """The state at step 0, a function of the seed and ``start``; meant to be jitted.
@@ -116,6 +115,12 @@ class Learner:
             nonfinite_steps=zero,
             nonfinite_in_a_row=zero,
         )
+
+
+def forward_keys(seed: int, batch: dict[str, jax.Array], step: jax.Array) -> Keys:
+    """``Learner.keys`` of a run with this seed."""
+    examples = example_keys(seed, Stream.MASKS, batch["epoch"], batch["index"])
+    return Keys(examples, step_key(seed, Stream.DROP_PATH, step))
 
 
 def _replaced(tree: Any, by: Any) -> Any:

@@ -15,7 +15,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.feature_cache import cached_features
-from repre_jax.models.taps import apply_with_taps
+from repre_jax.models.taps import apply_with_attention, apply_with_taps
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
 
@@ -63,6 +63,29 @@ def test_maps_are_those_of_the_blocks_at_another_size_too(folder, encoder):
     for ours, theirs in zip(maps, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert np.abs(maps[0] - maps[1]).max() > 0.1
+
+
+def test_attention_is_that_of_the_block_at_another_size_too(folder, encoder):
+    pretrained = open_pretrained(folder)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 24, 16, 3), np.uint8)
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    normalised = (pixels.astype(np.float32) / 255 - mean) / std
+    params = {"params": pretrained.load_params()}
+    for block in (1, 3):
+        attention = encoder.attention(pixels, block)
+        assert attention.shape == (2, 4, 3, 2) and attention.dtype == jnp.float32
+        expected = apply_with_attention(pretrained.encoder, params, normalised, block)
+        np.testing.assert_allclose(attention, expected, atol=1e-4)
+    assert np.abs(encoder.attention(pixels, 1) - attention).max() > 0.01
+
+
+def test_attention_of_an_encoder_without_a_class_token(tmp_path):
+    sizes = {"width": 8, "depth": None, "heads": None, "stage_depths": (1, 1, 1, 1)}
+    sizes |= {"stage_heads": (1, 1, 1, 1), "patch_size": 4, "image_size": 32, "window": 2}
+    saved_run(tmp_path / "run", "simsiam", name="swin_nano", position=None, **sizes)
+    swin = repre_jax.load(tmp_path / "run")
+    with pytest.raises(UserError, match="swin_nano has no class token"):
+        swin.attention(np.zeros((1, 32, 32, 3), np.uint8), 3)
 
 
 def test_floats_in_0_to_1_are_the_same_images(encoder):
@@ -114,7 +137,8 @@ def test_a_shape_is_compiled_once(folder):
     ],
 )
 def test_images_that_would_be_encoded_wrongly_are_refused(encoder, images, words):
-    for call in (encoder.features, lambda x: encoder.maps(x, [1])):
+    calls = (encoder.features, lambda x: encoder.maps(x, [1]), lambda x: encoder.attention(x, 1))
+    for call in calls:
         with pytest.raises(UserError) as error:
             call(images)
         assert words in str(error.value)
@@ -124,6 +148,8 @@ def test_images_that_would_be_encoded_wrongly_are_refused(encoder, images, words
 def test_a_block_that_is_not_there(encoder, block):
     with pytest.raises(UserError, match=r"^There is no block .*: vit_nano has blocks 0 to 3\.$"):
         encoder.maps(PIXELS, [1, block])
+    with pytest.raises(UserError, match=r"^There is no block"):
+        encoder.attention(PIXELS, block)
 
 
 def test_a_compute_type_that_is_none(folder):

@@ -10,7 +10,8 @@ Versions: Python 3.11, torch 2.13.0 (CPU), torchvision 0.29.2, numpy 2.4.6; floa
 Shims: golden/official.py says which and why.
 
 Keys: ``dino/<pixels>/layers`` [3, B, 1+N, D] is get_intermediate_layers(n=3), every one after the
-final norm, so that the last one is the output; ``<model>/pooled`` [B, D] is what forward returns;
+final norm, so that the last one is the output; ``dino/<pixels>/attention`` [B, H, 1+N] the class
+token's row of get_last_selfattention; ``<model>/pooled`` [B, D] is what forward returns;
 ``<model>/tokens`` [B, 1+N, D] the output after the norm; ``positions/...`` [1, 1+N, D], some of
 them rows of it; ``parameters/...`` counts.
 """
@@ -56,6 +57,8 @@ def dino_outputs(vits) -> dict[str, np.ndarray]:
         layers = model.get_intermediate_layers(view(size), n=3)
         arrays[f"dino/{size}/layers"] = np.stack([official.numpy(x) for x in layers])
         arrays[f"dino/{size}/pooled"] = official.numpy(model(view(size)))
+        attention = model.get_last_selfattention(view(size))
+        arrays[f"dino/{size}/attention"] = official.numpy(attention[:, :, 0])
     official.load(model, faint(weights(vit_shapes(FORWARD_VIT, learned_positions=True))))
     arrays["dino/faint/pooled"] = official.numpy(model(view(32)))
     return arrays

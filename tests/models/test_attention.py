@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.models.attention import attend
+from repre_jax.models.attention import attend, first_token_weights
 
 
 @pytest.mark.parametrize("bias", [None, 1, 2])
@@ -27,6 +27,16 @@ def test_values_and_gradients(tokens, bias):
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [None, 1, 2])
+def test_weights_of_the_first_token_are_those_it_is_mixed_with(bias):
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value = (jax.random.normal(k, (2, 7, 3, 4)) for k in keys[:3])
+    added = None if bias is None else jax.random.normal(keys[3], (bias, 3, 7, 7))
+    weights = first_token_weights(query, key, added)
+    mixed = np.einsum("bhn,bnhd->bhd", weights, value)
+    np.testing.assert_allclose(mixed, attend(query, key, value, added)[:, 0], atol=1e-5)
 
 
 def test_logits_and_softmax_are_float32():

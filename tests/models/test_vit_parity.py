@@ -11,7 +11,7 @@ from golden.weights import ViTShape, faint, images, normalised, vit_shapes, weig
 
 from repre_jax.models.heads import PrototypeHead, moco_v3_projector
 from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
-from repre_jax.models.taps import tap_name
+from repre_jax.models.taps import apply_with_attention, read_block, tap_name
 from repre_jax.models.vit import VIT_SIZES, ViT
 
 GOLDEN = dict(np.load(FOLDER / "vit.npz"))
@@ -56,6 +56,59 @@ def test_dino_forward_at_the_trained_a_smaller_and_a_larger_size(size):
         maps = np.asarray(block.feature_map).reshape(layer[:, 1:].shape)
         tokens = np.concatenate([np.asarray(block.class_token)[:, None], maps], axis=1)
         np.testing.assert_allclose(layer_norm(tokens, norm), layer, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 16, 48])
+def test_attention_of_the_last_block_is_what_dino_visualises(size):
+    """get_last_selfattention, of which visualize_attention.py shows the class token's row."""
+    model = encoder(FORWARD_VIT, "learned")
+    params = {"params": recorded_params(model, learned_positions=True)}
+    attention = apply_with_attention(model, params, view(size), 2)
+    golden = GOLDEN[f"dino/{size}/attention"][:, :, 1:]
+    np.testing.assert_allclose(attention, golden.reshape(attention.shape), atol=1e-4)
+    assert attention.shape == (2, 3, size // 4, size // 4)
+    assert np.ptp(golden, axis=-1).min() > 0.01, "of even attention nothing could be seen"
+
+
+def test_attention_of_another_block_is_its_own():
+    """softmax(q k / sqrt(d)) of what the block before put out, by the official names of weights."""
+    model = encoder(FORWARD_VIT, "learned")
+    state = weights(vit_shapes(FORWARD_VIT, learned_positions=True))
+    params = {"params": recorded_params(model, learned_positions=True)}
+    _, sown = model.apply(params, view(32), mutable=["intermediates"])
+    block = read_block(sown["intermediates"], 0)
+    patches = np.asarray(block.feature_map).reshape(2, 64, 48)
+    x = np.concatenate([np.asarray(block.class_token)[:, None], patches], axis=1)
+    norm = {"scale": state["blocks.1.norm1.weight"], "bias": state["blocks.1.norm1.bias"]}
+    qkv = (
+        layer_norm(x, norm) @ state["blocks.1.attn.qkv.weight"].T + state["blocks.1.attn.qkv.bias"]
+    )
+    query, key, _ = qkv.reshape(2, 65, 3, 3, 16).transpose(2, 0, 3, 1, 4)
+    weight = np.exp(query[:, :, :1] @ key.swapaxes(2, 3) / np.sqrt(16))[:, :, 0]
+    weight /= weight.sum(axis=-1, keepdims=True)
+    attention = apply_with_attention(model, params, view(32), 1)
+    np.testing.assert_allclose(attention, weight[:, :, 1:].reshape(2, 3, 8, 8), atol=1e-4)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_attention_is_only_there_for_who_asks(remat):
+    """A softmax a block, and no more, in what is trained; the parameters do not know of it."""
+    model = encoder(FORWARD_VIT, "learned").clone(remat=remat)
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert set(variables) == {"params"}
+
+    def exponentials(*collections):
+        def forward(params, x):
+            return model.apply({"params": params}, x, mutable=list(collections))
+
+        jaxpr = jax.make_jaxpr(forward)(variables["params"], images)
+        return str(jaxpr).count(" exp ")
+
+    assert exponentials("intermediates") == exponentials()
+    assert exponentials("attention") > exponentials()
+    attention = jax.eval_shape(lambda p, x: apply_with_attention(model, p, x, 1), variables, images)
+    assert attention.shape == (1, 3, 8, 8)
 
 
 def test_epsilon_of_the_norms():

@@ -69,6 +69,34 @@ class Source(abc.ABC):
         return self.read(index), label
 
 
+class Chosen(Source):
+    """Some images of another source, in any order and as often as they are named.
+
+    Their labels come with the images, for those of the other source may have to be read for that.
+    """
+
+    labels_at_hand = False
+
+    def __init__(self, source: Source, numbers: np.ndarray):
+        """Chooses images of ``source`` by their numbers, int [n]."""
+        self._source, self._numbers = source, np.asarray(numbers, np.int64)
+        self.class_names = source.class_names
+        self.description = source.description
+        self.fingerprint = short_hash(source.fingerprint.encode(), self._numbers.tobytes())
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._source.read(int(self._numbers[index]))
+
+    def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
+        return self._source.read_with_label(int(self._numbers[index]))
+
+    def name_of(self, index: int) -> str:
+        return self._source.name_of(int(self._numbers[index]))
+
+
 def short_hash(*parts: bytes) -> str:
     """Returns 16 hexadecimal digits that depend on every part and on where parts end."""
     digest = hashlib.blake2b(digest_size=8)
