@@ -28,6 +28,7 @@ from repre_jax.data.workers import WorkerKilled
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.export_weights import export_weights
 from repre_jax.import_weights import import_weights
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
@@ -39,7 +40,7 @@ from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
 TASKS |= {"table": tabulate, "patch_clusters": cluster_patches, "replay": replay}
-TASKS |= {"import": import_weights}
+TASKS |= {"import": import_weights, "export": export_weights}
 _CONFIG_FLAGS = ("--config=", "-config=")
 
 

@@ -154,12 +154,22 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     facts = {
         "heads": config.get("num_attention_heads") or heads,
         "norm_epsilon": config.get("layer_norm_eps"),
-        "image_size": config.get("image_size") or size or (of_timm.get("input_size") or [0])[-1],
+        "image_size": _side(
+            config.get("image_size") or size or (of_timm.get("input_size") or [0])[1:]
+        ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
         "std": preprocessor.get("image_std") or of_timm.get("std"),
         "origin": f"{config.get('_name_or_path', '')} {of_timm.get('tag', '')}".strip(),
     }
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}
+
+
+def _side(size: Any) -> int | None:
+    """Of a square, told by its side or by both; UserError for a rectangle."""
+    sides = set(size) if isinstance(size, (list, tuple)) else {size}
+    if len(sides) > 1:
+        raise UserError(f"config.json says images of {size}, and ours are made for squares.")
+    return next(iter(sides), None)
 
 
 def _resize(

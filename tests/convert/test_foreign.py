@@ -173,6 +173,15 @@ def test_a_folder_of_transformers_tells_heads_epsilon_and_pixels(tmp_path):
     assert "hidden_act='quick_gelu'" in refused(tmp_path)
 
 
+def test_a_folder_tells_the_size_a_swin_is_made_for(tmp_path):
+    saved(tmp_path, theirs(HUGGING_FACE_SWIN), "model.safetensors")
+    for size, side in ((128, 128), ([128, 128], 128), (None, 64)):
+        (tmp_path / "config.json").write_text(json.dumps({"image_size": size}))
+        assert read_foreign(tmp_path, told=TOLD).config.model.image_size == side
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": [128, 64]}))
+    assert "made for squares" in refused(tmp_path)
+
+
 def test_a_folder_of_timm_tells_heads_method_and_pixels(tmp_path):
     saved(tmp_path, theirs(VIT), "model.safetensors")
     cfg = {"tag": "dino", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
