@@ -12,8 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from foreign_weights import random_params, vit
+from ml_collections import ConfigDict
 
-from repre_jax.convert.foreign import read_foreign
+from repre_jax.convert.architecture import Told
+from repre_jax.convert.export import export
+from repre_jax.convert.files import read_tensors
+from repre_jax.convert.foreign import imported_config, read_foreign
+from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, TIMM_SWIN, VIT
+from repre_jax.convert.writers import Exportable, their_tensors
+from repre_jax.data.host.crops import centre_view
 from repre_jax.models import BACKBONES
 from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from repre_jax.models.positions import bicubic_resize_matrix
@@ -157,3 +165,45 @@ def test_every_block_of_an_imported_encoder_agrees(tmp_path, kind):
         np.testing.assert_allclose(our_tokens, tokens, atol=TOLERANCE)
         for ours, theirs in zip(our_blocks, blocks, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("format", ["timm", "huggingface"])
+@pytest.mark.parametrize("name", ["vit_tiny", "vit_small", "vit_base", "swin_tiny", "swin_small"])
+def test_published_sizes_go_out_are_opened_and_come_back_bit_for_bit(tmp_path, name, format):
+    pytest.importorskip("timm" if format == "timm" else "transformers")
+    config = imported_config("dino")
+    config.model.name = name
+    if name.startswith("swin"):
+        config.model.patch_size = 4
+    config.source = ConfigDict({"file": "x.pth", "format": "ViT", "weights": "online"})
+    encoder = BACKBONES[name](config.model, jnp.float32)
+    params = random_params(encoder, deviation=0.03)
+    original = Exportable(encoder, params, config, tmp_path / "run", 0, "online")
+    assert "differ by at most" in export(original, tmp_path / "out", format)
+    found = read_foreign(tmp_path / "out", told=Told(method="dino"))
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert found.config.model.name == name
+    names = {
+        ("timm", "vit"): VIT,
+        ("timm", "swin"): TIMM_SWIN,
+        ("huggingface", "vit"): HUGGING_FACE_VIT,
+        ("huggingface", "swin"): HUGGING_FACE_SWIN,
+    }[format, name.split("_")[0]]
+    written, _, _ = read_tensors(tmp_path / "out")
+    back = their_tensors(original._replace(params=found.params), names)
+    jax.tree.map(np.testing.assert_array_equal, back, written)
+
+
+def test_the_image_processor_prepares_images_as_evaluations_do(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = imported_config("dino")
+    config.source = ConfigDict({"file": "x.pth", "format": "ViT", "weights": "online"})
+    encoder = vit(image_size=56)
+    original = Exportable(encoder, random_params(encoder), config, tmp_path / "run", 0, "online")
+    export(original, tmp_path / "out", "huggingface")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    rows, columns = np.mgrid[:128, :160]
+    image = np.stack([rows, columns, (rows + columns) // 2], axis=-1).astype(np.uint8)  # smooth
+    theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    ours = centre_view(image, 56)
+    assert np.abs(theirs - (ours / 255 - IMAGENET_MEAN) / IMAGENET_STD).max() < 0.03
