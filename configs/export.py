@@ -7,6 +7,7 @@ huggingface    ViTModel or SwinModel.from_pretrained(<folder>), image processor 
 official       encoder.pth by the names of DINO, MoCo v3, MAE, LoMaR, MoBY and Microsoft's Swin
 safetensors    the parameters by our names, for JAX
 stablehlo      the function itself, for CPU, GPU and TPU (jax.export)
+onnx           the same for onnxruntime, by way of timm and PyTorch
 
 Seconds. What was written is opened again, by the library it is for where that is installed, and
 compared on random images: a difference above 1e-4 is an error, and nothing is left.

@@ -22,6 +22,10 @@ params = unflatten_dict(load_file("{folder}/model.safetensors"), sep="/")""",
     "stablehlo": """import jax
 encode = jax.export.deserialize(bytearray(open("{folder}/encoder.stablehlo", "rb").read())).call
 features = encode(images)["pooled"]  # float32 [B, {side}, {side}, 3] in [0, 1] -> [B, {width}]""",
+    "onnx": """import onnxruntime
+session = onnxruntime.InferenceSession("{folder}/encoder.onnx")
+# float32 [B, 3, {side}, {side}] in [0, 1] -> [B, {width}]
+(features,) = session.run(["pooled"], {{"images": images}})""",
 }
 _LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
 

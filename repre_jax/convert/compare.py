@@ -24,7 +24,7 @@ def compare(exportable: Exportable, folder: Path, format: str) -> float | None:
     Args:
       exportable: what was exported.
       folder: where to.
-      format: of ``writers.WRITERS``.
+      format: of ``export.WRITERS``.
 
     Raises:
       UserError: the library cannot open it.
@@ -113,6 +113,16 @@ def _by_stablehlo(exportable, folder, pixels, ours):
     return _joined(exportable, found["pooled"], found["tokens"])
 
 
+def _by_onnxruntime(exportable, folder, pixels, ours):
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(folder / "encoder.onnx")
+    (tokens,) = session.run(["tokens"], {"images": pixels.transpose(0, 3, 1, 2)})
+    return tokens
+
+
 def _torch_images(torch: Any, exportable: Exportable, pixels: np.ndarray) -> Any:
     images = np.asarray(encoder_input(exportable.encoder, pixels))
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -124,4 +134,5 @@ _COMPARED = {
     "official": _by_reading_it_again,
     "safetensors": _by_safetensors,
     "stablehlo": _by_stablehlo,
+    "onnx": _by_onnxruntime,
 }

@@ -7,10 +7,27 @@ from pathlib import Path
 
 from repre_jax.convert.card import card
 from repre_jax.convert.compare import compare
-from repre_jax.convert.writers import WRITERS, Exportable
+from repre_jax.convert.onnx_writer import write_onnx
+from repre_jax.convert.writers import (
+    Exportable,
+    write_huggingface,
+    write_official,
+    write_safetensors,
+    write_stablehlo,
+    write_timm,
+)
 from repre_jax.errors import UserError
 from repre_jax.runs.disk_errors import disk_trouble_told
 
+# config.format -> what writes it
+WRITERS = {
+    "timm": write_timm,
+    "huggingface": write_huggingface,
+    "official": write_official,
+    "safetensors": write_safetensors,
+    "stablehlo": write_stablehlo,
+    "onnx": write_onnx,
+}
 TOLERANCE = 1e-4  # of any number of any token, on random images
 
 

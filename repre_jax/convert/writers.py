@@ -1,4 +1,4 @@
-"""Folders of an encoder as other libraries open them; ``WRITERS`` has one function a format.
+"""Folders of an encoder as other libraries open them, one function a format.
 
 Positions that are fixed here are tensors there. Nothing is compared here: see ``compare``.
 """
@@ -209,15 +209,6 @@ def write_stablehlo(exportable: Exportable, folder: Path) -> None:
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     written = jax.export.export(jax.jit(features), platforms=("cpu", "cuda", "tpu"))(images)
     (folder / "encoder.stablehlo").write_bytes(written.serialize())
-
-
-WRITERS = {
-    "timm": write_timm,
-    "huggingface": write_huggingface,
-    "official": write_official,
-    "safetensors": write_safetensors,
-    "stablehlo": write_stablehlo,
-}
 
 
 def their_tensors(exportable: Exportable, names: Names) -> dict[str, np.ndarray]:

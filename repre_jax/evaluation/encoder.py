@@ -70,8 +70,8 @@ class Encoder:
 
         Args:
           folder: that does not exist yet.
-          format: "timm", "huggingface", "official", "safetensors" or "stablehlo"; what they are
-            is told in ``configs/export.py``.
+          format: "timm", "huggingface", "official", "safetensors", "stablehlo" or "onnx"; what
+            they are is told in ``configs/export.py``.
 
         Returns:
           A sentence on how it compares with this encoder on random images.

@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from repre_jax.convert import export as story
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.card import card
-from repre_jax.convert.export import export
+from repre_jax.convert.export import WRITERS, export
 from repre_jax.convert.foreign import imported_config, read_foreign
-from repre_jax.convert.writers import WRITERS, Exportable
+from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.training import defaults
 
 ENCODERS = {"vit": vit(heads=4), "swin": swin(), "sincos": vit(position="sincos", heads=4)}
-EXTRAS = {"official": "torch", "stablehlo": "flatbuffers"}
+EXTRAS = {"official": "torch", "stablehlo": "flatbuffers", "onnx": "timm"}
 
 
 def exportable(encoder, run=Path("runs/a"), method="dino") -> Exportable:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign_weights import random_params, vit
+from foreign_weights import random_params, swin, vit
 from ml_collections import ConfigDict
 
 from repre_jax.convert.architecture import Told
@@ -23,7 +23,7 @@ from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, TIMM_S
 from repre_jax.convert.writers import Exportable, their_tensors
 from repre_jax.data.host.crops import centre_view
 from repre_jax.models import BACKBONES
-from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, encoder_input
 from repre_jax.models.positions import bicubic_resize_matrix
 from repre_jax.models.taps import read_block
 
@@ -192,6 +192,26 @@ def test_published_sizes_go_out_are_opened_and_come_back_bit_for_bit(tmp_path, n
     written, _, _ = read_tensors(tmp_path / "out")
     back = their_tensors(original._replace(params=found.params), names)
     jax.tree.map(np.testing.assert_array_equal, back, written)
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_onnx_takes_batches_of_any_size(tmp_path, kind):
+    for needed in ("timm", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    import onnxruntime
+
+    config = imported_config("dino")
+    config.source = ConfigDict({"file": "x.pth", "format": "ViT", "weights": "online"})
+    encoder = vit() if kind == "vit" else swin()
+    original = Exportable(encoder, random_params(encoder), config, tmp_path / "run", 0, "online")
+    assert "differ by at most" in export(original, tmp_path / "out", "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "encoder.onnx")
+    side = encoder.image_size
+    pixels = np.random.default_rng(1).uniform(size=(3, side, side, 3)).astype(np.float32)
+    (pooled,) = session.run(["pooled"], {"images": pixels.transpose(0, 3, 1, 2)})
+    images = encoder_input(encoder, pixels)
+    expected = encoder.apply({"params": original.params}, images).pooled
+    np.testing.assert_allclose(pooled, expected, atol=TOLERANCE)
 
 
 def test_the_image_processor_prepares_images_as_evaluations_do(tmp_path):
