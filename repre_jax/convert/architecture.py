@@ -224,8 +224,14 @@ def _sized(
     """{"name", and the sizes that the name does not stand for}."""
     plain = {name: size for name, size in sizes.items() if "conv" not in name}
     exact = next((name for name, size in plain.items() if tuple(size) == given), None)
-    # Without one, the name of those that are next in width.
-    nearest = min(plain, key=lambda name: abs(plain[name][0] - given[0]))
+    # Without one, the name of those that are next in width and depth.
+    nearest = min(
+        plain,
+        key=lambda name: (
+            abs(plain[name][0] - given[0]),
+            abs(np.sum(plain[name][1]) - np.sum(given[1])),
+        ),
+    )
     own = {} if exact else dict(zip(keys, given, strict=True))
     return {"name": exact or nearest} | own
 

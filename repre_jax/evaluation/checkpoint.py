@@ -182,6 +182,8 @@ def _open_foreign(
     if step:
         raise UserError(f"step={step} was given, and {path} is a file of one step: leave it out.")
     found = read_foreign(path, weights="auto" if weights == "random" else weights)
+    if jax.process_index() == 0:
+        print("\n".join(found.said))  # nobody has been asked what was inferred
     run = Path("runs", path.name if path.is_dir() else path.stem).absolute()
     opened, _, _ = _opened(run, found.config, compute_dtype)
     if weights == "random":

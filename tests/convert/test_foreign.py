@@ -269,15 +269,16 @@ def test_three_generations_of_big_vision(tmp_path):
 
 
 def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path):
-    path = saved(tmp_path, theirs(VIT))
+    params = random_params(vit(depth=1))
+    path = saved(tmp_path, to_theirs(VIT, params, (1,), heads=2))
     as_is, resized = (
-        read_foreign(path, told=TOLD),
-        read_foreign(path, told=TOLD._replace(image_size=48)),
+        read_foreign(path, told=TOLD._replace(image_size=size)) for size in (None, 48)
     )
     assert resized.params["position_embedding"].shape == (1, 37, 32)
+    assert resized.config.model.image_size == 48
     image = np.random.default_rng(0).normal(size=(1, 48, 48, 3)).astype(np.float32)
     left, right = (
-        encoder_of(found).apply({"params": found.params}, image).pooled
+        jax.jit(encoder_of(found).apply)({"params": found.params}, image).pooled
         for found in (as_is, resized)
     )
     np.testing.assert_allclose(left, right, atol=1e-5)
