@@ -18,7 +18,7 @@ IMPORTED = "imported"  # method of encoders that none of ``METHODS`` has trained
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 # By which a method's files are told, in this order: "mocov3" before "moco".
 _IN_FILE_NAMES = {
-    "dino": r"dino",
+    "dino": r"(^|[^a-z])dino(v[12])?([^a-z]|$)",
     "moco_v3": r"moco[-_]?v?3|(^|[-_])vit-[sb]-300ep",
     "mae": r"(^|[-_./])mae([-_./]|$)",
     "lomar": r"lomar",

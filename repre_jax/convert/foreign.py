@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.convert.architecture import IMPORTED, Told, describe, known_methods, method_of
-from repre_jax.convert.files import read_tensors
+from repre_jax.convert.files import read_tensors, run_name
 from repre_jax.convert.forms import usual_form
 from repre_jax.convert.names import Names, Tensors, to_ours
 from repre_jax.convert.search import choose, find_encoders, grouped, outside
@@ -89,7 +89,7 @@ def _converted(
     path: Path, tensors: Tensors, about: Mapping[str, Any], weights: str, told: Told
 ) -> Foreign:
     found = find_encoders(tensors)
-    called = f"{path.parent.name if path.is_file() else ''}/{path.name} {about.get('origin', '')}"
+    called = f"{run_name(path)} {about.get('origin', '')}"
     method = told.method or method_of(list(tensors), found[0].tensors, called)
     evaluated = "online"
     if method in METHODS:
@@ -159,7 +159,8 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
         ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
         "std": preprocessor.get("image_std") or of_timm.get("std"),
-        "origin": f"{config.get('_name_or_path', '')} {of_timm.get('tag', '')}".strip(),
+        "origin": f"{config.get('_name_or_path', '')} {config.get('architecture', '')} "
+        f"{of_timm.get('tag', '')}".strip(),
     }
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}
 
@@ -179,6 +180,8 @@ def _resize(
     own, said = dict(own), []
     if told.window and names.kind == "vit":
         raise UserError(f"window={told.window} was given, and a ViT has no windows: leave it out.")
+    if told.heads and names.kind == "swin":
+        raise UserError(f"heads={told.heads} was given, and a Swin's tables tell: leave it out.")
     if told.image_size and names.kind == "vit" and told.image_size != model.image_size:
         if told.image_size % model.patch_size:
             raise UserError(

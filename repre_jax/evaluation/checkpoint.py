@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from repre_jax.convert.files import SUFFIXES, is_foreign
+from repre_jax.convert.files import SUFFIXES, is_foreign, run_name
 from repre_jax.convert.foreign import imported_config, method_as_published, read_foreign
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
@@ -184,7 +184,7 @@ def _open_foreign(
     found = read_foreign(path, weights="auto" if weights == "random" else weights)
     if jax.process_index() == 0:
         print("\n".join(found.said))  # nobody has been asked what was inferred
-    run = Path("runs", path.name if path.is_dir() else path.stem).absolute()
+    run = Path("runs", run_name(path)).absolute()
     opened, _, _ = _opened(run, found.config, compute_dtype)
     if weights == "random":
         return _random(opened, found.config)

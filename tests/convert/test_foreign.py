@@ -74,13 +74,16 @@ def test_a_vit_is_read_whole(tmp_path, names):
     assert f"{count} tensors matched, 0 missing, 1 dropped ({dropped}), 0 unexpected." in found.said
 
 
+SWIN_TOLD = Told(pixels="imagenet")
+
+
 @pytest.mark.parametrize(
     "names", [SWIN, TIMM_SWIN, HUGGING_FACE_SWIN], ids=["official", "timm", "hugging_face"]
 )
 def test_a_swin_is_read_whole(tmp_path, names):
     buffer = {"layers.0.blocks.1.attn_mask": np.zeros((64, 4, 4), np.float32)}
     found = read_foreign(
-        saved(tmp_path, theirs(names, **(buffer if names is SWIN else {}))), told=TOLD
+        saved(tmp_path, theirs(names, **(buffer if names is SWIN else {}))), told=SWIN_TOLD
     )
     assert_same_tree(found.params, PARAMS["swin"])
     made = encoder_of(found)
@@ -91,7 +94,7 @@ def test_a_swin_is_read_whole(tmp_path, names):
 def test_the_size_a_swin_is_made_for_is_read_off_its_mask(tmp_path):
     mask = np.zeros((256, 4, 4), np.float32)  # 16 windows a side, of 2 patches of 4 pixels
     state = theirs(SWIN, **{"layers.0.blocks.1.attn_mask": mask})
-    assert read_foreign(saved(tmp_path, state), told=TOLD).config.model.image_size == 128
+    assert read_foreign(saved(tmp_path, state), told=SWIN_TOLD).config.model.image_size == 128
 
 
 def test_half_precision_becomes_float32(tmp_path):
@@ -111,6 +114,7 @@ def test_half_precision_becomes_float32(tmp_path):
         ("lomar.safetensors", {}, "lomar"),
         ("x.safetensors", {"decoder_embed.weight": np.ones((2, 2), np.float32)}, "mae"),
         ("x.safetensors", {}, "imported"),
+        ("dinosaurs.safetensors", {}, "imported"),
         ("domino_maestro.safetensors", {}, "imported"),
     ],
 )
@@ -177,7 +181,7 @@ def test_a_folder_tells_the_size_a_swin_is_made_for(tmp_path):
     saved(tmp_path, theirs(HUGGING_FACE_SWIN), "model.safetensors")
     for size, side in ((128, 128), ([128, 128], 128), (None, 64)):
         (tmp_path / "config.json").write_text(json.dumps({"image_size": size}))
-        assert read_foreign(tmp_path, told=TOLD).config.model.image_size == side
+        assert read_foreign(tmp_path, told=SWIN_TOLD).config.model.image_size == side
     (tmp_path / "config.json").write_text(json.dumps({"image_size": [128, 64]}))
     assert "made for squares" in refused(tmp_path)
 
@@ -287,7 +291,7 @@ def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path
 
 def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
     path = saved(tmp_path, theirs(SWIN))
-    found = read_foreign(path, told=TOLD._replace(window=4, image_size=128))
+    found = read_foreign(path, told=SWIN_TOLD._replace(window=4, image_size=128))
     table = found.params["block_0"]["attention"]["relative_position_bias"]
     assert table.shape == (49, 1)
     assert "7 tables of relative positions are resized." in found.said
@@ -310,15 +314,19 @@ def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
         ({"patch_embed.proj.weight": (32, 1, 8, 8)}, "patch_embed.proj.weight is [32, 1, 8, 8]"),
         ({"norm.weight": None}, "norm.weight is missing"),
         ({"pos_embed": None}, "pos_embed is missing"),
+        (
+            {"norm.bias": np.full(32, np.nan, np.float32)},
+            "norm.bias holds numbers that are not finite",
+        ),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_another_architecture_is_refused_and_the_tensor_named(tmp_path, change, words):
     state = theirs(VIT)
-    for name, shape in change.items():
+    for name, value in change.items():
         state.pop(name, None)
-        if shape:
-            state[name] = np.ones(shape, np.float32)
+        if value is not None:
+            state[name] = value if isinstance(value, np.ndarray) else np.ones(value, np.float32)
     told = refused(saved(tmp_path, state))
     assert told.startswith(f"{tmp_path / 'vit.safetensors'} cannot be imported: ")
     assert words in told
@@ -330,3 +338,5 @@ def test_what_the_user_says_wrongly(tmp_path):
     assert "pixels='raw' must be one of" in refused(path, TOLD._replace(pixels="raw"))
     assert "does not divide the width" in refused(path, TOLD._replace(heads=5))
     assert "set weights=online" in refused(path, weights="target")
+    path = saved(tmp_path, theirs(SWIN))
+    assert "heads=2 was given, and a Swin's tables tell" in refused(path)
