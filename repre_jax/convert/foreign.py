@@ -18,7 +18,7 @@ from repre_jax.convert.architecture import IMPORTED, Told, describe, known_metho
 from repre_jax.convert.files import read_tensors, run_name
 from repre_jax.convert.forms import usual_form
 from repre_jax.convert.names import Names, Tensors, to_ours
-from repre_jax.convert.search import choose, find_encoders, grouped, outside
+from repre_jax.convert.search import Found, choose, find_encoders, grouped, outside
 from repre_jax.convert.tables import BIG_VISION
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
@@ -113,23 +113,14 @@ def _converted(
         "weights": chosen.weights,
         "sha256": params_sha256(params),  # the same name may stand for another file tomorrow
     }
-    where = f", under {chosen.prefix!r}" if chosen.prefix else ""
-    return Foreign(
-        config,
-        params,
-        chosen.weights,
-        [
-            f"{path.name}: {names.title}{where}; {chosen.weights} weights, method {method}.",
-            f"{_in_words(config.model)}.",
-            f"{len(used)} tensors matched, 0 missing, {len(dropped)} dropped"
-            + (f" ({', '.join(grouped(dropped))})" if dropped else "")
-            + ", 0 unexpected.",
-            *([f"Beside the encoder: {x}." for x in [_beside(tensors, chosen.prefix)] if x]),
-            *said,
-            *resized,
-            *normalised,
-        ],
-    )
+    said = [
+        *_in_words(path, chosen, method, config.model),
+        *_counted(used, dropped, outside(tensors, chosen.prefix)),
+        *said,
+        *resized,
+        *normalised,
+    ]
+    return Foreign(config, params, chosen.weights, said)
 
 
 def _check_told(told: Told) -> None:
@@ -275,17 +266,25 @@ def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:
     return params | {"patch_embed": patch_embed}, [said]
 
 
-def _in_words(model: ConfigDict) -> str:
+def _in_words(path: Path, chosen: Found, method: str, model: ConfigDict) -> list[str]:
+    """What was found and inferred."""
     encoder = BACKBONES[model.name](model, jnp.float32)
     sizes = f"width {encoder.width}, {encoder.depth} blocks, heads {encoder.heads}"
-    if model.name.startswith("swin"):
+    if chosen.names.kind == "swin":
         sizes = f"{sizes}, windows of {encoder.window}"
     position = f", positions {model.position}" if model.position else ""
-    return (
+    where = f", under {chosen.prefix!r}" if chosen.prefix else ""
+    return [
+        f"{path.name}: {chosen.names.title}{where}; {chosen.weights} weights, method {method}.",
         f"{model.name}: {sizes}, patch {model.patch_size}, images of {model.image_size}{position}, "
-        f"norm epsilon {model.norm_epsilon:g}"
+        f"norm epsilon {model.norm_epsilon:g}.",
+    ]
+
+
+def _counted(used: set[str], dropped: list[str], beside: list[str]) -> list[str]:
+    """What became of every tensor; one that is missing or unexpected would have been an error."""
+    listed = f" ({', '.join(grouped(dropped))})" if dropped else ""
+    counts = (
+        f"{len(used)} tensors matched, 0 missing, {len(dropped)} dropped{listed}, 0 unexpected."
     )
-
-
-def _beside(tensors: Tensors, prefix: str) -> str:
-    return ", ".join(outside(tensors, prefix))
+    return [counts, f"Beside the encoder: {', '.join(beside)}."] if beside else [counts]
