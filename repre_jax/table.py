@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax.convert.files import is_foreign
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS
@@ -68,17 +69,18 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
 
 
 def find_runs(patterns: str) -> list[Path]:
-    """Folders of pre-training runs that match one of the patterns, which commas separate.
+    """Runs, and weights of other libraries, that match one of the patterns, separated by commas.
 
     Raises:
       UserError: there is none.
     """
     matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
-    runs = [Path(path) for path in matched if (Path(path) / "checkpoints").is_dir()]
+    paths = map(Path, matched)
+    runs = [path for path in paths if (path / "checkpoints").is_dir() or is_foreign(path)]
     if not runs:
         raise UserError(
-            f"runs={patterns!r} matches no folder with checkpoints; for example "
-            "--config.runs='runs/*'."
+            f"runs={patterns!r} matches no folder with checkpoints, nor weights of another library; "
+            "for example --config.runs='runs/*'."
         )
     return list(dict.fromkeys(runs))
 

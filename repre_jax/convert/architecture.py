@@ -130,7 +130,10 @@ def _heads(names: Names, tensors: Tensors, method: str, width: int) -> int:
     twice = method == "moco_v3" and width == 384  # facebookresearch/moco-v3, vits.py
     heads = 12 if twice else _HEADS.get(width)
     if not heads:
-        raise UserError(f"no tensor tells the heads of a ViT of width {width}: set heads=<number>.")
+        raise UserError(
+            f"no tensor tells the heads of a ViT of width {width}: set heads=<number> with "
+            "--config=configs/import.py."
+        )
     return heads
 
 

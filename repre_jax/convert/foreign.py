@@ -105,7 +105,8 @@ def _converted(
     own, resized = _resize(names, own, config.model, told)
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)
-    params, normalised = _fold_pixels(params, _pixels(names, method, about, told))
+    pixels, assumed = _pixels(names, method, called, about, told)
+    params, normalised = _fold_pixels(params, pixels)
     config.source = {
         "file": str(path.absolute()),
         "format": names.title,
@@ -118,6 +119,7 @@ def _converted(
         *_counted(used, dropped, outside(tensors, chosen.prefix)),
         *said,
         *resized,
+        *assumed,
         *normalised,
     ]
     return Foreign(config, params, chosen.weights, said)
@@ -231,17 +233,24 @@ def _dropped(names: Names, own: Tensors, used: set[str]) -> list[str]:
 
 
 def _pixels(
-    names: Names, method: str, about: Mapping[str, Any], told: Told
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) that the encoder wants; UserError when nobody says which."""
+    names: Names, method: str, called: str, about: Mapping[str, Any], told: Told
+) -> tuple[tuple, list[str]]:
+    """(mean, deviation) that the encoder wants, and what was assumed.
+
+    Raises:
+      UserError: nobody says it.
+    """
     if told.pixels:
-        return PIXELS[told.pixels]
+        return PIXELS[told.pixels], []
     if "mean" in about and "std" in about:
-        return tuple(about["mean"]), tuple(about["std"])
+        return (about["mean"], about["std"]), []
     if names is BIG_VISION:
-        return PIXELS["half"]  # value_range(-1, 1) in its configs
-    if method != IMPORTED:
-        return PIXELS["imagenet"]
+        return PIXELS["half"], []  # value_range(-1, 1) in its configs
+    if method != IMPORTED or names.kind == "swin" or "deit" in called.lower():
+        assumed = (
+            "Its pixels are taken to be less ImageNet's mean, over its deviation, as published."
+        )
+        return PIXELS["imagenet"], [assumed]
     raise UserError(
         "nothing tells how it takes pixels: set pixels=imagenet (ImageNet's mean and deviation, as "
         "DeiT and Swin) or pixels=half (0.5, as Google's ViT), or method=<which trained it>, with "

@@ -214,6 +214,17 @@ def test_pixels_of_another_kind_are_folded_into_the_patches(tmp_path):
     assert "set pixels=imagenet" in refused(path, Told(heads=2))
 
 
+@pytest.mark.parametrize(
+    ("name", "names"), [("deit_small.safetensors", VIT), ("x.safetensors", SWIN)]
+)
+def test_deit_and_swin_take_pixels_as_they_were_published(tmp_path, name, names):
+    told = Told(heads=2) if names is VIT else Told()
+    found = read_foreign(saved(tmp_path, theirs(names), name), told=told)
+    assert found.config.method.name == "imported"
+    assert_same_tree(found.params, PARAMS[names.kind])
+    assert "as published" in " ".join(found.said)
+
+
 def test_layer_scale_is_folded_into_the_projections(tmp_path):
     rng = np.random.default_rng(0)
     scales = {f"blocks.{k}.ls{i}.gamma": rng.normal(size=32) for k in range(3) for i in (1, 2)}
@@ -330,6 +341,12 @@ def test_another_architecture_is_refused_and_the_tensor_named(tmp_path, change, 
     told = refused(saved(tmp_path, state))
     assert told.startswith(f"{tmp_path / 'vit.safetensors'} cannot be imported: ")
     assert words in told
+
+
+def test_a_distilled_deit_of_transformers_is_refused(tmp_path):
+    state = {f"deit.{n}": x for n, x in theirs(HUGGING_FACE_VIT).items()}
+    state["deit.embeddings.distillation_token"] = np.ones((1, 1, 32), np.float32)
+    assert "has a distillation token" in refused(saved(tmp_path, state))
 
 
 def test_what_the_user_says_wrongly(tmp_path):
