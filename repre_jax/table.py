@@ -79,8 +79,8 @@ def find_runs(patterns: str) -> list[Path]:
     runs = [path for path in paths if (path / "checkpoints").is_dir() or is_foreign(path)]
     if not runs:
         raise UserError(
-            f"runs={patterns!r} matches no folder with checkpoints, nor weights of another library; "
-            "for example --config.runs='runs/*'."
+            f"runs={patterns!r} matches no folder with checkpoints, nor weights of another "
+            "library; for example --config.runs='runs/*'."
         )
     return list(dict.fromkeys(runs))
 

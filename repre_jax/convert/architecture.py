@@ -38,7 +38,7 @@ class Told(NamedTuple):
       image_size: side in pixels to resize learned positions for; of a Swin, what it is made for.
       window: of a Swin, to resize its tables for.
       norm_epsilon: of every norm.
-      pixels: "imagenet" or "half": how pixels are normalised.
+      pixels: "imagenet", "half" or "unit": how pixels are normalised.
     """
 
     method: str | None = None

@@ -31,8 +31,12 @@ from repre_jax.schedules import Clock
 from repre_jax.training import defaults
 from repre_jax.training.learner import init_encoder
 
-# How pixels are normalised: mean and deviation of the three colours.
-PIXELS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
+# How pixels in [0, 1] are normalised: mean and deviation of the three colours.
+PIXELS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "unit": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 class Foreign(NamedTuple):
@@ -106,6 +110,7 @@ def _converted(
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)
     pixels, assumed = _pixels(names, method, called, about, told)
+    config.model.normalise = not _same(pixels, PIXELS["unit"])
     params, normalised = _fold_pixels(params, pixels)
     config.source = {
         "file": str(path.absolute()),
@@ -253,17 +258,21 @@ def _pixels(
         return PIXELS["imagenet"], [assumed]
     raise UserError(
         "nothing tells how it takes pixels: set pixels=imagenet (ImageNet's mean and deviation, as "
-        "DeiT and Swin) or pixels=half (0.5, as Google's ViT), or method=<which trained it>, with "
-        "--config=configs/import.py; a folder with its config.json tells, too."
+        "DeiT and Swin), half (0.5, as Google's ViT) or unit (none), or method=<which trained it>, "
+        "with --config=configs/import.py; a folder with its config.json tells, too."
     )
+
+
+def _same(left: tuple, right: tuple) -> bool:
+    return np.allclose(left, right, rtol=0, atol=1e-6)
 
 
 def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:
     """An encoder of pixels normalised in another way takes ours: patches are mapped linearly."""
+    if _same(pixels, PIXELS["imagenet"]) or _same(pixels, PIXELS["unit"]):
+        return params, []  # an encoder here has them either way
     mean, std = (np.asarray(x, np.float64) for x in pixels)
-    ours_mean, ours_std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
-    if np.allclose(mean, ours_mean, atol=1e-6) and np.allclose(std, ours_std, atol=1e-6):
-        return params, []
+    ours_mean, ours_std = (np.asarray(x) for x in PIXELS["imagenet"])
     kernel = params["patch_embed"]["kernel"].astype(np.float64)
     shift = np.einsum("yxcd,c->d", kernel, (ours_mean - mean) / std)
     patch_embed = {

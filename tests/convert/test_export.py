@@ -18,7 +18,12 @@ from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.training import defaults
 
-ENCODERS = {"vit": vit(heads=4), "swin": swin(), "sincos": vit(position="sincos", heads=4)}
+ENCODERS = {
+    "vit": vit(heads=4),
+    "swin": swin(),
+    "sincos": vit(position="sincos", heads=4),
+    "pixels as they are": vit(heads=4, normalise=False),
+}
 EXTRAS = {"official": "torch", "stablehlo": "flatbuffers", "onnx": "timm"}
 
 
@@ -57,6 +62,8 @@ def test_what_is_exported_comes_back_bit_for_bit(tmp_path, uncompared, kind, for
     assert found.config.model.image_size == ENCODERS[kind].image_size
     if kind == "sincos":
         assert found.config.model.position == "sincos"
+    if format != "official":
+        assert found.config.model.normalise == ENCODERS[kind].normalise
     if format != "official":
         files = {p.name for p in (tmp_path / "out").iterdir()} - {"preprocessor_config.json"}
         assert files == {"README.md", "config.json", "model.safetensors"}
