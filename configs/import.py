@@ -27,7 +27,7 @@ def get_config():
     config.method = placeholder(str)  # that trained it, for the protocols, or "imported"
     config.heads = placeholder(int)  # of a ViT
     config.norm_epsilon = placeholder(float)
-    config.pixels = placeholder(str)  # "imagenet" or "half": whose mean and deviation
+    config.pixels = placeholder(str)  # mean, deviation: "imagenet", "half", "unit" (none)
     # Resizes learned positions of a ViT and, of a Swin, tables of relative positions.
     config.image_size = placeholder(int)  # pixels
     config.window = placeholder(int)  # of a Swin, in tokens

@@ -29,6 +29,7 @@ from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.export_weights import export_weights
 from repre_jax.import_weights import import_weights
 from repre_jax.look import look
 from repre_jax.patch_clusters import cluster_patches
@@ -41,7 +42,8 @@ from repre_jax.terminal import outlive_terminal
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
-TASKS |= {"table": tabulate, "look": look, "report": report, "import": import_weights}
+TASKS |= {"table": tabulate, "look": look, "report": report}
+TASKS |= {"import": import_weights, "export": export_weights}
 TASKS |= {"patch_clusters": cluster_patches, "replay": replay}
 _CONFIG_FLAGS = ("--config=", "-config=")
 _URLS = ("logging.mlflow",)  # keys that may be one

@@ -11,6 +11,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from repre_jax.convert.architecture import Told
+from repre_jax.convert.files import run_name
 from repre_jax.convert.foreign import read_foreign
 from repre_jax.errors import UserError
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
@@ -68,7 +69,7 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
             pixels=config.pixels,
         ),
     )
-    workdir = workdir or Path("runs", source.name if source.is_dir() else source.stem)
+    workdir = workdir or Path("runs", run_name(source))
     saved = found.config.copy_and_resolve_references()
     saved.workdir, saved.data = str(workdir), config.data
     encoder, target = {"encoder": found.params}, found.weights == "target"

@@ -20,7 +20,11 @@ def report(config: ConfigDict, workdir: Path | None) -> None:
     Raises:
       UserError: no run, one that is none, too many, or no such reference.
     """
-    runs = find_runs(config.runs, holding="config.json")
+    runs = find_runs(
+        config.runs,
+        wanted=lambda path: (path / "config.json").is_file(),
+        words="no folder with config.json",
+    )
     if jax.process_index() != 0:
         return
     folder = workdir or runs[0]

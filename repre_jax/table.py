@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax.convert.files import is_foreign
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS
@@ -43,7 +44,11 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
                 raise UserError(f"{key}: {value!r} must be one of {', '.join(choices)}.")
         if not config[key]:
             raise UserError(f"{key} is empty, and so would be the table.")
-    runs = find_runs(config.runs, holding="checkpoints")
+    runs = find_runs(
+        config.runs,
+        wanted=lambda path: (path / "checkpoints").is_dir() or is_foreign(path),
+        words="no folder with checkpoints, nor weights of another library",
+    )
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     made = False  # any cell at all

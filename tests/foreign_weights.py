@@ -1,5 +1,6 @@
 """Tiny encoders of this library with random numbers, to be written down as others would."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -23,17 +24,22 @@ def swin(**options: Any) -> Swin:
     return Swin(**usual | {"window": 2, "image_size": 64} | options)
 
 
-def random_params(encoder: nn.Module, seed: int = 0) -> Any:
+def random_params(encoder: nn.Module, seed: int = 0, deviation: float = 0.2) -> Any:
     """Normal numbers, 1 more where a norm scales."""
-    image = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
-    shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image))["params"]
+    shapes = _shapes(encoder)
     rng = np.random.default_rng(seed)
 
     def number(path, x):
         scale = path[-1].key == "scale"
-        return (rng.normal(size=x.shape, scale=0.2) + scale).astype(np.float32)
+        return (rng.normal(size=x.shape, scale=deviation) + scale).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(number, shapes)
+
+
+@functools.cache
+def _shapes(encoder: nn.Module) -> Any:
+    image = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
+    return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image))["params"]
 
 
 def depths(encoder: nn.Module) -> tuple[int, ...]:

@@ -94,6 +94,11 @@ def test_every_option_of_an_evaluation_is_read(path):
     assert [key for key in keys if not is_read(key)] == []
 
 
+@pytest.mark.parametrize("name", ["import", "export"])
+def test_every_option_of_weights_in_and_out_is_read(name):
+    assert [key for key in flat_keys(read_config(name)) if not is_read(key)] == []
+
+
 def test_an_option_that_nobody_reads_is_noticed():
     assert is_read("train.batch_size")
     assert is_read("data.cache_size")

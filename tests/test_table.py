@@ -1,6 +1,9 @@
 """The table's text; whole tables are made in ``test_evaluate``."""
 
-from repre_jax.table import markdown
+import pytest
+
+from repre_jax.errors import UserError
+from repre_jax.table import find_runs, markdown
 
 
 def row(run, formula):
@@ -19,3 +22,14 @@ def test_formulas_that_differ_say_whose_they_are():
     lines = markdown(rows, ["linear"]).splitlines()
     assert "linear, linear_dino of a, c: last four blocks." in lines
     assert "linear, linear_dino of b: class and mean." in lines
+
+
+def test_rows_are_runs_and_weights_of_other_libraries(tmp_path):
+    for name in ("a/checkpoints", "b/eval", "timm"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("timm/model.safetensors", "dino.pth", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_runs(f"{tmp_path}/*,{tmp_path}/a")
+    assert [path.name for path in found] == ["a", "dino.pth", "timm"]
+    with pytest.raises(UserError, match="nor weights of another library"):
+        find_runs(f"{tmp_path}/b,{tmp_path}/*.txt")

@@ -18,12 +18,14 @@ IMPORTED = "imported"  # method of encoders that none of ``METHODS`` has trained
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 # By which a method's files are told, in this order: "mocov3" before "moco".
 _IN_FILE_NAMES = {
-    "dino": r"dino",
+    "dino": r"(^|[^a-z])dino(v[12])?([^a-z]|$)",
     "moco_v3": r"moco[-_]?v?3|(^|[-_])vit-[sb]-300ep",
     "mae": r"(^|[-_./])mae([-_./]|$)",
     "lomar": r"lomar",
     "moby": r"moby",
 }
+_POSITION_NAMES = ("pos_embed", "embeddings.position_embeddings", "pos_embedding")
+_LOMAR_TABLE = "blocks.0.attn.rpe_k.lookup_table_weight"  # [1, D / H, buckets]
 _FIXED = {"sincos": "moco_v3", "sincos_columns_first": "mae"}  # positions and who has them
 
 
@@ -36,7 +38,7 @@ class Told(NamedTuple):
       image_size: side in pixels to resize learned positions for; of a Swin, what it is made for.
       window: of a Swin, to resize its tables for.
       norm_epsilon: of every norm.
-      pixels: "imagenet" or "half": how pixels are normalised.
+      pixels: "imagenet", "half" or "unit": how pixels are normalised.
     """
 
     method: str | None = None
@@ -91,9 +93,6 @@ def fixed_positions(tensors: Tensors) -> str | None:
     return None
 
 
-_POSITION_NAMES = ("pos_embed", "embeddings.position_embeddings", "pos_embedding")
-
-
 def vit_model(
     names: Names, tensors: Tensors, method: str, about: Mapping[str, Any], told: Told
 ) -> dict[str, Any]:
@@ -101,30 +100,15 @@ def vit_model(
     kernel = tensors[names.anchor]
     if kernel.ndim != 4:
         raise UserError(f"{names.anchor} is {list(kernel.shape)}: images need four axes there.")
-    patches, width = (
-        (kernel.shape[:2], kernel.shape[3])
-        if names.flax
-        else (
-            kernel.shape[2:],
-            kernel.shape[0],
-        )
-    )
+    width, patches = kernel.shape[0], kernel.shape[2:]
+    if names.flax:
+        width, patches = kernel.shape[3], kernel.shape[:2]
     if patches[0] != patches[1]:
         raise UserError(f"its patches are {patches[0]} x {patches[1]}, and ours are square.")
     depth = _count(lambda k: names.of(f"block_{k}/norm_1/scale", (10**6,))[0] in tensors)
-    table = tensors.get("blocks.0.attn.rpe_k.lookup_table_weight")
-    position = "relative" if table is not None else fixed_positions(tensors) or "learned"
-    heads = told.heads or about.get("heads")
-    if not heads and names.flax:
-        query = tensors.get(names.of("block_0/attention/qkv/kernel", (depth,))[0])
-        heads = query.shape[1] if query is not None and query.ndim == 3 else None
-    if not heads and table is not None:
-        heads = width // table.shape[1]
-    if not heads:
-        twice = method == "moco_v3" and width == 384  # facebookresearch/moco-v3, vits.py
-        heads = 12 if twice else _HEADS.get(width)
-    if not heads:
-        raise UserError(f"no tensor tells the heads of a ViT of width {width}: set heads=<number>.")
+    relative = _LOMAR_TABLE in tensors
+    position = "relative" if relative else fixed_positions(tensors) or "learned"
+    heads = told.heads or about.get("heads") or _heads(names, tensors, method, width)
     positions = next((tensors[n] for n in _POSITION_NAMES if n in tensors), None)
     return _sized("vit", VIT_SIZES, (width, depth, heads), ("width", "depth", "heads")) | {
         "patch_size": int(patches[0]),
@@ -135,15 +119,32 @@ def vit_model(
     }
 
 
+def _heads(names: Names, tensors: Tensors, method: str, width: int) -> int:
+    """Heads of a ViT: as Flax's kernels and LoMaR's tables tell, or as published."""
+    if names.flax:
+        query = tensors.get(names.of("block_0/attention/qkv/kernel", (1,))[0])
+        if query is not None and query.ndim == 3:
+            return int(query.shape[1])
+    if _LOMAR_TABLE in tensors:
+        return width // tensors[_LOMAR_TABLE].shape[1]
+    twice = method == "moco_v3" and width == 384  # facebookresearch/moco-v3, vits.py
+    heads = 12 if twice else _HEADS.get(width)
+    if not heads:
+        raise UserError(
+            f"no tensor tells the heads of a ViT of width {width}: set heads=<number> with "
+            "--config=configs/import.py."
+        )
+    return heads
+
+
 def swin_model(
-    names: Names, tensors: Tensors, method: str, about: Mapping[str, Any], told: Told
+    names: Names, tensors: Tensors, about: Mapping[str, Any], told: Told
 ) -> dict[str, Any]:
     """Keys of ``config.model`` of a Swin; see ``describe``.
 
     Windows are read off the tables of the first stage. Published networks are made for images of
     32 windows' vectors a side, whose last map is one window.
     """
-    del method
     layer, (table,) = names.layers["block/norm_1"][0], names.tensors.values()
     depths: list[int] = []
     while count := _count(
@@ -188,7 +189,7 @@ def describe(
     """
     if names.kind == "vit":
         return vit_model(names, tensors, method, about, told)
-    return swin_model(names, tensors, method, about, told)
+    return swin_model(names, tensors, about, told)
 
 
 def _image_size(positions: np.ndarray | None, patch_size: int) -> int:
@@ -224,8 +225,14 @@ def _sized(
     """{"name", and the sizes that the name does not stand for}."""
     plain = {name: size for name, size in sizes.items() if "conv" not in name}
     exact = next((name for name, size in plain.items() if tuple(size) == given), None)
-    # Without one, the name of those that are next in width.
-    nearest = min(plain, key=lambda name: abs(plain[name][0] - given[0]))
+    # Without one, the name of those that are next in width and depth.
+    nearest = min(
+        plain,
+        key=lambda name: (
+            abs(plain[name][0] - given[0]),
+            abs(np.sum(plain[name][1]) - np.sum(given[1])),
+        ),
+    )
     own = {} if exact else dict(zip(keys, given, strict=True))
     return {"name": exact or nearest} | own
 

@@ -25,6 +25,15 @@ def is_foreign(path: Path) -> bool:
     return any((path / name).is_file() for name in _FOLDER_FILES)
 
 
+def run_name(path: Path) -> str:
+    """What a run of it is called: "linear-vit-s-300ep" of ``linear-vit-s-300ep.pth.tar``."""
+    path = _whole(path)
+    name = path.name
+    while path.is_file() and Path(name).suffix in SUFFIXES:
+        name = Path(name).stem
+    return name
+
+
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
     """The tensors of a file or folder under dotted names, and what its two JSON files say.
 
@@ -35,6 +44,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dic
     Raises:
       UserError: no such file, one of another kind, a damaged one, or one that wants to run code.
     """
+    path = _whole(path)
     if path.is_dir():
         found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), None)
         if found is None:
@@ -46,6 +56,12 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dic
     if not path.is_file():
         raise UserError(f"{path} does not exist: give a file of weights, or a folder with one.")
     return _read_file(path), {}, {}
+
+
+def _whole(path: Path) -> Path:
+    """The folder of a file that is but a part of one: its config.json tells what it is of."""
+    part = path.name in _FOLDER_FILES and (path.parent / "config.json").is_file()
+    return path.parent if part else path
 
 
 def _parts(file: Path) -> list[Path]:

@@ -15,10 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.convert.architecture import IMPORTED, Told, describe, known_methods, method_of
-from repre_jax.convert.files import read_tensors
+from repre_jax.convert.files import read_tensors, run_name
 from repre_jax.convert.forms import usual_form
 from repre_jax.convert.names import Names, Tensors, to_ours
-from repre_jax.convert.search import choose, find_encoders, grouped, outside
+from repre_jax.convert.search import Found, choose, find_encoders, grouped, outside
 from repre_jax.convert.tables import BIG_VISION
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
@@ -31,8 +31,12 @@ from repre_jax.schedules import Clock
 from repre_jax.training import defaults
 from repre_jax.training.learner import init_encoder
 
-# How pixels are normalised: mean and deviation of the three colours.
-PIXELS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": ((0.5,) * 3, (0.5,) * 3)}
+# How pixels in [0, 1] are normalised: mean and deviation of the three colours.
+PIXELS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "unit": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 class Foreign(NamedTuple):
@@ -89,7 +93,7 @@ def _converted(
     path: Path, tensors: Tensors, about: Mapping[str, Any], weights: str, told: Told
 ) -> Foreign:
     found = find_encoders(tensors)
-    called = f"{path.parent.name if path.is_file() else ''}/{path.name} {about.get('origin', '')}"
+    called = f"{run_name(path)} {about.get('origin', '')}"
     method = told.method or method_of(list(tensors), found[0].tensors, called)
     evaluated = "online"
     if method in METHODS:
@@ -105,7 +109,9 @@ def _converted(
     own, resized = _resize(names, own, config.model, told)
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)
-    params, normalised = _fold_pixels(params, _pixels(names, method, about, told))
+    pixels, assumed = _pixels(names, method, called, about, told)
+    config.model.normalise = not _same(pixels, PIXELS["unit"])
+    params, normalised = _fold_pixels(params, pixels)
     config.source = {
         "file": str(path.absolute()),
         "format": names.title,
@@ -113,23 +119,15 @@ def _converted(
         "weights": chosen.weights,
         "sha256": params_sha256(params),  # the same name may stand for another file tomorrow
     }
-    where = f", under {chosen.prefix!r}" if chosen.prefix else ""
-    return Foreign(
-        config,
-        params,
-        chosen.weights,
-        [
-            f"{path.name}: {names.title}{where}; {chosen.weights} weights, method {method}.",
-            f"{_in_words(config.model)}.",
-            f"{len(used)} tensors matched, 0 missing, {len(dropped)} dropped"
-            + (f" ({', '.join(grouped(dropped))})" if dropped else "")
-            + ", 0 unexpected.",
-            *([f"Beside the encoder: {x}." for x in [_beside(tensors, chosen.prefix)] if x]),
-            *said,
-            *resized,
-            *normalised,
-        ],
-    )
+    said = [
+        *_in_words(path, chosen, method, config.model),
+        *_counted(used, dropped, outside(tensors, chosen.prefix)),
+        *said,
+        *resized,
+        *assumed,
+        *normalised,
+    ]
+    return Foreign(config, params, chosen.weights, said)
 
 
 def _check_told(told: Told) -> None:
@@ -154,12 +152,23 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     facts = {
         "heads": config.get("num_attention_heads") or heads,
         "norm_epsilon": config.get("layer_norm_eps"),
-        "image_size": config.get("image_size") or size or (of_timm.get("input_size") or [0])[-1],
+        "image_size": _side(
+            config.get("image_size") or size or (of_timm.get("input_size") or [0])[1:]
+        ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
         "std": preprocessor.get("image_std") or of_timm.get("std"),
-        "origin": f"{config.get('_name_or_path', '')} {of_timm.get('tag', '')}".strip(),
+        "origin": f"{config.get('_name_or_path', '')} {config.get('architecture', '')} "
+        f"{of_timm.get('tag', '')}".strip(),
     }
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}
+
+
+def _side(size: Any) -> int | None:
+    """Of a square, told by its side or by both; UserError for a rectangle."""
+    sides = set(size) if isinstance(size, (list, tuple)) else {size}
+    if len(sides) > 1:
+        raise UserError(f"config.json says images of {size}, and ours are made for squares.")
+    return next(iter(sides), None)
 
 
 def _resize(
@@ -169,6 +178,8 @@ def _resize(
     own, said = dict(own), []
     if told.window and names.kind == "vit":
         raise UserError(f"window={told.window} was given, and a ViT has no windows: leave it out.")
+    if told.heads and names.kind == "swin":
+        raise UserError(f"heads={told.heads} was given, and a Swin's tables tell: leave it out.")
     if told.image_size and names.kind == "vit" and told.image_size != model.image_size:
         if told.image_size % model.patch_size:
             raise UserError(
@@ -227,30 +238,41 @@ def _dropped(names: Names, own: Tensors, used: set[str]) -> list[str]:
 
 
 def _pixels(
-    names: Names, method: str, about: Mapping[str, Any], told: Told
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, deviation) that the encoder wants; UserError when nobody says which."""
+    names: Names, method: str, called: str, about: Mapping[str, Any], told: Told
+) -> tuple[tuple, list[str]]:
+    """(mean, deviation) that the encoder wants, and what was assumed.
+
+    Raises:
+      UserError: nobody says it.
+    """
     if told.pixels:
-        return PIXELS[told.pixels]
+        return PIXELS[told.pixels], []
     if "mean" in about and "std" in about:
-        return tuple(about["mean"]), tuple(about["std"])
+        return (about["mean"], about["std"]), []
     if names is BIG_VISION:
-        return PIXELS["half"]  # value_range(-1, 1) in its configs
-    if method != IMPORTED:
-        return PIXELS["imagenet"]
+        return PIXELS["half"], []  # value_range(-1, 1) in its configs
+    if method != IMPORTED or names.kind == "swin" or "deit" in called.lower():
+        assumed = (
+            "Its pixels are taken to be less ImageNet's mean, over its deviation, as published."
+        )
+        return PIXELS["imagenet"], [assumed]
     raise UserError(
         "nothing tells how it takes pixels: set pixels=imagenet (ImageNet's mean and deviation, as "
-        "DeiT and Swin) or pixels=half (0.5, as Google's ViT), or method=<which trained it>, with "
-        "--config=configs/import.py; a folder with its config.json tells, too."
+        "DeiT and Swin), half (0.5, as Google's ViT) or unit (none), or method=<which trained it>, "
+        "with --config=configs/import.py; a folder with its config.json tells, too."
     )
+
+
+def _same(left: tuple, right: tuple) -> bool:
+    return np.allclose(left, right, rtol=0, atol=1e-6)
 
 
 def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:
     """An encoder of pixels normalised in another way takes ours: patches are mapped linearly."""
+    if _same(pixels, PIXELS["imagenet"]) or _same(pixels, PIXELS["unit"]):
+        return params, []  # an encoder here has them either way
     mean, std = (np.asarray(x, np.float64) for x in pixels)
-    ours_mean, ours_std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
-    if np.allclose(mean, ours_mean, atol=1e-6) and np.allclose(std, ours_std, atol=1e-6):
-        return params, []
+    ours_mean, ours_std = (np.asarray(x) for x in PIXELS["imagenet"])
     kernel = params["patch_embed"]["kernel"].astype(np.float64)
     shift = np.einsum("yxcd,c->d", kernel, (ours_mean - mean) / std)
     patch_embed = {
@@ -262,17 +284,25 @@ def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:
     return params | {"patch_embed": patch_embed}, [said]
 
 
-def _in_words(model: ConfigDict) -> str:
+def _in_words(path: Path, chosen: Found, method: str, model: ConfigDict) -> list[str]:
+    """What was found and inferred."""
     encoder = BACKBONES[model.name](model, jnp.float32)
     sizes = f"width {encoder.width}, {encoder.depth} blocks, heads {encoder.heads}"
-    if model.name.startswith("swin"):
+    if chosen.names.kind == "swin":
         sizes = f"{sizes}, windows of {encoder.window}"
     position = f", positions {model.position}" if model.position else ""
-    return (
+    where = f", under {chosen.prefix!r}" if chosen.prefix else ""
+    return [
+        f"{path.name}: {chosen.names.title}{where}; {chosen.weights} weights, method {method}.",
         f"{model.name}: {sizes}, patch {model.patch_size}, images of {model.image_size}{position}, "
-        f"norm epsilon {model.norm_epsilon:g}"
+        f"norm epsilon {model.norm_epsilon:g}.",
+    ]
+
+
+def _counted(used: set[str], dropped: list[str], beside: list[str]) -> list[str]:
+    """What became of every tensor; one that is missing or unexpected would have been an error."""
+    listed = f" ({', '.join(grouped(dropped))})" if dropped else ""
+    counts = (
+        f"{len(used)} tensors matched, 0 missing, {len(dropped)} dropped{listed}, 0 unexpected."
     )
-
-
-def _beside(tensors: Tensors, prefix: str) -> str:
-    return ", ".join(outside(tensors, prefix))
+    return [counts, f"Beside the encoder: {', '.join(beside)}."] if beside else [counts]

@@ -72,7 +72,7 @@ def to_ours(names: Names, theirs: Tensors, shapes: Any, depths: Sequence[int]) -
       depths: blocks of each stage.
 
     Raises:
-      UserError: a tensor that is missing, or that has another shape than ours.
+      UserError: a tensor that is missing, not finite, or of another shape than ours.
     """
     flat, used = {}, set()
     for path, shape in flatten_dict(shapes, sep="/").items():
@@ -92,6 +92,8 @@ def to_ours(names: Names, theirs: Tensors, shapes: Any, depths: Sequence[int]) -
                 f"{', '.join(parts)} is {there}, which makes {list(value.shape)}, and an encoder "
                 f"of this width and depth has {list(shape.shape)}: it is another architecture."
             )
+        if not np.isfinite(value).all():
+            raise UserError(f"{', '.join(parts)} holds numbers that are not finite.")
         flat[path] = np.ascontiguousarray(value)
     return unflatten_dict(flat, sep="/"), used
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from repre_jax.convert.files import SUFFIXES, is_foreign
+from repre_jax.convert.files import SUFFIXES, is_foreign, run_name
 from repre_jax.convert.foreign import imported_config, method_as_published, read_foreign
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
@@ -185,7 +185,9 @@ def _open_foreign(
     if step:
         raise UserError(f"step={step} was given, and {path} is a file of one step: leave it out.")
     found = read_foreign(path, weights="auto" if weights == "random" else weights)
-    run = Path("runs", path.name if path.is_dir() else path.stem).absolute()
+    if jax.process_index() == 0:
+        print("\n".join(found.said))  # nobody has been asked what was inferred
+    run = Path("runs", run_name(path)).absolute()
     opened, _, _ = _opened(run, found.config, compute_dtype)
     if weights == "random":
         return _random(opened, found.config)

@@ -12,7 +12,8 @@ def get_config(task: str) -> ConfigDict:
     config.workdir = ""  # empty: <run>/eval/<task>-<weights>-<step>-<hash of the settings>
     config.stopped_is_success = False  # exit with 0, not 143, when SIGTERM has stopped and saved
 
-    config.checkpoint = ""  # folder of a run, or one of the folders in its checkpoints/
+    # Folder of a run, one of those in its checkpoints/, or weights of another library.
+    config.checkpoint = ""
     config.step = placeholder(int)  # None: the newest checkpoint
     # "auto": what the method's paper evaluates. Or "online", "target", "random" (step 0).
     config.weights = "auto"

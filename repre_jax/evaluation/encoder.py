@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from repre_jax.convert.export import export
+from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import from_bytes, frozen_features
@@ -77,6 +79,32 @@ class Encoder:
             name = self.pretrained.config.model.name
             raise UserError(f"{name} has no class token, so nothing attends for the whole image.")
         return self._attention(self.params, self._checked(images), block)
+
+    def save(self, folder: str | Path, *, format: str = "timm") -> str:
+        """Writes the encoder, with a model card, as another library opens it.
+
+        Args:
+          folder: that does not exist yet.
+          format: "timm", "huggingface", "official", "safetensors", "stablehlo" or "onnx"; what
+            they are is told in ``configs/export.py``.
+
+        Returns:
+          A sentence on how it compares with this encoder on random images.
+
+        Raises:
+          UserError: a format that has no place for it, a folder that is in use, or an export that
+            computes something else.
+        """
+        pretrained = self.pretrained
+        exportable = Exportable(
+            encoder=pretrained.encoder.clone(dtype=jnp.float32),
+            params=jax.device_get(self.params),
+            config=pretrained.config,
+            run=pretrained.run,
+            step=pretrained.step,
+            weights=pretrained.weights,
+        )
+        return export(exportable, Path(folder).expanduser(), format)
 
     @functools.cached_property
     def _features(self) -> Callable[[Any, jax.Array], jax.Array]:

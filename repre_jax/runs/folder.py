@@ -13,7 +13,7 @@ tensorboard/ checkpoints/ figures/ trackers/
 import glob
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,23 +108,21 @@ class RunFolder:
             self._lock.release()
 
 
-def find_runs(patterns: str, *, holding: str) -> list[Path]:
-    """Folders that match one of the patterns, which commas separate.
+def find_runs(patterns: str, *, wanted: Callable[[Path], bool], words: str) -> list[Path]:
+    """Paths that match one of the patterns, which commas separate.
 
     Args:
       patterns: "runs/a,runs/b*".
-      holding: what such a folder has in it.
+      wanted: whether a path is one that counts.
+      words: what those are, for the error.
 
     Raises:
       UserError: there is none.
     """
     matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
-    runs = [Path(path) for path in matched if (Path(path) / holding).exists()]
+    runs = list(filter(wanted, map(Path, matched)))
     if not runs:
-        raise UserError(
-            f"runs={patterns!r} matches no folder with {holding}; for example "
-            "--config.runs='runs/*'."
-        )
+        raise UserError(f"runs={patterns!r} matches {words}; for example --config.runs='runs/*'.")
     return list(dict.fromkeys(runs))
 
 

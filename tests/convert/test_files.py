@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from repre_jax.convert.files import is_foreign, read_tensors
+from repre_jax.convert.files import is_foreign, read_tensors, run_name
 from repre_jax.errors import UserError
 
 STORED = {
@@ -73,6 +73,22 @@ def test_a_folder_brings_its_configs(tmp_path, parts):
     assert (config, preprocessor) == ({"model_type": "vit"}, {})
     (tmp_path / files[-1]).unlink()
     assert files[-1] in refused(tmp_path) or "has none of" in refused(tmp_path)
+
+
+def test_a_file_of_a_folder_stands_for_the_folder(tmp_path):
+    folder = tmp_path / "vit_small_patch16_224.dino"
+    folder.mkdir()
+    save_file(STORED, folder / "model.safetensors")
+    assert run_name(folder / "model.safetensors") == "model"
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    assert read_tensors(folder / "model.safetensors")[1] == {"model_type": "vit"}
+    for path in (folder, folder / "model.safetensors"):
+        assert run_name(path) == "vit_small_patch16_224.dino"
+
+
+def test_a_run_is_called_as_the_file_without_its_suffixes(tmp_path):
+    (tmp_path / "linear-vit-s-300ep.pth.tar").write_bytes(b"")
+    assert run_name(tmp_path / "linear-vit-s-300ep.pth.tar") == "linear-vit-s-300ep"
 
 
 def test_a_pickle_in_an_npz_is_not_run(tmp_path):

@@ -74,13 +74,16 @@ def test_a_vit_is_read_whole(tmp_path, names):
     assert f"{count} tensors matched, 0 missing, 1 dropped ({dropped}), 0 unexpected." in found.said
 
 
+SWIN_TOLD = Told(pixels="imagenet")
+
+
 @pytest.mark.parametrize(
     "names", [SWIN, TIMM_SWIN, HUGGING_FACE_SWIN], ids=["official", "timm", "hugging_face"]
 )
 def test_a_swin_is_read_whole(tmp_path, names):
     buffer = {"layers.0.blocks.1.attn_mask": np.zeros((64, 4, 4), np.float32)}
     found = read_foreign(
-        saved(tmp_path, theirs(names, **(buffer if names is SWIN else {}))), told=TOLD
+        saved(tmp_path, theirs(names, **(buffer if names is SWIN else {}))), told=SWIN_TOLD
     )
     assert_same_tree(found.params, PARAMS["swin"])
     made = encoder_of(found)
@@ -91,7 +94,7 @@ def test_a_swin_is_read_whole(tmp_path, names):
 def test_the_size_a_swin_is_made_for_is_read_off_its_mask(tmp_path):
     mask = np.zeros((256, 4, 4), np.float32)  # 16 windows a side, of 2 patches of 4 pixels
     state = theirs(SWIN, **{"layers.0.blocks.1.attn_mask": mask})
-    assert read_foreign(saved(tmp_path, state), told=TOLD).config.model.image_size == 128
+    assert read_foreign(saved(tmp_path, state), told=SWIN_TOLD).config.model.image_size == 128
 
 
 def test_half_precision_becomes_float32(tmp_path):
@@ -111,6 +114,7 @@ def test_half_precision_becomes_float32(tmp_path):
         ("lomar.safetensors", {}, "lomar"),
         ("x.safetensors", {"decoder_embed.weight": np.ones((2, 2), np.float32)}, "mae"),
         ("x.safetensors", {}, "imported"),
+        ("dinosaurs.safetensors", {}, "imported"),
         ("domino_maestro.safetensors", {}, "imported"),
     ],
 )
@@ -173,6 +177,15 @@ def test_a_folder_of_transformers_tells_heads_epsilon_and_pixels(tmp_path):
     assert "hidden_act='quick_gelu'" in refused(tmp_path)
 
 
+def test_a_folder_tells_the_size_a_swin_is_made_for(tmp_path):
+    saved(tmp_path, theirs(HUGGING_FACE_SWIN), "model.safetensors")
+    for size, side in ((128, 128), ([128, 128], 128), (None, 64)):
+        (tmp_path / "config.json").write_text(json.dumps({"image_size": size}))
+        assert read_foreign(tmp_path, told=SWIN_TOLD).config.model.image_size == side
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": [128, 64]}))
+    assert "made for squares" in refused(tmp_path)
+
+
 def test_a_folder_of_timm_tells_heads_method_and_pixels(tmp_path):
     saved(tmp_path, theirs(VIT), "model.safetensors")
     cfg = {"tag": "dino", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -199,6 +212,25 @@ def test_pixels_of_another_kind_are_folded_into_the_patches(tmp_path):
     np.testing.assert_allclose(patch(found.params, ours), expected, atol=1e-5)
     assert "folded into its patches" in " ".join(found.said)
     assert "set pixels=imagenet" in refused(path, Told(heads=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("deit_small.safetensors", VIT), ("x.safetensors", SWIN)]
+)
+def test_deit_and_swin_take_pixels_as_they_were_published(tmp_path, name, names):
+    told = Told(heads=2) if names is VIT else Told()
+    found = read_foreign(saved(tmp_path, theirs(names), name), told=told)
+    assert found.config.method.name == "imported"
+    assert_same_tree(found.params, PARAMS[names.kind])
+    assert "as published" in " ".join(found.said)
+
+
+def test_pixels_that_are_not_normalised_stay_so(tmp_path):
+    path = saved(tmp_path, theirs(VIT))
+    found = read_foreign(path, told=TOLD._replace(pixels="unit"))
+    assert not encoder_of(found).normalise
+    assert_same_tree(found.params, PARAMS["vit"])
+    assert encoder_of(read_foreign(path, told=TOLD)).normalise
 
 
 def test_layer_scale_is_folded_into_the_projections(tmp_path):
@@ -260,15 +292,16 @@ def test_three_generations_of_big_vision(tmp_path):
 
 
 def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path):
-    path = saved(tmp_path, theirs(VIT))
+    params = random_params(vit(depth=1))
+    path = saved(tmp_path, to_theirs(VIT, params, (1,), heads=2))
     as_is, resized = (
-        read_foreign(path, told=TOLD),
-        read_foreign(path, told=TOLD._replace(image_size=48)),
+        read_foreign(path, told=TOLD._replace(image_size=size)) for size in (None, 48)
     )
     assert resized.params["position_embedding"].shape == (1, 37, 32)
+    assert resized.config.model.image_size == 48
     image = np.random.default_rng(0).normal(size=(1, 48, 48, 3)).astype(np.float32)
     left, right = (
-        encoder_of(found).apply({"params": found.params}, image).pooled
+        jax.jit(encoder_of(found).apply)({"params": found.params}, image).pooled
         for found in (as_is, resized)
     )
     np.testing.assert_allclose(left, right, atol=1e-5)
@@ -277,7 +310,7 @@ def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path
 
 def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
     path = saved(tmp_path, theirs(SWIN))
-    found = read_foreign(path, told=TOLD._replace(window=4, image_size=128))
+    found = read_foreign(path, told=SWIN_TOLD._replace(window=4, image_size=128))
     table = found.params["block_0"]["attention"]["relative_position_bias"]
     assert table.shape == (49, 1)
     assert "7 tables of relative positions are resized." in found.said
@@ -300,18 +333,28 @@ def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
         ({"patch_embed.proj.weight": (32, 1, 8, 8)}, "patch_embed.proj.weight is [32, 1, 8, 8]"),
         ({"norm.weight": None}, "norm.weight is missing"),
         ({"pos_embed": None}, "pos_embed is missing"),
+        (
+            {"norm.bias": np.full(32, np.nan, np.float32)},
+            "norm.bias holds numbers that are not finite",
+        ),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_another_architecture_is_refused_and_the_tensor_named(tmp_path, change, words):
     state = theirs(VIT)
-    for name, shape in change.items():
+    for name, value in change.items():
         state.pop(name, None)
-        if shape:
-            state[name] = np.ones(shape, np.float32)
+        if value is not None:
+            state[name] = value if isinstance(value, np.ndarray) else np.ones(value, np.float32)
     told = refused(saved(tmp_path, state))
     assert told.startswith(f"{tmp_path / 'vit.safetensors'} cannot be imported: ")
     assert words in told
+
+
+def test_a_distilled_deit_of_transformers_is_refused(tmp_path):
+    state = {f"deit.{n}": x for n, x in theirs(HUGGING_FACE_VIT).items()}
+    state["deit.embeddings.distillation_token"] = np.ones((1, 1, 32), np.float32)
+    assert "has a distillation token" in refused(saved(tmp_path, state))
 
 
 def test_what_the_user_says_wrongly(tmp_path):
@@ -320,3 +363,5 @@ def test_what_the_user_says_wrongly(tmp_path):
     assert "pixels='raw' must be one of" in refused(path, TOLD._replace(pixels="raw"))
     assert "does not divide the width" in refused(path, TOLD._replace(heads=5))
     assert "set weights=online" in refused(path, weights="target")
+    path = saved(tmp_path, theirs(SWIN))
+    assert "heads=2 was given, and a Swin's tables tell" in refused(path)

@@ -1,0 +1,108 @@
+"""The model card of an exported encoder: a README.md of what the run knows about it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from repre_jax.convert.writers import Exportable
+
+_OPENED = {
+    "timm": """import timm
+model = timm.create_model("local-dir:{folder}", pretrained=True)
+features = model(images)  # [B, {width}]""",
+    "huggingface": """from transformers import AutoImageProcessor, {kind}
+processor = AutoImageProcessor.from_pretrained("{folder}")
+model = {kind}.from_pretrained("{folder}", add_pooling_layer=False)
+features = model(**processor(images, return_tensors="pt")).last_hidden_state{pooled}""",
+    "official": """import torch
+state = torch.load("{folder}/encoder.pth", weights_only=True)""",
+    "safetensors": """from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
+params = unflatten_dict(load_file("{folder}/model.safetensors"), sep="/")""",
+    "stablehlo": """import jax
+encode = jax.export.deserialize(bytearray(open("{folder}/encoder.stablehlo", "rb").read())).call
+features = encode(images)["pooled"]  # float32 [B, {side}, {side}, 3] in [0, 1] -> [B, {width}]""",
+    "onnx": """import onnxruntime
+session = onnxruntime.InferenceSession("{folder}/encoder.onnx")
+# float32 [B, 3, {side}, {side}] in [0, 1] -> [B, {width}]
+(features,) = session.run(["pooled"], {{"images": images}})""",
+}
+_LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
+
+
+def card(exportable: Exportable, folder: Path, format: str) -> str:
+    """The text of ``README.md``; the licence is left to whoever shares the weights."""
+    config, encoder = exportable.config, exportable.encoder
+    kind = "SwinModel" if exportable.kind == "swin" else "ViTModel"
+    pooled = ".mean(1)" if exportable.kind == "swin" else "[:, 0]"
+    side, width = encoder.image_size, encoder.width
+    opened = _OPENED[format].format(
+        folder=folder.name, kind=kind, pooled=pooled, side=side, width=width
+    )
+    head = ["---", f"library_name: {_LIBRARIES.get(format, 'repre_jax')}"]
+    head += ["tags: [image-feature-extraction]", "---", ""]
+    pixels = (
+        "ImageNet's mean and deviation" if encoder.normalise else "values in [0, 1] as they are"
+    )
+    facts = [
+        ("Encoder", f"{config.model.name}, patch {encoder.patch_size}, features of {width}"),
+        ("Method", config.method.name + _with_repre(config)),
+        ("Weights", f"{exportable.weights}, step {exportable.step:,}"),
+        *_training(config),
+        ("Images", f"{side} x {side} pixels, {pixels}"),
+        ("Licence", "to be stated by whoever shares these weights; that of the images may bind it"),
+    ]
+    lines = [f"# {exportable.run.name}", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in facts]
+    lines += ["", "```python", opened, "```"]
+    measured = metrics(exportable)
+    if measured:
+        lines += ["", "Measured:", ""]
+        lines += [f"- {line}" for line in measured]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def metrics(exportable: Exportable) -> list[str]:
+    """What the run's evaluations of these weights at this step have found, a line each."""
+    lines = []
+    for path in sorted(exportable.run.glob("eval/*/results.json")):
+        results = _json(path)
+        same = (results.get("weights"), results.get("step")) == (
+            exportable.weights,
+            exportable.step,
+        )
+        if same and "line" in results:
+            data = results.get("data", {}).get("val", {}).get("description", "")
+            lines.append(results["line"] + (f", {data}" if data else ""))
+    summary = _json(exportable.run / "summary.json")
+    if summary.get("steps") == exportable.step:
+        names = [name for name in ("knn/top1", "loss") if name in summary]
+        lines += [f"{name} at the end of the run: {summary[name]:.4g}" for name in names]
+    return lines
+
+
+def _training(config: Any) -> list[tuple[str, str]]:
+    if config.task == "import":
+        return [("Origin", f"{Path(config.source.file).name} ({config.source.format})")]
+    data = {"folder": Path(config.data.path).name, "tfds": config.data.name}
+    length = (
+        f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
+    )
+    return [
+        ("Images of the training", data.get(config.data.source, config.data.source)),
+        ("Training", f"{length} in batches of {config.train.batch_size}"),
+    ]
+
+
+def _with_repre(config: Any) -> str:
+    repre = config.get("repre")
+    if not repre or not repre.enabled:
+        return ""
+    return " with RePre" if repre.branch == "decoder" else f" with RePre's branch {repre.branch}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}  # a card does without what cannot be read

@@ -1,0 +1,173 @@
+"""Exports: they come back bit for bit, say what they are, and are whole or not there at all."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from foreign_weights import random_params, swin, vit
+from ml_collections import ConfigDict
+
+from repre_jax.convert import export as story
+from repre_jax.convert.architecture import Told
+from repre_jax.convert.card import card
+from repre_jax.convert.export import WRITERS, export
+from repre_jax.convert.foreign import imported_config, read_foreign
+from repre_jax.convert.writers import Exportable
+from repre_jax.errors import UserError
+from repre_jax.training import defaults
+
+ENCODERS = {
+    "vit": vit(heads=4),
+    "swin": swin(),
+    "sincos": vit(position="sincos", heads=4),
+    "pixels as they are": vit(heads=4, normalise=False),
+}
+EXTRAS = {"official": "torch", "stablehlo": "flatbuffers", "onnx": "timm"}
+
+
+def exportable(encoder, run=Path("runs/a"), method="dino") -> Exportable:
+    config = imported_config(method)
+    source = {"file": "/data/x.pth", "format": "ViT", "weights": "online"}
+    config.source = ConfigDict(source)
+    return Exportable(encoder, random_params(encoder), config, run, 0, "online")
+
+
+@pytest.fixture
+def uncompared(monkeypatch):
+    """As on a machine without the other libraries."""
+    monkeypatch.setattr(story, "compare", lambda *arguments: None)
+
+
+def told(encoder, folder, format, **options) -> str:
+    with pytest.raises(UserError) as error:
+        export(exportable(encoder, **options), folder, format)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("format", ["timm", "huggingface", "official"])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_what_is_exported_comes_back_bit_for_bit(tmp_path, uncompared, kind, format):
+    if format in EXTRAS:
+        pytest.importorskip(EXTRAS[format])
+    original = exportable(ENCODERS[kind], method="moby" if kind == "swin" else "moco_v3")
+    assert "was compared" in export(original, tmp_path / "out", format)
+    path = tmp_path / "out" / ("encoder.pth" if format == "official" else "")
+    # Files of PyTorch have no config beside them.
+    heads = 4 if kind != "swin" else None
+    told = Told(heads=heads, pixels="imagenet") if format == "official" else None
+    found = read_foreign(path, told=told)
+    jax.tree.map(np.testing.assert_array_equal, found.params, original.params)
+    assert found.config.model.image_size == ENCODERS[kind].image_size
+    if kind == "sincos":
+        assert found.config.model.position == "sincos"
+    if format != "official":
+        assert found.config.model.normalise == ENCODERS[kind].normalise
+    if format != "official":
+        files = {p.name for p in (tmp_path / "out").iterdir()} - {"preprocessor_config.json"}
+        assert files == {"README.md", "config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("weights", ["online", "target"])
+@pytest.mark.parametrize("method", ["dino", "mae", "moby", "moco_v3", "byol"])
+def test_official_files_are_wrapped_as_their_authors_wrap_them(
+    tmp_path, uncompared, method, weights
+):
+    torch = pytest.importorskip("torch")
+    original = exportable(ENCODERS["vit"], method=method)._replace(weights=weights)
+    export(original, tmp_path / "out", "official")
+    state = torch.load(tmp_path / "out" / "encoder.pth", weights_only=True)
+    wrapped = {
+        "mae": {"online": "model|", "target": "model|"},
+        "moby": {"online": "model|encoder.", "target": "model|encoder_k."},
+        "moco_v3": {
+            "online": "state_dict|module.base_encoder.",
+            "target": "state_dict|module.momentum_encoder.",
+        },
+    }
+    outer, prefix = wrapped.get(method, {weights: "|"})[weights].split("|")
+    inner = state[outer] if outer else state
+    assert f"{prefix}blocks.0.attn.qkv.weight" in inner
+
+
+@pytest.mark.parametrize("format", ["safetensors", "stablehlo"])
+def test_formats_without_another_library_are_compared_with_the_encoder(tmp_path, format):
+    if format in EXTRAS:
+        pytest.importorskip(EXTRAS[format])
+    said = export(exportable(ENCODERS["vit"]), tmp_path / "out", format)
+    assert said.startswith("Tokens of random images differ by at most")
+    assert (tmp_path / "out" / "README.md").stat().st_size > 300
+
+
+@pytest.mark.parametrize("difference", [2e-4, float("nan")])
+def test_an_export_that_computes_something_else_is_removed(tmp_path, monkeypatch, difference):
+    monkeypatch.setattr(story, "compare", lambda *arguments: difference)
+    assert "tokens differ by" in told(ENCODERS["vit"], tmp_path / "out", "timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkeypatch):
+    def broken(exportable, folder):
+        (folder / "model.safetensors").write_bytes(b"")
+
+    monkeypatch.setitem(WRITERS, "safetensors", broken)
+    words = told(ENCODERS["vit"], tmp_path / "out", "safetensors")
+    assert words.startswith("The library cannot open what was written for it (SafetensorError")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("encoder", "format", "words"),
+    [
+        (vit(position="relative"), "timm", "timm has no ViT with LoMaR's relative positions"),
+        (vit(position="relative"), "huggingface", "choose format=official"),
+        (vit(norm_epsilon=1e-5), "timm", "norm epsilon of 1e-06, and this one has 1e-05"),
+        (swin(window=4), "huggingface", "windows of 4 in every stage"),
+        (vit(stem="folded"), "timm", "patch_embed/conv_0/bias of vit_small has no place"),
+        (vit(), "pickle", "format='pickle' must be one of timm, huggingface"),
+    ],
+)
+def test_what_a_format_has_no_place_for(tmp_path, encoder, format, words):
+    assert words in told(encoder, tmp_path / "out", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    assert "is there already" in told(ENCODERS["vit"], tmp_path, "timm")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("format", "extra"), EXTRAS.items())
+def test_the_extra_that_is_missing_is_named(tmp_path, monkeypatch, format, extra):
+    monkeypatch.setitem(__import__("sys").modules, extra, None)
+    assert "pip install 'repre_jax[" in told(ENCODERS["vit"], tmp_path / "out", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_tells_method_data_steps_and_what_was_measured(tmp_path):
+    run = tmp_path / "dino"
+    config = defaults.get_config("dino")
+    config.data.update({"source": "folder", "path": "/data/birds"})
+    of_run = exportable(ENCODERS["vit"], run)._replace(config=config, step=1200, weights="target")
+    for k, (weights, step) in enumerate([("target", 1200), ("online", 1200), ("target", 600)]):
+        folder = run / "eval" / f"knn-{k}"
+        folder.mkdir(parents=True)
+        results = {"weights": weights, "step": step, "line": f"76.{k} %"}
+        results["data"] = {"val": {"description": "birds, 90 images"}}
+        (folder / "results.json").write_text(json.dumps(results))
+    (run / "summary.json").write_text(json.dumps({"steps": 1200, "loss": 2.5, "knn/top1": 0.5}))
+    text = card(of_run, tmp_path / "out", "huggingface")
+    for words in (
+        "dino with RePre",
+        "target, step 1,200",
+        "| birds |",
+        "300 epochs in batches of 1024",
+        "76.0 %, birds, 90 images",
+        "knn/top1 at the end of the run: 0.5",
+        "to be stated by whoever shares these weights",
+        'ViTModel.from_pretrained("out", add_pooling_layer=False)',
+    ):
+        assert words in text
+    assert "76.1" not in text and "76.2" not in text
