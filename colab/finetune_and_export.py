@@ -47,7 +47,8 @@ import timm
 timm.create_model("local-dir:for_timm", pretrained=True)
 
 # %% [markdown]
-# The function itself, for a program that knows neither this package nor Flax.
+# The same for transformers, image processor included. Other formats: `official`, `safetensors`,
+# and the function itself as `stablehlo` or `onnx`.
 
 # %%
-# !repre-jax --config=export {RUN} --config.format=stablehlo --workdir=function
+# !repre-jax --config=export {RUN} --config.format=huggingface --workdir=for_transformers
