@@ -18,46 +18,62 @@ MOST_HEADS_A_LINE = 6
 
 def draw_attention(scene: Scene) -> Iterator[Path]:
     """Attention maps, or similarity to the mean token, of the blocks; then head by head."""
-    subjects, mass = scene.subjects, scene.config.mass
     shown = [
         (subject, block, looked_at(subject.encoder, subject.views, block))
-        for subject in subjects
+        for subject in scene.subjects
         for block in subject.blocks
     ]
+    path = scene.path("attention")
+    title = f"{scene.told}. {_kind(scene.subjects)}; each map from its least to its greatest."
+    _save_maps(scene, path, title, shown)
+    yield path
+    attending = [subject for subject in scene.subjects if has_attention(subject.encoder)]
+    mass = scene.config.mass
+    if mass and attending:
+        path = scene.path("attention_mass")
+        title = (
+            f"{'; '.join(subject.told for subject in attending)}. The fewest patches that hold "
+            f"{mass:.0%} of the attention of the class token, mean over the heads."
+        )
+        _save_maps(scene, path, title, [x for x in shown if x[0] in attending], mass)
+        yield path
+    for subject in attending:
+        for block in subject.blocks:
+            yield from _heads(scene, subject, block)
+    others = [subject.name for subject in scene.subjects if subject not in attending]
+    if mass and others:
+        raise UserError(
+            f"mass is a share of the class token's attention, and {', '.join(others)} has none "
+            "that a loss has formed."
+        )
+
+
+def _kind(subjects: list[Subject]) -> str:
+    """What the maps of subjects are, in words."""
     kinds = {
         subject.name: (
-            "attention of the class token, mean over the heads"
+            "Attention of the class token, mean over the heads"
             if has_attention(subject.encoder)
-            else "cosine similarity of each token to the mean token"
+            else "Cosine similarity of each token to the mean token"
         )
         for subject in subjects
     }
     if len(set(kinds.values())) == 1:
-        kind = next(iter(kinds.values()))
-    else:
-        kind = "; ".join(f"{name}: {of_subject}" for name, of_subject in kinds.items())
+        return kinds[subjects[0].name]
+    return "; ".join(f"{kind} ({name})" for name, kind in kinds.items())
+
+
+def _save_maps(
+    scene: Scene,
+    path: Path,
+    title: str,
+    shown: list[tuple[Subject, int, np.ndarray]],
+    mass: float | None = None,
+) -> None:
+    """The images, then a row of maps [n, gh, gw] for every subject and block."""
     names = ["", *(scene.row_name(subject, f"block {block}") for subject, block, _ in shown)]
-    rows = [map_panels(subject.views, maps) for subject, _, maps in shown]
-    title = f"{scene.told}. {kind[0].upper()}{kind[1:]}; each map from its least to its greatest."
-    images = image_panels(subjects[0].views)
-    save_grid(scene.path("attention"), title, [images, *rows], names)
-    yield scene.path("attention")
-    attending = [subject for subject in subjects if has_attention(subject.encoder)]
-    if mass and attending:
-        held = [(s, b, maps) for s, b, maps in shown if s in attending]
-        names = ["", *(scene.row_name(subject, f"block {block}") for subject, block, _ in held)]
-        rows = [map_panels(subject.views, maps, mass) for subject, _, maps in held]
-        title = (
-            f"{scene.told}. The fewest patches that hold {mass:.0%} of the attention of the class "
-            "token, mean over the heads."
-        )
-        save_grid(scene.path("attention_mass"), title, [images, *rows], names)
-        yield scene.path("attention_mass")
-    for subject in attending:
-        for block in subject.blocks:
-            yield from _heads(scene, subject, block)
-    if mass and not attending:
-        raise UserError("mass is a share of the class token's attention, which there is none of.")
+    rows = [map_panels(subject.views, maps, mass) for subject, _, maps in shown]
+    save_grid(path, title, [image_panels(scene.subjects[0].views), *rows], names)
 
 
 def _heads(scene: Scene, subject: Subject, block: int) -> Iterator[Path]:

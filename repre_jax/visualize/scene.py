@@ -18,7 +18,7 @@ from repre_jax.evaluation.task import Evaluation
 from repre_jax.sharding import make_mesh
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A checkpoint that is looked at.
 
