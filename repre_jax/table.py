@@ -44,11 +44,7 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
                 raise UserError(f"{key}: {value!r} must be one of {', '.join(choices)}.")
         if not config[key]:
             raise UserError(f"{key} is empty, and so would be the table.")
-    runs = find_runs(
-        config.runs,
-        wanted=lambda path: (path / "checkpoints").is_dir() or is_foreign(path),
-        words="no folder with checkpoints, nor weights of another library",
-    )
+    runs = find_rows(config.runs)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     made = False  # any cell at all
@@ -69,6 +65,15 @@ def tabulate(config: ConfigDict, workdir: Path) -> None:
         print(f"{workdir / 'table.md'}:\n\n{markdown(rows, list(config.cells))}")
     if failures:
         raise UserError(f"{len(failures)} cells could not be made. " + " ".join(failures))
+
+
+def find_rows(patterns: str) -> list[Path]:
+    """Runs, and weights of other libraries, that match one of the patterns; UserError for none."""
+    return find_runs(
+        patterns,
+        wanted=lambda path: (path / "checkpoints").is_dir() or is_foreign(path),
+        words="no folder with checkpoints, nor weights of another library",
+    )
 
 
 def markdown(rows: list[dict[str, Any]], cells: list[str]) -> str:

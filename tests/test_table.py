@@ -3,7 +3,7 @@
 import pytest
 
 from repre_jax.errors import UserError
-from repre_jax.table import find_runs, markdown
+from repre_jax.table import find_rows, markdown
 
 
 def row(run, formula):
@@ -29,7 +29,7 @@ def test_rows_are_runs_and_weights_of_other_libraries(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     for name in ("timm/model.safetensors", "dino.pth", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    found = find_runs(f"{tmp_path}/*,{tmp_path}/a")
+    found = find_rows(f"{tmp_path}/*,{tmp_path}/a")
     assert [path.name for path in found] == ["a", "dino.pth", "timm"]
     with pytest.raises(UserError, match="nor weights of another library"):
-        find_runs(f"{tmp_path}/b,{tmp_path}/*.txt")
+        find_rows(f"{tmp_path}/b,{tmp_path}/*.txt")

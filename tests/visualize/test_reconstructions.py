@@ -12,7 +12,7 @@ from repre_jax.visualize.reconstructions import error_panels, painted, painters
 
 def test_without_a_tap_its_map_is_the_mean_over_images_and_places():
     config = tiny_config("simsiam")
-    config.repre.taps = "1,3"
+    config.repre.taps = "0,1"
     learner = tiny_learner(config)
     params = random_state(learner).params
     images = np.random.default_rng(0).random((2, 16, 16, 3)).astype(np.float32)
@@ -20,7 +20,7 @@ def test_without_a_tap_its_map_is_the_mean_over_images_and_places():
     without = painted(learner.encoder, painter.without, params, images, seed=0)
     assert set(without) == {1, 3}
     inputs = encoder_input(learner.encoder, images)
-    encode = jax.jit(lambda p, x: apply_with_taps(learner.encoder, {"params": p}, x, (1, 3))[1])
+    encode = jax.jit(lambda p, x: apply_with_taps(learner.encoder, {"params": p}, x, (0, 1))[1])
     decode = jax.jit(learner.repre.reconstruct)
     maps = encode(params["encoder"], inputs)
     for k, block in enumerate((1, 3)):
@@ -34,6 +34,7 @@ def test_without_a_tap_its_map_is_the_mean_over_images_and_places():
 def test_a_single_tap_has_nothing_to_be_without():
     config = tiny_config("simsiam")
     config.repre.taps = "single"
+    config.model.depth = 4
     learner = tiny_learner(config)
     assert painters(learner.method, learner.repre)["reconstruction"].without is None
 
