@@ -292,6 +292,7 @@ def test_wandb_itself_offline(wandb_itself, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert write_rows(tmp_path / "run", {"wandb": "tests"}, [1, 2, 3], finished=True) == ""
     known = json.loads((tmp_path / "run" / "trackers" / "wandb.json").read_text())["run"]
+    wandb_itself.teardown()  # its own process may still be writing
     (kept,) = (tmp_path / "run" / "trackers" / "wandb").glob(f"offline-run-*/run-{known}.wandb")
     assert rows_of_wandb(kept) == STEPS_AND_LOSSES
 
@@ -300,6 +301,7 @@ def test_wandb_itself_offline(wandb_itself, tmp_path, monkeypatch):
 def test_wandb_itself_without_a_key(wandb_itself, tmp_path):
     said = write_rows(tmp_path / "run", {"wandb": "tests"}, [1, 2, 3], finished=True)
     assert "no API key: `wandb login` stores one" in said
+    wandb_itself.teardown()
     (kept,) = (tmp_path / "run" / "trackers" / "wandb").glob("offline-run-*/run-*.wandb")
     assert rows_of_wandb(kept) == STEPS_AND_LOSSES
 
