@@ -13,6 +13,7 @@ from repre_jax.command_line import main
 from repre_jax.convert.names import to_theirs
 from repre_jax.convert.tables import VIT
 from repre_jax.errors import UserError
+from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import open_pretrained
 
 PARAMS = random_params(vit())
@@ -83,6 +84,15 @@ def test_the_same_import_again_is_the_same_run_and_another_is_refused(source, ca
     assert command(source) == 2
     assert "holds a run of another config (source.sha256" in capsys.readouterr().err
     assert_same_tree(open_pretrained("runs/dino").load_params(), PARAMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_evaluation_runs_on_an_import(source, task):
+    assert command(source, "--config.data.source=digits") == 0
+    assert main(["x", f"--config=eval/{task}:smoke", "--config.checkpoint=runs/dino"]) == 0
+    (results,) = source.parent.glob(f"runs/dino/eval/{task}-target-0-*/results.json")
+    assert json.loads(results.read_text())["method"] == "dino"
 
 
 @pytest.mark.parametrize(
