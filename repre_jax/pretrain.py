@@ -94,6 +94,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     learner = build_learner(config, resolution)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
+    start = _start(config, learner, workdir)
 
     with contextlib.ExitStack() as stack:
         folder = RunFolder(
@@ -115,7 +116,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         opened = open_training(
             folder,
             learner.init,
-            *_start(config, learner, workdir),
+            *start,
             mesh=mesh,
             total_steps=resolution.clock.total_steps,
             batch_size=resolution.batch_size,
