@@ -1,6 +1,7 @@
 """Self-supervised pre-training of vision transformers in JAX: RePre on any contrastive framework.
 
-``load`` opens the encoder of a run; ``METHODS`` and ``BACKBONES`` list what there is, by name.
+``load`` opens the encoder of a run or of another library; ``METHODS`` and ``BACKBONES`` list what
+there is, by name.
 Importing this package imports nothing else: what is named here is fetched when it is asked for.
 """
 

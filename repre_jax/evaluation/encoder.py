@@ -1,7 +1,8 @@
 """The encoder of a run as a function of images, for use outside of this library's evaluations.
 
-encoder = repre_jax.load("runs/a")
+encoder = repre_jax.load("runs/a")  # or weights of another library: "dino_deitsmall16.pth"
 features = encoder.features(images)  # [B, D]
+encoder.save("for_timm", format="timm")
 """
 
 import dataclasses
@@ -182,7 +183,8 @@ def load(
     """Opens the encoder of a pre-training run, finished or not, without touching the run.
 
     Args:
-      run: its folder, or one of the folders in its ``checkpoints/``.
+      run: its folder, or one of the folders in its ``checkpoints/``; or weights of another library,
+        a file or a folder of timm or transformers, which are converted in memory.
       step: of the checkpoint; None for the newest.
       weights: "auto" for those that the method's paper evaluates; or "online", "target", "random"
         (the encoder before training).
