@@ -190,7 +190,7 @@ def _numbers(root: Path) -> Iterable[tuple]:
         "model.image_size=36",
         "model.width=130",
         "model.depth=2",
-        "model.depth=2 repre.taps=0,1",
+        "model.depth=2 repre.taps=0,2",
         "model.name=swin_nano",
         "views.local_size=20 views.local_crops=2",
         "views.crop_scale=(0.5,0.1)",
