@@ -95,5 +95,5 @@ def _modern_big_vision(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[st
     if positions is not None and round(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
         none = np.zeros_like(positions[:, :1])
         modern["pos_embedding"] = np.concatenate([none, positions], axis=1)
-    said = "big_vision's GELU is the one of tanh, ours the exact one: features differ a little from its own."
+    said = "big_vision's GELU is the one of tanh, ours the exact one: features differ a little."
     return modern, [said]
