@@ -83,14 +83,10 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
     val = open_source(config.data, "val") if has_split(config.data, "val") else None
-    choose_sizes(
-        config,
-        images=len(source),
-        devices=mesh.size,
-        on_cpu=jax.default_backend() == "cpu",
-        before=saved_config(workdir),
-    )
-    resolution = resolve(config, images=len(source), devices=mesh.size)
+    sizes = {"images": len(source), "devices": mesh.size}
+    on_cpu = jax.default_backend() == "cpu"
+    choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
+    resolution = resolve(config, **sizes)
     learner = build_learner(config, resolution)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0

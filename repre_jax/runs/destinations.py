@@ -32,6 +32,13 @@ class MetricsFile:
         self._path = path
         self._file = open(path, "a")  # noqa: SIM115 (until close)
 
+    def take_back(self, step: int) -> None:
+        """Drops the rows from ``step`` on."""
+        with disk_trouble_told(self._path):
+            self._file.close()
+            drop_rows_after(self._path, step - 1)
+            self._file = open(self._path, "a")  # noqa: SIM115 (until close)
+
     def write(self, row: Row) -> None:
         with disk_trouble_told(self._path):
             self._file.write(json.dumps(finite(row)) + "\n")

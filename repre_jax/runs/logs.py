@@ -142,6 +142,16 @@ class RunLogs:
                 destination.write(row)
             self._display.update(step, row, self._seconds_left(step, now))
 
+    def take_back(self, step: int) -> None:
+        """Drops the row of ``step``, which a stop has left and the uninterrupted run does not have.
+
+        Raises:
+          UserError: disk full or no permission.
+        """
+        for destination in self._destinations:
+            if isinstance(destination, MetricsFile):
+                destination.take_back(step)
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Time inside (evaluation, pictures) counts neither as training nor as waiting."""

@@ -209,10 +209,13 @@ class TrainingLoop:
         """
         step = int(state.step)
         if not (step and self._measured_at(step)):
+            if not (step == self.total_steps or _due(step, self.log_every)):
+                self.logs.take_back(step)
             return self.logs.metrics_before
         host_metrics = self.checkpoints.metrics_of(step)
         if not host_metrics:
             host_metrics = self.logs.metrics_before | self._measure(state)
+            self.logs.take_back(step)
             self.logs.log(step, host_metrics, waited_seconds=batches.waited_seconds)
             self.checkpoints.add_metrics(step, host_metrics)
         return host_metrics

@@ -310,6 +310,8 @@ def test_an_eighth_method_from_outside_trains(monkeypatch, tmp_path):
 def test_a_method_is_known_to_its_file_and_the_dict_alone():
     """What CONTRIBUTING says of adding one: no table of anything elsewhere has to know its name."""
     texts = {path: path.read_text() for path in (ROOT / "repre_jax").rglob("*.py")}
+    # But for whose weights other libraries save how.
+    texts = {path: text for path, text in texts.items() if path.parent.name != "convert"}
     for name in ("lomar", "lomar_tokens"):
         knowing = {
             path.relative_to(ROOT).as_posix() for path in texts if f'"{name}"' in texts[path]

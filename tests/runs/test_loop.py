@@ -88,6 +88,7 @@ def train(workdir, *, stop_after=None, bad_step=None, last=TOTAL, measured=None,
         measured.append(int(state.step))
         return {"score": float(state.total)}
 
+    measures = {"measure": measure}
     folder = RunFolder(workdir, {"task": "count"}, ignore=(), primary=True)
     try:
         with open_training(
@@ -106,8 +107,7 @@ def train(workdir, *, stop_after=None, bad_step=None, last=TOTAL, measured=None,
                 checkpoints=checkpoints,
                 logs=logs,
                 source=Images(),
-                measure=measure,
-                **({"log_every": 2, "save_every": 2, "measure_every": 3} | options),
+                **({"log_every": 2, "save_every": 2, "measure_every": 3} | measures | options),
             )
             interruption = StoppedAfter(batches, stop_after)
             state, numbers = loop.run(resumed, batches, interruption)
@@ -164,6 +164,17 @@ def test_a_stopped_training_says_so_and_goes_on(whole, tmp_path, capsys):
     state, numbers = train(tmp_path / "run")
     assert "Resumed at step 5." in capsys.readouterr().out
     assert float(state.total) == 21.0 and numbers["score"] == whole[1]["score"]
+
+
+@pytest.mark.parametrize("options", [{}, {"log_every": 4, "measure_every": 0, "measure": None}])
+@pytest.mark.parametrize("stop_after", range(1, TOTAL + 1))
+def test_a_stop_leaves_no_trace_in_the_rows(tmp_path, stop_after, options):
+    train(tmp_path / "whole", **options)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", stop_after=stop_after, **options)
+    assert without_time(tmp_path / "run")[-1]["step"] == stop_after, "until it goes on"
+    train(tmp_path / "run", **options)
+    assert without_time(tmp_path / "run") == without_time(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop_after", [3, TOTAL])
