@@ -53,4 +53,4 @@ for picture in sorted(Path("pictures").glob("*.png")):
     display(Image(str(picture)))
 
 # %%
-# !repre-jax --config=eval/features --config.checkpoint=runs/mine --workdir=features
+# !repre-jax --config=eval/features --config.checkpoint=runs/mine --config.split=train
