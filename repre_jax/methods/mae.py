@@ -132,16 +132,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     """
     patches = (encoder.image_size // encoder.patch_size) ** 2
     check(config, encoder, patches)
-    heads = MAEHeads(
-        MAEDecoder(
-            patch_size=encoder.patch_size,
-            width=config.decoder_width,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-            remat=encoder.remat,
-            dtype=encoder.dtype,
-        )
-    )
+    heads = MAEHeads(decoder_of(config, encoder))
 
     def encode(encoder, params, views, keys, taps):
         images = encoder_input(encoder, views["global"][:, 0])
@@ -188,6 +179,18 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         separable=True,
         collapses=False,
         painter=Painter(NORMALISED_PATCHES if config.normalise_target else PIXELS, paint),
+    )
+
+
+def decoder_of(config: ConfigDict, encoder: nn.Module) -> MAEDecoder:
+    """The decoder behind an encoder."""
+    return MAEDecoder(
+        patch_size=encoder.patch_size,
+        width=config.decoder_width,
+        depth=config.decoder_depth,
+        heads=config.decoder_heads,
+        remat=encoder.remat,
+        dtype=encoder.dtype,
     )
 
 
