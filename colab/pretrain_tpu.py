@@ -27,12 +27,13 @@ print(jax.__version__, jax.devices())
 # goes on from the newest checkpoint, bit for bit, on the next machine.
 
 # %%
-RUNS = "runs"
-if importlib.util.find_spec("google.colab"):
+try:
     from google.colab import drive
 
     drive.mount("/content/drive")
     RUNS = "/content/drive/MyDrive/repre_jax"
+except ImportError:  # not on Colab
+    RUNS = "runs"
 
 # %% tags=["network"]
 # !wget -q https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz
