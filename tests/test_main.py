@@ -409,7 +409,9 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     assert resolve(config, images=1442, devices=1).remark == ""
 
 
-@pytest.mark.parametrize("variants", ["", ":baseline", ":gpu"])
+@pytest.mark.parametrize(
+    "variants", ["", pytest.param(":baseline", marks=pytest.mark.slow), ":gpu"]
+)
 @pytest.mark.parametrize(
     "name", ["imagenette_dino", pytest.param("imagenette_moco_v3", marks=pytest.mark.slow)]
 )

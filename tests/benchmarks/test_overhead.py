@@ -5,6 +5,7 @@ from benchmarks.provenance import write_result
 from repre_jax.config_files import read_config
 
 
+@pytest.mark.slow
 def test_a_decoder_of_width_128_adds_little_and_the_literal_one_more():
     row = overhead.operations(read_config("moco_v3_vits"), ["literal", "128"])
     # ViT-S forward 4.6 GMAC: twice online and back, twice as target; heads on top.

@@ -64,7 +64,10 @@ def config_of(case: DINOCase):
     return config, images
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow if x == "clip_3" else ()) for x in sorted(CASES)],
+)
 def test_three_steps(name, monkeypatch):
     case = CASES[name]
     golden = from_torch_names.with_prefix(GOLDEN, f"{name}/")

@@ -122,7 +122,10 @@ def test_patches_and_back():
     np.testing.assert_allclose(denormalise(normalise(images)), images, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lomar_vitb", 2.0), ("mae_vitb", 1.8)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("lomar_vitb", 2.0), pytest.param("mae_vitb", 1.8, marks=pytest.mark.slow)],
+)
 def test_first_loss(name, expected):
     """Targets have variance 1, outputs of a last layer from D to 768 numbers 2 D / (D + 768)."""
     config = read_config(name)
