@@ -11,6 +11,7 @@ import pytest
 from whole_runs import ROOT
 
 from repre_jax.config_files import read_config
+from repre_jax.data.sources.source import SPLITS
 
 COLAB = ROOT / "colab"
 spec = importlib.util.spec_from_file_location("make_notebooks", COLAB / "make.py")
@@ -69,7 +70,8 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     rng = np.random.default_rng(0)
-    for folder in ("my_images", "imagenette2-160/train/a", "imagenette2-160/val/a"):
+    labelled = [f"imagenette2-160/{split}/{label}" for split in SPLITS for label in "ab"]
+    for folder in ("my_images", *labelled):
         (tmp_path / folder).mkdir(parents=True)
         for number in range(24):
             image = rng.integers(0, 255, (40, 50, 3), np.uint8)
