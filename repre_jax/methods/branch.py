@@ -13,6 +13,8 @@ from repre_jax.errors import UserError
 from repre_jax.losses.weighting import Weights, fixed_weights, learned_weights
 from repre_jax.methods.picture import Painter
 
+WEIGHTINGS = ("learned", "fixed")
+
 
 @dataclasses.dataclass(frozen=True)
 class Weighting:
@@ -33,10 +35,8 @@ class Weighting:
         """The weighting that ``config.repre`` asks for.
 
         Raises:
-          UserError: one that there is none of.
+          UserError: fixed weights that are not two numbers.
         """
-        if config.weighting not in ("learned", "fixed"):
-            raise UserError(f"repre.weighting={config.weighting!r} must be one of learned, fixed.")
         if len(config.fixed_weights) != 2:
             raise UserError(
                 f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "

@@ -21,6 +21,8 @@ from repre_jax.models.pixels import encoder_input
 from repre_jax.models.repre_decoder import RePreDecoder
 from repre_jax.models.taps import apply_with_taps
 
+OPERATORS = ("conv", "transformer")
+
 
 @dataclasses.dataclass(frozen=True)
 class RePre:
@@ -90,12 +92,6 @@ def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: 
     Raises:
       UserError: an option that no form of the branch has, or an encoder that it cannot tap so.
     """
-    operators = ("conv", "transformer")
-    if config.decoder.operator not in operators:
-        raise UserError(
-            f"repre.decoder.operator={config.decoder.operator!r} must be one of "
-            f"{', '.join(operators)}."
-        )
     taps = choose_taps(config.taps, encoder, model.name)
     strides = [encoder.block_strides[k] for k in taps]
     # A single tap takes as many blocks, up to the same stride, as the usual ones.

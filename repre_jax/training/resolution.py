@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.methods import BRANCHES, METHODS, windows
+from repre_jax.methods.branch import WEIGHTINGS
+from repre_jax.methods.repre import OPERATORS
 from repre_jax.models import BACKBONES
 from repre_jax.models.layers import INITIALISATIONS
 from repre_jax.models.vit import POSITIONS
@@ -173,6 +175,8 @@ def _check_names(config: ConfigDict) -> None:
         "model.position": (config.model.position, (None, *POSITIONS)),
         "model.initialisation": (config.model.initialisation, INITIALISATIONS),
         "repre.branch": (config.repre.branch, BRANCHES),
+        "repre.decoder.operator": (config.repre.decoder.operator, OPERATORS),
+        "repre.weighting": (config.repre.weighting, WEIGHTINGS),
         "repre.windows.pairing": (config.repre.windows.pairing, windows.PAIRINGS),
         "optimizer.name": (config.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (config.optimizer.schedule, LEARNING_RATE_SCHEDULES),
