@@ -73,7 +73,7 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     labelled = [f"imagenette2-160/{split}/{label}" for split in SPLITS for label in "ab"]
     for folder in ("my_images", *labelled):
         (tmp_path / folder).mkdir(parents=True)
-        for number in range(24):
+        for number in range(40):
             image = rng.integers(0, 255, (40, 50, 3), np.uint8)
             cv2.imwrite(str(tmp_path / folder / f"{number}.png"), image)
     notebook = nbformat.from_dict(json.loads((COLAB / f"{name}.ipynb").read_text()))
