@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from repre_jax.errors import UserError
 from repre_jax.losses.weighting import Weights, fixed_weights, learned_weights
 from repre_jax.methods.picture import Painter
 
@@ -32,16 +31,7 @@ class Weighting:
 
     @classmethod
     def of(cls, config: ConfigDict, loss_name: str, reconstruct_share: float = 1.0) -> "Weighting":
-        """The weighting that ``config.repre`` asks for.
-
-        Raises:
-          UserError: fixed weights that are not two numbers.
-        """
-        if len(config.fixed_weights) != 2:
-            raise UserError(
-                f"repre.fixed_weights={config.fixed_weights} must be two numbers, the weights of "
-                f"{loss_name} and reconstruct."
-            )
+        """The weighting that ``config.repre`` asks for."""
         fixed = tuple(config.fixed_weights) if config.weighting == "fixed" else None
         return cls(loss_name, fixed, reconstruct_share)
 

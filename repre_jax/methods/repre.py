@@ -129,12 +129,17 @@ def choose_taps(text: str, encoder: nn.Module, name: str) -> tuple[int, ...]:
         )
     if text in ("multi", "single"):
         return encoder.taps if text == "multi" else encoder.taps[-1:]
-    numbers = text.split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
-        raise UserError(f"repre.taps={text!r} must be multi, single, or numbers as in 2,5,8,11.")
-    taps = tuple(int(number) for number in numbers)
+    check_taps(text)
+    taps = tuple(int(number) for number in text.split(","))
     if list(taps) != sorted(set(taps)) or taps[-1] >= encoder.depth:
         raise UserError(
             f"repre.taps={text!r} must rise, and {name} has blocks 0 to {encoder.depth - 1}."
         )
     return taps
+
+
+def check_taps(text: str) -> None:
+    """Raises UserError for what ``config.repre.taps`` cannot be, whatever the encoder."""
+    numbers = text.split(",")
+    if text not in ("multi", "single") and not all(n.strip().isdecimal() for n in numbers):
+        raise UserError(f"repre.taps={text!r} must be multi, single, or numbers as in 2,5,8,11.")

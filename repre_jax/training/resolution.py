@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.methods import BRANCHES, METHODS, windows
 from repre_jax.methods.branch import WEIGHTINGS
-from repre_jax.methods.repre import OPERATORS
+from repre_jax.methods.repre import OPERATORS, check_taps
 from repre_jax.models import BACKBONES
 from repre_jax.models.layers import INITIALISATIONS
 from repre_jax.models.vit import POSITIONS
@@ -187,6 +187,12 @@ def _check_names(config: ConfigDict) -> None:
         if value not in allowed:
             names = ", ".join(name for name in allowed if name)
             raise UserError(f"{key}={value!r} must be one of {names}.")
+    check_taps(config.repre.taps)
+    if len(config.repre.fixed_weights) != 2:
+        raise UserError(
+            f"repre.fixed_weights={config.repre.fixed_weights} must be two numbers, the weights of "
+            "the method's loss and reconstruct."
+        )
     if set(config.method) != set(METHODS[config.method.name].default_config()):
         raise UserError(
             f"method.name={config.method.name!r} does not fit this config, which has the numbers "
