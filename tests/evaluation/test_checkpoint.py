@@ -68,6 +68,7 @@ def test_random_weights_are_those_of_step_0(run):
     assert_same_tree(random.load_params(), expected)
 
 
+@pytest.mark.slow
 def test_batch_norm_of_a_stem_is_read_with_its_running_statistics(tmp_path):
     run = saved_run(tmp_path / "conv", "dino", name="vit_conv_nano")
     images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)

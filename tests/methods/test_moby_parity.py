@@ -115,7 +115,10 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=pytest.mark.slow if x == "swin" else ()) for x in sorted(CASES)],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     memory = {

@@ -104,7 +104,12 @@ def config_of(case: MoCoV3Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(x, marks=pytest.mark.slow if x == "conv_stem" else ()) for x in sorted(CASES)
+    ],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     case = CASES[request.param]

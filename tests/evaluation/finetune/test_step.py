@@ -229,6 +229,7 @@ def test_drop_path_acts_on_the_loss_alike_on_one_device_and_eight():
     assert np.diff(np.sort(one)).min() > 0.01
 
 
+@pytest.mark.slow
 def test_one_device_is_eight_and_the_average_follows():
     recipe = dataclasses.replace(MAE, average_decay=0.9, warmup_epochs=0)
     # One block, which never drops: the compilation is what this test pays for.
