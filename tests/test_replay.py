@@ -31,6 +31,7 @@ def sick_image(monkeypatch):
     monkeypatch.setattr(step_module, "augment_views", spoil)
 
 
+@pytest.mark.slow
 def test_the_image_is_named_and_the_step_replayed(sick_image, tmp_path, capsys):
     run = tmp_path / "run"
     assert command(*FLAGS, f"--workdir={run}") == 0

@@ -73,6 +73,7 @@ def test_encoders_see_what_the_methods_leave_them():
         assert masked_step.mlp_layer(config) == (2 * at_448, 768, 3072)
 
 
+@pytest.mark.slow
 def test_our_step_is_measured_without_pytorch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     config = read_config("lomar_vitb:smoke")
