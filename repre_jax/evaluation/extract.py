@@ -1,6 +1,5 @@
 """Features for other programs: a row an image, in files; or the nearest images of given ones."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +20,7 @@ from repre_jax.evaluation.neighbours import comma_separated, in_words, nearest_i
 from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
 from repre_jax.models.taps import apply_with_taps, block_numbers
 from repre_jax.ranges import AT_LEAST_ONE
-from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.folder import write_text
+from repre_jax.runs.folder import write_text, written_whole
 from repre_jax.sharding import by_row
 
 FORMATS = ("npz", "parquet")
@@ -174,11 +172,8 @@ class _Extractor:
 
 
 def _write_npz(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    with disk_trouble_told(path):
-        with open(unfinished, "wb") as file:
-            np.savez(file, **columns)
-        os.replace(unfinished, path)
+    with written_whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez(file, **columns)
 
 
 def _index_of_npz(path: Path) -> np.ndarray | None:
@@ -202,11 +197,9 @@ def _write_parquet(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         contiguous = np.ascontiguousarray(values)
         return arrow.FixedShapeTensorArray.from_numpy_ndarray(contiguous)
 
-    unfinished = path.with_name(path.name + ".tmp")
-    with disk_trouble_told(path):
+    with written_whole(path) as unfinished:
         table = arrow.table({name: array(values) for name, values in columns.items()})
         parquet.write_table(table, unfinished)
-        os.replace(unfinished, path)
 
 
 def _index_of_parquet(path: Path) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from tensorboardX import SummaryWriter
 
 from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.runs.folder import write_text
 
 Row = Mapping[str, float]
 
@@ -91,7 +91,5 @@ def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept = [row for row in read_rows(path) if row.get("step", step + 1) <= step]
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(unfinished, path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept

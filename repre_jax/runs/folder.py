@@ -10,10 +10,11 @@ report.html     the run as a page (visualize/report), of a finished run or one a
 tensorboard/ checkpoints/ figures/ trackers/
 """
 
+import contextlib
 import glob
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +142,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       UserError: disk full or no permission.
     """
+    with written_whole(path) as unfinished, open(unfinished, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``path`` at the end, or not at all.
+
+    Raises:
+      UserError: disk full or no permission.
+    """
     unfinished = path.with_name(path.name + ".tmp")
     with disk_trouble_told(path):
-        with open(unfinished, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield unfinished
         os.replace(unfinished, path)
 
 

@@ -4,7 +4,6 @@ Colours are told apart by the colour-blind too: viridis for maps, those of Okabe
 (https://jfly.uni-koeln.de/color/).
 """
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from repre_jax.runs.disk_errors import disk_trouble_told
+from repre_jax.runs.folder import written_whole
 
 OKABE_ITO = (
     "#0072B2",  # blue
@@ -103,11 +102,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
       UserError: disk full or no permission.
     """
-    unfinished = path.with_name(path.name + ".tmp")
-    with disk_trouble_told(path):
+    with written_whole(path) as unfinished:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(unfinished, dpi=DPI, format="png", metadata={"Software": None})
-        os.replace(unfinished, path)
 
 
 def wrapped(title: str, width: float) -> str:
