@@ -5,9 +5,9 @@
 
 What is None here is chosen by rule (repre_jax/training/sizes.py), which ``--explain`` prints; what
 is set on the command line stays: ``--config.model.name=vit_base --config.train.epochs=400``. On a
-CPU a nano encoder at 64 px sees 240,000 images; with 9,469 images that is configs/imagenette_dino.py
-number by number, which took 19 minutes (benchmarks/results/imagenette_cpu/dino-learned.json). On
-accelerators it is ViT-S/16 at 160 px, for two million images or more; that has not been measured.
+CPU a nano encoder at 64 px sees 240,000 images; with 9,469 images that is, number by number,
+configs/imagenette_dino.py, which took 19 minutes (results/imagenette_cpu/dino-learned.json).
+On accelerators it is ViT-S/16 at 160 px, for two million images or more; that is not measured.
 
 Labels are not needed: where class folders are found, they serve a k-NN beside the training.
 """
