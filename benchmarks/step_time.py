@@ -32,6 +32,7 @@ from benchmarks.provenance import provenance, save_result
 from repre_jax import command_line
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import step_multiply_adds
@@ -159,12 +160,13 @@ def variants(config: ConfigDict, widths: Sequence[str]) -> dict[str, ConfigDict]
 def synthetic_batch(learner: Learner, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
     """A batch of noise in the form in which the pipeline hands batches to the step."""
     rng = np.random.default_rng(0)
-    recipe = learner.method.views
+    recipe, encoder = learner.method.views, learner.encoder
 
-    def pixels(views: int, side: int) -> np.ndarray:
-        return rng.integers(0, 256, (batch_size, views, side, side, 3), np.uint8)
+    def pixels(views: int, size: ImageSize) -> np.ndarray:
+        shape = (batch_size, views, *height_and_width(size), encoder.channels)
+        return rng.integers(0, 256, shape, np.uint8)
 
-    batch = {"global": pixels(recipe.global_crops, learner.image_size)}
+    batch = {"global": pixels(recipe.global_crops, encoder.image_size)}
     if recipe.local_crops:
         batch["local"] = pixels(recipe.local_crops, recipe.local_size)
     batch["index"] = np.arange(batch_size, dtype=np.int32)

@@ -44,12 +44,13 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     random = OnlineEvaluation(learner.encoder, train, val, config, mesh).measure(encoder)
     bank, queries = (
         pixel_features(
+            learner.encoder,
             evaluation_batches(
                 source,
                 image_size=config.model.image_size,
                 batch_size=config.evaluation.batch_size,
                 workers=config.data.workers,
-            )
+            ),
         )
         for source in (train, val)
     )

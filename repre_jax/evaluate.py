@@ -21,6 +21,7 @@ from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import FEATURES
 from repre_jax.evaluation.task import Evaluation, check_same_classes
+from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.destinations import read_rows
@@ -52,13 +53,14 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
         if task.default_protocol:
             config.protocol = config.protocol or task.default_protocol(pretrained)
             _check_known(config, "protocol", task.protocols)
-        train, val = (open_labelled if task.needs_labels else open_images)(config.data)
+        opened = open_labelled if task.needs_labels else open_images
+        train, val = opened(config.data, pretrained.encoder.channels)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
     }
     if task.fingerprint:
-        settings["files"] = task.fingerprint(config)
+        settings["files"] = task.fingerprint(config, train.pixels)
     workdir = workdir or default_workdir(pretrained, settings)
     if not config.cache_path:
         config.cache_path = str(workdir.parent / "features")
@@ -92,22 +94,22 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     return results
 
 
-def open_images(data: ConfigDict) -> tuple[Source, Source]:
+def open_images(data: ConfigDict, channels: int) -> tuple[Source, Source]:
     """The training and the validation images; without a validation split the former twice."""
-    train = open_source(data, "train")
-    return train, open_source(data, "val") if has_split(data, "val") else train
+    train = open_source(data, "train", channels)
+    return train, open_source(data, "val", channels) if has_split(data, "val") else train
 
 
-def open_labelled(data: ConfigDict) -> tuple[Source, Source]:
+def open_labelled(data: ConfigDict, channels: int) -> tuple[Source, Source]:
     """The training and the validation images, both with labels, of the same classes.
 
     Raises:
       UserError: one of them is missing, has no labels, or lacks a class of the other.
     """
-    train = open_source(data, "train")
+    train = open_source(data, "train", channels)
     if not has_split(data, "val"):
         raise UserError(f"{train.description} has no validation split to evaluate on.")
-    val = open_source(data, "val")
+    val = open_source(data, "val", channels)
     for source in (train, val):
         if source.class_names is None and source.labels is None:
             raise UserError(
@@ -169,10 +171,11 @@ def open_encoder(config: ConfigDict) -> Pretrained:
         config.feature = config.feature or pretrained.defaults.feature
         _check_known(config, "feature", FEATURES)
     _fill_in_data(config.data, run.data)
-    multiple = pretrained.encoder.size_multiple
-    if config.image_size < multiple or config.image_size % multiple:
+    check_image_size(config.image_size, "image_size")
+    multiple, size = pretrained.encoder.size_multiple, height_and_width(config.image_size)
+    if any(side < multiple or side % multiple for side in size):
         raise UserError(
-            f"image_size={config.image_size} is not a multiple of {multiple}, the patch of the "
+            f"image_size={size_in_words(size)} is not a multiple of {multiple}, the patch of the "
             f"encoder in {pretrained.run}."
         )
     return pretrained

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax.data.pixel_format import pixel_format
 from repre_jax.data.samples import centre_views, read_samples, sample_images
 from repre_jax.errors import UserError
 from repre_jax.evaluate import open_encoder, open_images
@@ -97,8 +98,9 @@ def open_scene(config: ConfigDict, workdir: Path | None) -> Scene:
             inner.cache_path = inner.cache_path or str(pretrained.run / "eval" / "features")
             inner.data = opened[0][0].data if opened else inner.data
         opened.append((inner, pretrained))
-    opened_images = functools.cache(lambda: open_images(opened[0][0].data))
-    samples = read_samples(config.images, "images")
+    channels = opened[0][1].encoder.channels
+    opened_images = functools.cache(lambda: open_images(opened[0][0].data, channels))
+    samples = read_samples(config.images, "images", pixel_format(opened[0][0].data, channels))
     if not samples:
         _, val = opened_images()
         samples = sample_images(val, min(config.count, len(val)))

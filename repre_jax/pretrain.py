@@ -17,11 +17,12 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.samples import centre_views, sample_images
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
-from repre_jax.data.sources.survey import in_words
+from repre_jax.data.sources.survey import check_normalised, in_words
 from repre_jax.evaluation.checkpoint import checkpoint_steps
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.models.conv_stem import fold, frozen
+from repre_jax.models.pixels import as_shares
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder, saved_config
@@ -81,8 +82,11 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """
     trackers = chosen_trackers(config.logging)
     mesh = make_mesh(config.train.devices)
-    source = open_source(config.data, "train")
-    val = open_source(config.data, "val") if has_split(config.data, "val") else None
+    source = open_source(config.data, "train", config.model.channels)
+    check_normalised(config, source)
+    val = None
+    if has_split(config.data, "val"):
+        val = open_source(config.data, "val", config.model.channels)
     sizes = {"images": len(source), "devices": mesh.size}
     on_cpu = jax.default_backend() == "cpu"
     choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
@@ -186,8 +190,8 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
         random = fold(untrained.params["encoder"], untrained.batch_stats.get("encoder"))
         summary |= run.evaluation.few_label(encoder, random)
     for name, painter in painters(run.learner.method, run.learner.repre).items():
-        views = centre_views(sample_images(run.source, PICTURES), run.learner.image_size)
-        images = views.astype(np.float32) / 255
+        views = centre_views(sample_images(run.source, PICTURES), run.learner.encoder.image_size)
+        images = as_shares(views)
         online = state.params | {
             "encoder": fold(state.params["encoder"], state.batch_stats.get("encoder"))
         }
@@ -265,7 +269,7 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
     batches = training_batches(
         run.source,
         run.learner.method.views,
-        image_size=run.learner.image_size,
+        image_size=run.learner.encoder.image_size,
         batch_size=run.resolution.batch_size,
         seed=run.config.seed,
         start_step=start_step,

@@ -42,14 +42,14 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
     if config.data_path:
         saved.data.path = config.data_path
     mesh = make_mesh(saved.train.devices)
-    source = open_source(saved.data, "train")
+    source = open_source(saved.data, "train", saved.model.channels)
     resolution = resolve(saved, images=len(source), devices=mesh.size)
     learner = build_learner(saved, resolution)
     state = _state_before(learner, run, step, replicated(mesh))
     batches = training_batches(
         source,
         learner.method.views,
-        image_size=learner.image_size,
+        image_size=learner.encoder.image_size,
         batch_size=resolution.batch_size,
         seed=saved.seed,
         start_step=int(state.step),

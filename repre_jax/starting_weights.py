@@ -38,7 +38,8 @@ def starting_weights(config: ConfigDict, learner: Learner) -> tuple[dict[str, An
     _check_same_encoder(where, pretrained.encoder, frozen(learner.encoder))
     params, batch_stats = load_networks(pretrained)
     wanted = jax.eval_shape(learner.init)
-    params["encoder"], resized = _on_its_grid(params["encoder"], wanted.params["encoder"])
+    grids = (getattr(x, "grid", None) for x in (pretrained.encoder, learner.encoder))
+    params["encoder"], resized = _on_its_grid(params["encoder"], *grids)
     same_method = pretrained.config.task == "pretrain" and pretrained.method == config.method.name
     found, shapes = _parts(params), _parts(wanted.params)
     taken = [
@@ -77,14 +78,15 @@ def _check_same_encoder(where: str, theirs: nn.Module, ours: nn.Module) -> None:
             )
 
 
-def _on_its_grid(encoder: Any, wanted: Any) -> tuple[Any, bool]:
+def _on_its_grid(
+    encoder: Any, theirs: tuple[int, int] | None, ours: tuple[int, int] | None
+) -> tuple[Any, bool]:
     """Learned positions for this run's image size, and whether they had another."""
     positions = encoder.get(_POSITIONS)
-    if positions is None or positions.shape == wanted[_POSITIONS].shape:
+    if positions is None or theirs == ours:
         return encoder, False
-    side = round((wanted[_POSITIONS].shape[1] - 1) ** 0.5)
     # As the encoder itself does for images of that size.
-    resized = resize_learned_positions(positions, side, guard=0.1).astype(np.float32)
+    resized = resize_learned_positions(positions, theirs, ours, guard=0.1).astype(np.float32)
     return {**encoder, _POSITIONS: resized}, True
 
 

@@ -120,9 +120,7 @@ def test_pre_training(name):
         "temperature": temperature_of(config.method, method),
         "method": {key: x for key, x in config.method.items() if key not in SEEN},
     }
-    params, statistics = jax.eval_shape(
-        lambda: init_params(encoder, method, None, image_size=config.model.image_size, seed=0)
-    )
+    params, statistics = jax.eval_shape(lambda: init_params(encoder, method, None, seed=0))
     description["decay.of"] = decayed(config.optimizer.decay, params)
     description["heads"] = {
         head: written(layers, statistics.get(head, {}), encoder.width)

@@ -91,7 +91,7 @@ def test_positions_are_resized_to_the_size_of_the_run(run, start_of):
     ("method", "changes", "words"),
     [
         ("moco_v3", {}, "position=learned, and this run has sincos"),
-        ("dino", {"model.normalise": False}, "normalise=True, and this run has False"),
+        ("dino", {"model.normalise": False}, "and this run has None"),
         ("dino", {"model.heads": 2}, "heads=4, and this run has 2"),
         ("dino", {"model.init_from": "nowhere"}, "does not exist"),
     ],

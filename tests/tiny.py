@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import carried, read_config
+from repre_jax.image_size import height_and_width
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Keys
 from repre_jax.runs.checkpoints import Checkpoints
@@ -138,10 +139,12 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
 def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:
     """uint8 views of one batch: "global" [B, 2, S, S, 3] and, for multi-crop, "local"."""
     rng = np.random.default_rng(seed)
-    recipe, size = learner.method.views, learner.image_size
-    shapes = {"global": (BATCH, recipe.global_crops, size, size, 3)}
+    recipe, encoder = learner.method.views, learner.encoder
+    size = height_and_width(encoder.image_size)
+    shapes = {"global": (BATCH, recipe.global_crops, *size, encoder.channels)}
     if recipe.local_crops:
-        shapes["local"] = (BATCH, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
+        side = recipe.local_size
+        shapes["local"] = (BATCH, recipe.local_crops, side, side, encoder.channels)
     return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
 
 

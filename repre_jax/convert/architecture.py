@@ -1,5 +1,6 @@
 """What kind of encoder tensors are of, read off their shapes, names and values."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from repre_jax.convert.names import Names, Tensors
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize
 from repre_jax.methods import METHODS
 from repre_jax.models.positions import sincos_2d
 from repre_jax.models.swin import PATCH_SIZE, SWIN_SIZES
@@ -35,7 +37,7 @@ class Told(NamedTuple):
     Attributes:
       method: of ``METHODS``, or "imported".
       heads: of a ViT.
-      image_size: side in pixels to resize learned positions for; of a Swin, what it is made for.
+      image_size: in pixels, to resize learned positions for; of a Swin, what it is made for.
       window: of a Swin, to resize its tables for.
       norm_epsilon: of every norm.
       pixels: "imagenet", "half" or "unit": how pixels are normalised.
@@ -43,7 +45,7 @@ class Told(NamedTuple):
 
     method: str | None = None
     heads: int | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     window: int | None = None
     norm_epsilon: float | None = None
     pixels: str | None = None
@@ -100,9 +102,9 @@ def vit_model(
     kernel = tensors[names.anchor]
     if kernel.ndim != 4:
         raise UserError(f"{names.anchor} is {list(kernel.shape)}: images need four axes there.")
-    width, patches = kernel.shape[0], kernel.shape[2:]
+    width, channels, *patches = kernel.shape
     if names.flax:
-        width, patches = kernel.shape[3], kernel.shape[:2]
+        *patches, channels, width = kernel.shape
     if patches[0] != patches[1]:
         raise UserError(f"its patches are {patches[0]} x {patches[1]}, and ours are square.")
     depth = _count(lambda k: names.of(f"block_{k}/norm_1/scale", (10**6,))[0] in tensors)
@@ -112,7 +114,8 @@ def vit_model(
     positions = next((tensors[n] for n in _POSITION_NAMES if n in tensors), None)
     return _sized("vit", VIT_SIZES, (width, depth, heads), ("width", "depth", "heads")) | {
         "patch_size": int(patches[0]),
-        "image_size": _image_size(positions, int(patches[0])),
+        "image_size": _image_size(positions, int(patches[0]), about.get("image_size")),
+        "channels": int(channels),
         "position": position,
         "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or 1e-6,
         "initialisation": {"sincos": "moco_v3", "learned": "dino"}.get(position, "mae"),
@@ -165,7 +168,8 @@ def swin_model(
         ("width", "stage_depths", "stage_heads"),
     ) | {
         "patch_size": int(kernel.shape[2]),
-        "image_size": int(size or 32 * window),
+        "image_size": size or 32 * window,
+        "channels": int(kernel.shape[1]),
         "window": window,
         "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or 1e-5,
         "initialisation": "dino",
@@ -192,11 +196,13 @@ def describe(
     return swin_model(names, tensors, about, told)
 
 
-def _image_size(positions: np.ndarray | None, patch_size: int) -> int:
-    """Side of the images that positions are of; the usual 224 where there are none."""
+def _image_size(positions: np.ndarray | None, patch_size: int, told: ImageSize | None) -> ImageSize:
+    """Size of the images that positions are of; the usual 224 where there are none."""
     if positions is None:
         return 224 // patch_size * patch_size
     patches = positions.shape[1] - 1 if positions.ndim == 3 else 0
+    if isinstance(told, tuple) and patches == math.prod(side // patch_size for side in told):
+        return told
     side = round(max(patches, 0) ** 0.5)
     if not side or side**2 != patches:
         raise UserError(

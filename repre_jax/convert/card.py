@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from repre_jax.convert.writers import Exportable
+from repre_jax.image_size import height_and_width
 
 _OPENED = {
     "timm": """import timm
 model = timm.create_model("local-dir:{folder}", pretrained=True)
-features = model(images)  # [B, {width}]""",
+features = model(images)  # [B, {features}]""",
     "huggingface": """from transformers import AutoImageProcessor, {kind}
 processor = AutoImageProcessor.from_pretrained("{folder}")
 model = {kind}.from_pretrained("{folder}", add_pooling_layer=False)
@@ -21,10 +22,11 @@ from safetensors.numpy import load_file
 params = unflatten_dict(load_file("{folder}/model.safetensors"), sep="/")""",
     "stablehlo": """import jax
 encode = jax.export.deserialize(bytearray(open("{folder}/encoder.stablehlo", "rb").read())).call
-features = encode(images)["pooled"]  # float32 [B, {side}, {side}, 3] in [0, 1] -> [B, {width}]""",
+# float32 [B, {height}, {width}, {channels}] in [0, 1] -> [B, {features}]
+features = encode(images)["pooled"]""",
     "onnx": """import onnxruntime
 session = onnxruntime.InferenceSession("{folder}/encoder.onnx")
-# float32 [B, 3, {side}, {side}] in [0, 1] -> [B, {width}]
+# float32 [B, {channels}, {height}, {width}] in [0, 1] -> [B, {features}]
 (features,) = session.run(["pooled"], {{"images": images}})""",
 }
 _LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
@@ -35,21 +37,34 @@ def card(exportable: Exportable, folder: Path, format: str) -> str:
     config, encoder = exportable.config, exportable.encoder
     kind = "SwinModel" if exportable.kind == "swin" else "ViTModel"
     pooled = ".mean(1)" if exportable.kind == "swin" else "[:, 0]"
-    side, width = encoder.image_size, encoder.width
+    height, width = height_and_width(encoder.image_size)
     opened = _OPENED[format].format(
-        folder=folder.name, kind=kind, pooled=pooled, side=side, width=width
+        folder=folder.name,
+        kind=kind,
+        pooled=pooled,
+        height=height,
+        width=width,
+        channels=encoder.channels,
+        features=encoder.width,
     )
     head = ["---", f"library_name: {_LIBRARIES.get(format, 'repre_jax')}"]
     head += ["tags: [image-feature-extraction]", "---", ""]
-    pixels = (
-        "ImageNet's mean and deviation" if encoder.normalise else "values in [0, 1] as they are"
-    )
+    pixels = "values in [0, 1] as they are"
+    if encoder.normalisation:
+        mean, std = (", ".join(f"{x:g}" for x in part) for part in encoder.normalisation)
+        pixels = f"less a mean of {mean}, over a deviation of {std}"
+    if config.data.range:
+        low, high = config.data.range
+        pixels = f"stored values {low:g} to {high:g} as 0 to 1, {pixels}"
     facts = [
-        ("Encoder", f"{config.model.name}, patch {encoder.patch_size}, features of {width}"),
+        (
+            "Encoder",
+            f"{config.model.name}, patch {encoder.patch_size}, features of {encoder.width}",
+        ),
         ("Method", config.method.name + _with_repre(config)),
         ("Weights", f"{exportable.weights}, step {exportable.step:,}"),
         *_training(config),
-        ("Images", f"{side} x {side} pixels, {pixels}"),
+        ("Images", f"{height} x {width} pixels, {encoder.channels} channel(s), {pixels}"),
         ("Licence", "to be stated by whoever shares these weights; that of the images may bind it"),
     ]
     lines = [f"# {exportable.run.name}", "", "| | |", "| --- | --- |"]

@@ -13,6 +13,7 @@ from repre_jax.convert.architecture import Told
 from repre_jax.convert.foreign import read_foreign
 from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
+from repre_jax.image_size import height_and_width
 from repre_jax.models.pixels import encoder_input
 
 IMAGES = 2
@@ -29,8 +30,9 @@ def compare(exportable: Exportable, folder: Path, format: str) -> float | None:
     Raises:
       UserError: the library cannot open it.
     """
-    side = exportable.encoder.image_size
-    pixels = np.random.default_rng(0).uniform(size=(IMAGES, side, side, 3)).astype(np.float32)
+    encoder = exportable.encoder
+    shape = (IMAGES, *height_and_width(encoder.image_size), encoder.channels)
+    pixels = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
     # On an accelerator products of float32 are rounded far above what is asked for here.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         ours = jax.jit(functools.partial(our_tokens, exportable))
@@ -52,7 +54,7 @@ def our_tokens(exportable: Exportable, params: Any, pixels: jax.Array) -> jax.Ar
     Args:
       exportable: whose encoder it is.
       params: of such an encoder.
-      pixels: float32 [B, H, W, 3] in [0, 1].
+      pixels: float32 [B, H, W, C] in [0, 1].
     """
     encoder = exportable.encoder
     encoded = encoder.apply({"params": params}, encoder_input(encoder, pixels))

@@ -21,10 +21,11 @@ from repre_jax.convert.names import Names, Tensors, to_ours
 from repre_jax.convert.search import Found, choose, find_encoders, grouped, outside
 from repre_jax.convert.tables import BIG_VISION
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize, height_and_width, size_in_words
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import Method
-from repre_jax.models import BACKBONES
-from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from repre_jax.models import BACKBONES, build_encoder
+from repre_jax.models.pixels import IMAGENET
 from repre_jax.models.positions import resize_learned_positions, resize_relative_table
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.schedules import Clock
@@ -33,7 +34,7 @@ from repre_jax.training.learner import init_encoder
 
 # How pixels in [0, 1] are normalised: mean and deviation of the three colours.
 PIXELS = {
-    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "imagenet": tuple(IMAGENET),
     "half": ((0.5,) * 3, (0.5,) * 3),
     "unit": ((0.0,) * 3, (1.0,) * 3),
 }
@@ -98,7 +99,7 @@ def _converted(
     evaluated = "online"
     if method in METHODS:
         tiny = defaults.get_config(method)
-        encoder = BACKBONES[tiny.model.name](tiny.model, jnp.float32)
+        encoder = build_encoder(tiny, jnp.float32)
         evaluated = method_as_published(method, encoder).evaluated
     chosen = choose(found, weights, evaluated)
     names, (own, said) = chosen.names, usual_form(chosen.names, chosen.tensors)
@@ -109,9 +110,13 @@ def _converted(
     own, resized = _resize(names, own, config.model, told)
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)
-    pixels, assumed = _pixels(names, method, called, about, told)
+    pixels, assumed = _pixels(names, method, called, about, told, config.model.channels)
     config.model.normalise = not _same(pixels, PIXELS["unit"])
-    params, normalised = _fold_pixels(params, pixels)
+    normalised: list[str] = []
+    if config.model.channels == 3:
+        params, normalised = _fold_pixels(params, pixels)
+    elif config.model.normalise:
+        config.data.mean, config.data.std = map(tuple, pixels)
     config.source = {
         "file": str(path.absolute()),
         "format": names.title,
@@ -152,7 +157,7 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     facts = {
         "heads": config.get("num_attention_heads") or heads,
         "norm_epsilon": config.get("layer_norm_eps"),
-        "image_size": _side(
+        "image_size": _size(
             config.get("image_size") or size or (of_timm.get("input_size") or [0])[1:]
         ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
@@ -163,12 +168,11 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}
 
 
-def _side(size: Any) -> int | None:
-    """Of a square, told by its side or by both; UserError for a rectangle."""
-    sides = set(size) if isinstance(size, (list, tuple)) else {size}
-    if len(sides) > 1:
-        raise UserError(f"config.json says images of {size}, and ours are made for squares.")
-    return next(iter(sides), None)
+def _size(size: Any) -> ImageSize | None:
+    """One side of a square, or (height, width)."""
+    if not isinstance(size, (list, tuple)):
+        return size
+    return tuple(size) if len(set(size)) > 1 else next(iter(size), None)
 
 
 def _resize(
@@ -181,17 +185,22 @@ def _resize(
     if told.heads and names.kind == "swin":
         raise UserError(f"heads={told.heads} was given, and a Swin's tables tell: leave it out.")
     if told.image_size and names.kind == "vit" and told.image_size != model.image_size:
-        if told.image_size % model.patch_size:
+        sides = height_and_width(told.image_size)
+        if any(side % model.patch_size for side in sides):
             raise UserError(
-                f"image_size={told.image_size} is no multiple of its patch {model.patch_size}."
+                f"image_size={size_in_words(sides)} is no multiple of its patch {model.patch_size}."
             )
         if model.position == "learned":
-            side = told.image_size // model.patch_size
             (name,) = names.of("position_embedding", (1,))
+            old, new = (
+                tuple(side // model.patch_size for side in height_and_width(size))
+                for size in (model.image_size, told.image_size)
+            )
             # As the encoder itself does for images of that size.
             positions = np.asarray(own[name], np.float32)
-            own[name] = resize_learned_positions(positions, side, guard=0.1).astype(np.float32)
-            said.append(f"Positions are resized from {model.image_size} to {told.image_size}.")
+            own[name] = resize_learned_positions(positions, old, new, guard=0.1).astype(np.float32)
+            sizes = (size_in_words(size) for size in (model.image_size, told.image_size))
+            said.append("Positions are resized from {} to {}.".format(*sizes))
         model.image_size = told.image_size
     if names.kind == "swin" and (told.window or told.image_size):
         model.window = told.window or model.window
@@ -214,7 +223,7 @@ def _resize_tables(names: Names, own: dict[str, np.ndarray], model: ConfigDict) 
 
 def _params(names: Names, own: Tensors, model: ConfigDict) -> tuple[Any, set[str]]:
     encoder = BACKBONES[model.name](model, jnp.float32)
-    shapes, _ = jax.eval_shape(lambda: init_encoder(encoder, image_size=model.image_size, seed=0))
+    shapes, _ = jax.eval_shape(lambda: init_encoder(encoder, seed=0))
     depths = getattr(encoder, "depths", (encoder.depth,))
     return to_ours(names, own, shapes, depths)
 
@@ -238,17 +247,24 @@ def _dropped(names: Names, own: Tensors, used: set[str]) -> list[str]:
 
 
 def _pixels(
-    names: Names, method: str, called: str, about: Mapping[str, Any], told: Told
+    names: Names, method: str, called: str, about: Mapping[str, Any], told: Told, channels: int
 ) -> tuple[tuple, list[str]]:
     """(mean, deviation) that the encoder wants, and what was assumed.
 
     Raises:
       UserError: nobody says it.
     """
+    if "mean" in about and "std" in about and not told.pixels:
+        return (about["mean"], about["std"]), []
+    if told.pixels == "unit":
+        return PIXELS["unit"], []
+    if channels != 3:
+        raise UserError(
+            f"it takes images of {channels} channel(s), and nothing tells their mean and "
+            "deviation: set pixels=unit where it wants them in [0, 1], or import a folder of timm."
+        )
     if told.pixels:
         return PIXELS[told.pixels], []
-    if "mean" in about and "std" in about:
-        return (about["mean"], about["std"]), []
     if names is BIG_VISION:
         return PIXELS["half"], []  # value_range(-1, 1) in its configs
     if method != IMPORTED or names.kind == "swin" or "deit" in called.lower():
@@ -294,9 +310,14 @@ def _in_words(path: Path, chosen: Found, method: str, model: ConfigDict) -> list
     where = f", under {chosen.prefix!r}" if chosen.prefix else ""
     return [
         f"{path.name}: {chosen.names.title}{where}; {chosen.weights} weights, method {method}.",
-        f"{model.name}: {sizes}, patch {model.patch_size}, images of {model.image_size}{position}, "
+        f"{model.name}: {sizes}, patch {model.patch_size}, images of "
+        f"{size_in_words(model.image_size)}{_channels(model)}{position}, "
         f"norm epsilon {model.norm_epsilon:g}.",
     ]
+
+
+def _channels(model: ConfigDict) -> str:
+    return "" if model.channels == 3 else f" and {model.channels} channel(s)"
 
 
 def _counted(used: set[str], dropped: list[str], beside: list[str]) -> list[str]:

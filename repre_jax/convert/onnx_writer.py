@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from repre_jax.convert.writers import Exportable, imported, write_timm
+from repre_jax.image_size import height_and_width
 
 LARGEST_FILE = 2**30  # bytes of weights; a file of protocol buffers holds twice as many at most
 _WHAT, _EXTRA = "format=onnx is written by PyTorch and timm, one of", "onnx"
@@ -28,20 +29,21 @@ def write_onnx(exportable: Exportable, folder: Path) -> None:
             super().__init__()
             self.model = model
             for name in ("mean", "std"):
-                colours = torch.tensor(model.pretrained_cfg[name]).reshape(1, 3, 1, 1)
+                colours = torch.tensor(model.pretrained_cfg[name]).reshape(1, -1, 1, 1)
                 self.register_buffer(name, colours)
 
         def forward(self, images):
             tokens = self.model.forward_features((images - self.mean) / self.std)
             return self.model.forward_head(tokens), tokens.flatten(1, -2)
 
-    side = exportable.encoder.image_size
+    encoder = exportable.encoder
+    shape = (2, encoder.channels, *height_and_width(encoder.image_size))
     size = sum(parameter.nbytes for parameter in model.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about its own
         torch.onnx.export(
             Features().eval(),
-            (torch.zeros(2, 3, side, side),),
+            (torch.zeros(shape),),
             folder / "encoder.onnx",
             dynamo=True,
             external_data=size > LARGEST_FILE,

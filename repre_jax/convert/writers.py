@@ -26,7 +26,8 @@ from repre_jax.convert.tables import (
 )
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.errors import UserError
-from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, encoder_input
+from repre_jax.image_size import height_and_width, size_in_words
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.positions import sincos_2d
 from repre_jax.models.swin import Swin
 
@@ -94,8 +95,11 @@ def write_timm(exportable: Exportable, folder: Path) -> None:
             f"one has {encoder.norm_epsilon:g}: choose format=huggingface."
         )
     _refuse_relative(exportable, "timm")
-    side = encoder.image_size
-    arguments = {"img_size": side, "patch_size": encoder.patch_size, "num_classes": 0}
+    height, width = height_and_width(encoder.image_size)
+    arguments = {"img_size": height if height == width else [height, width]}
+    arguments |= {"patch_size": encoder.patch_size, "num_classes": 0}
+    if encoder.channels != 3:
+        arguments["in_chans"] = encoder.channels
     if kind == "swin":
         size, known = (encoder.embed_width, tuple(encoder.depths)), _TIMM_SWINS
         arguments |= {"embed_dim": encoder.embed_width, "depths": list(encoder.depths)}
@@ -114,7 +118,7 @@ def write_timm(exportable: Exportable, folder: Path) -> None:
         "pretrained_cfg": {
             "tag": exportable.config.method.name,
             "custom_load": False,
-            "input_size": [3, side, side],
+            "input_size": [encoder.channels, height, width],
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": CENTRE_CROP,
@@ -133,10 +137,11 @@ def write_huggingface(exportable: Exportable, folder: Path) -> None:
     """``ViTModel.from_pretrained(folder, add_pooling_layer=False)``, or SwinModel."""
     encoder = exportable.encoder
     _refuse_relative(exportable, "transformers")
+    side = _side_of_rgb(exportable)
     about = {
         "hidden_act": "gelu",
         "layer_norm_eps": encoder.norm_epsilon,
-        "image_size": encoder.image_size,
+        "image_size": side,
         "patch_size": encoder.patch_size,
         "num_channels": 3,
         "qkv_bias": True,
@@ -156,7 +161,6 @@ def write_huggingface(exportable: Exportable, folder: Path) -> None:
         about |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         names = HUGGING_FACE_VIT
     mean, std = _pixels(encoder)
-    side = encoder.image_size
     pixels = {
         # Resizes the short side and crops the centre, as the evaluations here do.
         "image_processor_type": "BitImageProcessor",
@@ -181,6 +185,11 @@ def write_official(exportable: Exportable, folder: Path) -> None:
     """``encoder.pth``: names and wrapping of the method's own repository."""
     torch = imported("torch", "format=official writes a file of PyTorch", "torch")
     method = exportable.config.method.name
+    if len(set(height_and_width(exportable.encoder.image_size))) > 1:
+        raise UserError(
+            f"The official encoders are made for squares, and this one for images of "
+            f"{size_in_words(exportable.encoder.image_size)}: choose format=timm."
+        )
     tensors = their_tensors(exportable, SWIN if exportable.kind == "swin" else VIT)
     outer, prefix = _OFFICIAL_WRAPPINGS.get(method, ("", ""))
     if exportable.weights == "target":
@@ -199,14 +208,15 @@ def write_safetensors(exportable: Exportable, folder: Path) -> None:
 def write_stablehlo(exportable: Exportable, folder: Path) -> None:
     """``encoder.stablehlo``: the function itself, for batches of any size, on CPU, GPU and TPU."""
     imported("flatbuffers", "format=stablehlo is written by flatbuffers", "stablehlo")
-    encoder, side = exportable.encoder, exportable.encoder.image_size
+    encoder = exportable.encoder
 
     def features(images):
         params = jax.tree.map(jnp.asarray, exportable.params)
         return encoder.apply({"params": params}, encoder_input(encoder, images))._asdict()
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
+    shape = (batch, *height_and_width(encoder.image_size), encoder.channels)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
     written = jax.export.export(jax.jit(features), platforms=("cpu", "cuda", "tpu"))(images)
     (folder / "encoder.stablehlo").write_bytes(written.serialize())
 
@@ -222,10 +232,9 @@ def their_tensors(exportable: Exportable, names: Names) -> dict[str, np.ndarray]
     heads = encoder.heads if exportable.kind == "vit" else 1
     theirs = to_theirs(names, params, exportable.depths, heads)
     if getattr(encoder, "position", "").startswith("sincos"):
-        side = encoder.image_size // encoder.patch_size
         columns_first = encoder.position == "sincos_columns_first"
         (name,) = names.of("position_embedding", exportable.depths)
-        theirs[name] = sincos_2d((side, side), encoder.width, columns_first=columns_first)
+        theirs[name] = sincos_2d(encoder.grid, encoder.width, columns_first=columns_first)
     return theirs
 
 
@@ -250,19 +259,31 @@ def _refuse_relative(exportable: Exportable, library: str) -> None:
         )
 
 
+def _side_of_rgb(exportable: Exportable) -> int:
+    """Side of its images; UserError where they are no squares of RGB."""
+    encoder = exportable.encoder
+    height, width = height_and_width(encoder.image_size)
+    if height != width or encoder.channels != 3:
+        raise UserError(
+            "The image processors of transformers make squares of RGB, and this encoder takes "
+            f"{height} x {width} pixels of {encoder.channels} channel(s): choose format=timm."
+        )
+    return height
+
+
 def _refuse_small_maps(encoder: Swin) -> None:
     windows = {encoder.stage_window(stage) for stage in range(len(encoder.depths))}
     if windows != {encoder.window}:
         raise UserError(
             f"transformers' Swin has windows of {encoder.window} in every stage, and the last maps "
-            f"of images of {encoder.image_size} are smaller: choose format=timm."
+            f"of images of {size_in_words(encoder.image_size)} are smaller: choose format=timm."
         )
 
 
 def _pixels(encoder: nn.Module) -> tuple[list[float], list[float]]:
-    if encoder.normalise:
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    return [0.0] * 3, [1.0] * 3
+    if encoder.normalisation:
+        return list(encoder.normalisation.mean), list(encoder.normalisation.std)
+    return [0.0] * encoder.channels, [1.0] * encoder.channels
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

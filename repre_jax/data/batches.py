@@ -15,6 +15,7 @@ from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.data.sources.source import NO_LABEL, Source
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize, height_and_width
 
 # Rows made in one go, by one thread of one worker. Few enough that the first batch comes soon
 # and that workers hold little memory, enough that handing them over costs nothing.
@@ -56,7 +57,7 @@ class TrainingChunks:
     Attributes:
       source: where the images come from.
       recipe: how views are cut.
-      image_size: side of a global view in pixels.
+      image_size: of a global view, in pixels.
       batch_size: global batch size.
       seed: of the shuffle and of the crops.
       rows: what this process makes of each batch.
@@ -64,7 +65,7 @@ class TrainingChunks:
 
     source: Source
     recipe: ViewRecipe
-    image_size: int
+    image_size: ImageSize
     batch_size: int
     seed: int
     rows: Rows
@@ -72,18 +73,18 @@ class TrainingChunks:
     @property
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
-        pixels = (
-            self.recipe.global_crops * self.image_size**2
-            + self.recipe.local_crops * self.recipe.local_size**2
-        )
-        return 3 * pixels * min(self.rows.count, _ROWS_PER_CHUNK)
+        views = self._empty_views(1)
+        return sum(x.nbytes for x in views.values()) * min(self.rows.count, _ROWS_PER_CHUNK)
+
+    def _empty_views(self, rows: int) -> dict[str, np.ndarray]:
+        return empty_views(self.recipe, self.image_size, rows, pixels=self.source.pixels)
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
         cv2.setNumThreads(0)  # chunks run side by side already
         step, number = divmod(chunk, self.rows.chunks)
         rows = self.rows.chunk(number)
         # Views are written where they stay: copying them costs as much as decoding the image.
-        views = empty_views(self.recipe, self.image_size, len(rows))
+        views = self._empty_views(len(rows))
         numbers = {key: np.empty(len(rows), np.int32) for key in _NUMBERS}
         for position, row in enumerate(rows):
             out = {key: array[position] for key, array in views.items()}
@@ -115,7 +116,7 @@ class EvaluationChunks:
 
     Attributes:
       source: where the images come from.
-      image_size: side of the view in pixels.
+      image_size: of the view, in pixels.
       batch_size: global batch size.
       rows: what this process makes of each batch.
       interpolation: of the resizing.
@@ -123,7 +124,7 @@ class EvaluationChunks:
     """
 
     source: Source
-    image_size: int
+    image_size: ImageSize
     batch_size: int
     rows: Rows
     interpolation: str = "bicubic"
@@ -132,14 +133,19 @@ class EvaluationChunks:
     @property
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
-        return 3 * self.image_size**2 * min(self.rows.count, _ROWS_PER_CHUNK)
+        return self._empty_views(1).nbytes * min(self.rows.count, _ROWS_PER_CHUNK)
+
+    def _empty_views(self, rows: int) -> np.ndarray:
+        pixels = self.source.pixels
+        shape = (rows, *height_and_width(self.image_size), pixels.channels)
+        return np.zeros(shape, pixels.dtype)
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
         cv2.setNumThreads(0)
         step, number = divmod(chunk, self.rows.chunks)
         rows = self.rows.chunk(number)
         batch = {
-            "image": np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8),
+            "image": self._empty_views(len(rows)),
             "label": np.full(len(rows), NO_LABEL, np.int32),
             "index": np.full(len(rows), PADDING, np.int32),
             "mask": np.zeros(len(rows), bool),
@@ -172,7 +178,7 @@ def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
       wanted: the image asked for.
 
     Returns:
-      (index that was read, uint8 [H, W, 3], label).
+      (index that was read, pixels [H, W, C], label).
 
     Raises:
       UserError: no image of the source can be read.

@@ -16,6 +16,7 @@ from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Source
 from repre_jax.data.workers import WorkerKilled, next_from_workers, start_worker
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize
 
 __all__ = ["Batches", "evaluation_batches", "prefetch_to_device", "training_batches"]
 
@@ -73,7 +74,7 @@ def training_batches(
     source: Source,
     recipe: ViewRecipe,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch_size: int,
     seed: int,
     start_step: int,
@@ -91,7 +92,7 @@ def training_batches(
     Args:
       source: where the images come from.
       recipe: how views are cut.
-      image_size: S, side of a global view in pixels.
+      image_size: (H, W) of a global view, or its one side, in pixels.
       batch_size: B of all processes together.
       seed: of the shuffle and of the crops.
       start_step: first step wanted; 0, or where to resume.
@@ -101,9 +102,10 @@ def training_batches(
       process_count: how many there are; ``jax.process_count()`` by default.
 
     Returns:
-      Iterator of {"global": uint8 [b, V, S, S, 3], "local": uint8 [b, n, s, s, 3] (when n > 0),
-      "index", "epoch", "label" (-1 unknown), "replaced": int32 [b]}, b = B / process_count.
-      ``replaced`` is -1, or the index of the unreadable image that this row stands in for.
+      Iterator of {"global": [b, V, H, W, C], "local": [b, n, s, s, C] (when n > 0), both of
+      ``source.pixels.dtype``, "index", "epoch", "label" (-1 unknown), "replaced": int32 [b]}, where
+      b = B / process_count. ``replaced`` is -1, or the index of the unreadable image that this row
+      stands in for.
 
     Raises:
       UserError: fewer images than one batch, or (while iterating) no readable image at all.
@@ -121,7 +123,7 @@ def training_batches(
 def evaluation_batches(
     source: Source,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch_size: int,
     interpolation: str = "bicubic",
     crop_ratio: float = CENTRE_CROP,
@@ -133,7 +135,7 @@ def evaluation_batches(
 
     Args:
       source: where the images come from.
-      image_size: S, side of the view in pixels.
+      image_size: (H, W) of the view, or its one side, in pixels.
       batch_size: B of all processes together.
       interpolation: "bicubic" or "bilinear".
       crop_ratio: share of the short side that is kept.
@@ -142,7 +144,7 @@ def evaluation_batches(
       process_count: as in ``training_batches``.
 
     Returns:
-      Iterator of {"image": uint8 [b, S, S, 3], "label", "index": int32 [b], "mask": bool [b]}.
+      Iterator of {"image": [b, H, W, C], "label", "index": int32 [b], "mask": bool [b]}.
       ``mask`` is False where there is no image: past the end (index -1) or unreadable (its
       index).
     """

@@ -8,9 +8,11 @@ import numpy as np
 
 from repre_jax.data.batches import read_or_next
 from repre_jax.data.host.crops import centre_view
+from repre_jax.data.pixel_format import RGB, PixelFormat
 from repre_jax.data.sources.decode import BadImage, decode_image
 from repre_jax.data.sources.source import NO_LABEL, Source
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize
 
 
 class Sample(NamedTuple):
@@ -18,7 +20,7 @@ class Sample(NamedTuple):
 
     Attributes:
       name: path or record id.
-      pixels: uint8 [H, W, 3], whole.
+      pixels: [H, W, C], whole.
       label: class, -1 when unknown.
     """
 
@@ -40,7 +42,7 @@ def sample_images(source: Source, count: int) -> list[Sample]:
     return samples
 
 
-def read_samples(paths: str, key: str) -> list[Sample]:
+def read_samples(paths: str, key: str, pixels: PixelFormat = RGB) -> list[Sample]:
     """Images of the files that ``paths`` names, commas between them.
 
     Raises:
@@ -50,7 +52,7 @@ def read_samples(paths: str, key: str) -> list[Sample]:
     for path in filter(None, (text.strip() for text in paths.split(","))):
         file = Path(path).expanduser()
         try:
-            samples.append(Sample(path, decode_image(file.read_bytes(), path), NO_LABEL))
+            samples.append(Sample(path, decode_image(file.read_bytes(), path, pixels), NO_LABEL))
         except (OSError, BadImage) as error:
             reason = error.reason if isinstance(error, BadImage) else error.strerror
             raise UserError(
@@ -60,6 +62,6 @@ def read_samples(paths: str, key: str) -> list[Sample]:
     return samples
 
 
-def centre_views(samples: Sequence[Sample], image_size: int) -> np.ndarray:
-    """Evaluation views of images: uint8 [n, S, S, 3]."""
+def centre_views(samples: Sequence[Sample], image_size: ImageSize) -> np.ndarray:
+    """Evaluation views of images: [n, H, W, C]."""
     return np.stack([centre_view(sample.pixels, image_size) for sample in samples])

@@ -21,7 +21,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.stored import read_about, read_chosen, read_parts
 from repre_jax.methods import METHODS
 from repre_jax.methods.method import EvaluationDefaults, Method
-from repre_jax.models import BACKBONES
+from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import filled
@@ -72,13 +72,8 @@ class Pretrained:
         """
         if self.params is not None:
             return self.params
-        trained = BACKBONES[self.config.model.name](self.config.model, self.encoder.dtype)
-        init = functools.partial(
-            init_encoder,
-            trained,
-            image_size=self.config.model.image_size,
-            seed=self.config.seed,
-        )
+        trained = build_encoder(self.config, self.encoder.dtype)
+        init = functools.partial(init_encoder, trained, seed=self.config.seed)
         if self.weights == "random":
             return jax.device_get(fold(*jax.jit(init)()))
         params, statistics = jax.eval_shape(init)
@@ -140,7 +135,7 @@ def _opened(
 ) -> tuple[Callable[..., Pretrained], str, tuple[str, ...]]:
     """(a ``Pretrained`` but for its weights, the usual ones of them, those that there are)."""
     try:
-        encoder = BACKBONES[config.model.name](config.model, compute_dtype)
+        encoder = build_encoder(config, compute_dtype)
         if config.task == "import":
             method = _of_an_import(config.method.name, encoder)
             usual, there = config.source.weights, (config.source.weights,)

@@ -17,7 +17,7 @@ def get_config(task: str) -> ConfigDict:
     config.step = placeholder(int)  # None: the newest checkpoint
     # "auto": what the method's paper evaluates. Or "online", "target", "random" (step 0).
     config.weights = "auto"
-    config.image_size = placeholder(int)  # pixels
+    config.image_size = placeholder(object)  # pixels: 224, or (height, width)
     config.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
 
     config.data = data_of_the_run()
@@ -30,5 +30,5 @@ def get_config(task: str) -> ConfigDict:
 def data_of_the_run() -> ConfigDict:
     """``config.data``: every key None, that is, the run's."""
     kinds = {"source": str, "path": str, "name": str, "labels": str, "workers": int}
-    kinds |= {"cache_size": int, "cache_path": str}
+    kinds |= {"cache_size": int, "cache_path": str, "range": tuple}
     return ConfigDict({key: placeholder(kind) for key, kind in kinds.items()})

@@ -20,7 +20,7 @@ from repre_jax.convert.export import export
 from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
-from repre_jax.evaluation.frozen import from_bytes, frozen_features
+from repre_jax.evaluation.frozen import from_levels, frozen_features
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import apply_with_attention, apply_with_taps
 from repre_jax.models.vit import ViT
@@ -31,8 +31,9 @@ from repre_jax.training import resolution
 class Encoder:
     """A frozen encoder, compiled once for every shape and type of images.
 
-    Images are [B, H, W, 3], RGB, uint8 or floats in [0, 1], not normalised: the encoder does that
-    where it was trained so. H and W may differ from the training's; a ViT's patch must divide them.
+    Images are [B, H, W, C], RGB mostly, uint8 or floats in [0, 1], not normalised: the encoder does
+    that where it was trained so. H and W may differ from the training's; a ViT's patch must divide
+    them. Of a run with a ``data.range``, whose ends are 0 and 1, only floats are taken.
 
     Attributes:
       pretrained: which run, step and weights it is of, and the run's config.
@@ -142,23 +143,30 @@ class Encoder:
 
     def _prepared(self, images: jax.Array) -> jax.Array:
         """Checked images as the encoder takes them."""
-        prepare = from_bytes if images.dtype == jnp.uint8 else encoder_input
+        prepare = from_levels if images.dtype == jnp.uint8 else encoder_input
         return prepare(self.pretrained.encoder, images)
 
     def _checked(self, images: ArrayLike) -> np.ndarray:
-        """uint8 or float32 [B, H, W, 3]; UserError when a result would be wrong in silence."""
+        """uint8 or float32 [B, H, W, C]; UserError when a result would be wrong in silence."""
         try:
             images = np.asarray(images)
         except ValueError as error:
             raise UserError("Images of several shapes need a call for each shape.") from error
-        if images.ndim != 4 or images.shape[3] != 3 or not images.size:
-            raise UserError(f"Images must be [B, H, W, 3], not {list(images.shape)}.")
+        channels = self.pretrained.encoder.channels
+        if images.ndim != 4 or images.shape[3] != channels or not images.size:
+            raise UserError(f"Images must be [B, H, W, {channels}], not {list(images.shape)}.")
         multiple = self.pretrained.encoder.size_multiple
         height, width = images.shape[1:3]
         if height % multiple or width % multiple:
             raise UserError(
                 f"Images of {height} x {width} pixels do not fit: both sides must be multiples of "
                 f"{multiple}, the encoder's patch."
+            )
+        ends = self.pretrained.config.data.range
+        if ends and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"The encoder was trained on values from {ends[0]:g} to {ends[1]:g}: give floats, "
+                f"(values - {ends[0]:g}) / {ends[1] - ends[0]:g}, not {images.dtype}."
             )
         if images.dtype == np.uint8:
             return images

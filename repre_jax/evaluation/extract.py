@@ -11,13 +11,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from repre_jax.data.pixel_format import PixelFormat
 from repre_jax.data.samples import read_samples
 from repre_jax.data.sources.source import SPLITS, Chosen, Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import Features, extract_features
-from repre_jax.evaluation.frozen import from_bytes, frozen_features
+from repre_jax.evaluation.frozen import from_levels, frozen_features
 from repre_jax.evaluation.neighbours import comma_separated, in_words, nearest_images
 from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
+from repre_jax.image_size import height_and_width
 from repre_jax.models.taps import apply_with_taps, block_numbers
 from repre_jax.ranges import AT_LEAST_ONE
 from repre_jax.runs.folder import write_text, written_whole
@@ -44,9 +46,9 @@ def measure_features(evaluation: Evaluation) -> dict[str, Any]:
     return _write_features(evaluation, source)
 
 
-def fingerprint_of_queries(config: ConfigDict) -> str:
+def fingerprint_of_queries(config: ConfigDict, pixels: PixelFormat) -> str:
     """Hash of the images of ``config.neighbours_of``: another picture of that name is another."""
-    queries = read_samples(config.neighbours_of, "neighbours_of")
+    queries = read_samples(config.neighbours_of, "neighbours_of", pixels)
     return short_hash(*(query.pixels.tobytes() for query in queries))
 
 
@@ -64,7 +66,7 @@ TASK = Task(
 
 def _list_neighbours(evaluation: Evaluation, gallery: Source) -> dict[str, Any]:
     config, folder = evaluation.config, evaluation.folder.path
-    queries = read_samples(config.neighbours_of, "neighbours_of")
+    queries = read_samples(config.neighbours_of, "neighbours_of", gallery.pixels)
     of_all = nearest_images(evaluation, gallery, queries, config.neighbours)
     if jax.process_index() == 0:
         write_text(folder / "neighbours.csv", comma_separated(of_all, gallery.class_names))
@@ -137,13 +139,14 @@ class _Extractor:
 
         def encode(params, images):
             """Feature and maps side by side, as ``extract_features`` takes them: [B, F]."""
-            inputs = from_bytes(encoder, images)
+            inputs = from_levels(encoder, images)
             feature = frozen_features(encoder, params, inputs, config.feature)
             flat = [x.reshape(len(x), -1) for x in (feature, *maps_of(params, inputs))]
             return jnp.concatenate([x.astype(jnp.float32) for x in flat], axis=1)
 
         self._encode = jax.jit(encode)
-        image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+        shape = (1, *height_and_width(config.image_size), encoder.channels)
+        image = jax.ShapeDtypeStruct(shape, jnp.float32)
         shapes = jax.eval_shape(maps_of, evaluation.params, image)
         self._shapes = [x.shape[1:] for x in shapes]
 

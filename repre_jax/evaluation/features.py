@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -10,7 +11,7 @@ from jax.sharding import Sharding
 
 from repre_jax.data.batches import why_unreadable
 from repre_jax.data.sources.source import Source
-from repre_jax.models.pixels import normalise
+from repre_jax.models.pixels import as_shares, encoder_input
 
 
 class Features(NamedTuple):
@@ -40,7 +41,7 @@ def extract_features(
     """Encodes every image once and drops the padding of the last batch.
 
     Args:
-      encode: jitted function, uint8 images [B, S, S, 3] -> features [B, D].
+      encode: jitted function, images [B, H, W, C] of levels -> features [B, D].
       batches: of ``data.pipeline.evaluation_batches``: this process's rows of "image" uint8,
         "label" and "index" int32, and "mask" bool (False for padding and what is unreadable).
       sharding: of the images; its device count divides the global batch.
@@ -63,21 +64,22 @@ def extract_features(
     return _joined(rows)
 
 
-def pixel_features(batches: Iterable[Mapping[str, np.ndarray]]) -> Features:
+def pixel_features(encoder: nn.Module, batches: Iterable[Mapping[str, np.ndarray]]) -> Features:
     """Raw pixels as features, the baseline that every encoder has to beat.
 
-    Normalised as for the encoders: without that, brightness alone decides who is near whom.
+    Normalised as for the encoder: without that, brightness alone decides who is near whom.
 
     Args:
+      encoder: that pixels are to be compared with.
       batches: as for ``extract_features``.
 
     Returns:
-      Normalised pixels, D = S * S * 3.
+      Normalised pixels, D = H * W * C.
     """
     rows = []
     for batch in batches:
         images = np.asarray(batch["image"])
-        pixels = np.asarray(normalise(images.astype(np.float32) / 255)).reshape(len(images), -1)
+        pixels = np.asarray(encoder_input(encoder, as_shares(images))).reshape(len(images), -1)
         rows.append(_readable_rows(pixels, batch["label"], batch["index"], batch["mask"]))
     return _joined(rows)
 

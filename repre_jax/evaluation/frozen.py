@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.models.layers import layer_norm
-from repre_jax.models.pixels import encoder_input
+from repre_jax.models.pixels import as_shares, encoder_input
 from repre_jax.models.taps import read_block
 
 FEATURES = ("pooled", "mean", "last_4", "class_and_mean")
@@ -31,7 +31,7 @@ _LAST_BLOCKS = 4
 def frozen_features(
     encoder: nn.Module, params: Any, images: jax.Array, feature: str, **apply_options: Any
 ) -> jax.Array:
-    """Features float32 [B, F] of normalised images [B, S, S, 3].
+    """Features float32 [B, F] of normalised images [B, H, W, C].
 
     Args:
       encoder: a module of ``models``.
@@ -82,13 +82,13 @@ def block_features(
     return [summary(block).astype(jnp.float32) for block in range(len(encoder.block_strides))]
 
 
-def from_bytes(encoder: nn.Module, images: jax.Array) -> jax.Array:
-    """uint8 [B, S, S, 3] as ``encoder`` takes them, float32."""
-    return encoder_input(encoder, images.astype(jnp.float32) / 255)
+def from_levels(encoder: nn.Module, images: jax.Array) -> jax.Array:
+    """uint8 or uint16 [B, H, W, C] as ``encoder`` takes them, float32."""
+    return encoder_input(encoder, as_shares(images))
 
 
 def encode_pixels(encoder: nn.Module, feature: str) -> Callable[[Any, jax.Array], jax.Array]:
-    """Function (params, uint8 images [B, S, S, 3]) -> features float32 [B, F], to be jitted.
+    """Function (params, images [B, H, W, C] of levels) -> features float32 [B, F], to be jitted.
 
     Args:
       encoder: a module of ``models``.
@@ -96,7 +96,7 @@ def encode_pixels(encoder: nn.Module, feature: str) -> Callable[[Any, jax.Array]
     """
 
     def encode(params, images):
-        return frozen_features(encoder, params, from_bytes(encoder, images), feature)
+        return frozen_features(encoder, params, from_levels(encoder, images), feature)
 
     return encode
 

@@ -14,7 +14,7 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Chosen
 from repre_jax.errors import UserError
-from repre_jax.evaluation.frozen import block_features, from_bytes, frozen_features
+from repre_jax.evaluation.frozen import block_features, from_levels, frozen_features
 from repre_jax.evaluation.retrieval import retrieval_scores
 from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
 from repre_jax.losses.meters import (
@@ -137,7 +137,7 @@ def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
-        return block_features(encoder, params, from_bytes(encoder, images), config.feature)
+        return block_features(encoder, params, from_levels(encoder, images), config.feature)
 
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:

@@ -75,7 +75,8 @@ class OnlineEvaluation:
           {"few_label/<name>", "few_label/<name>_std"} for pixels, random and trained, and
           "few_label/protocol".
         """
-        pixels = [pixel_features(self._batches(source)) for source in (self.train, self.val)]
+        splits = (self.train, self.val)
+        pixels = [pixel_features(self._encoder, self._batches(source)) for source in splits]
         candidates = {
             "pixels": pixels,
             "random": self._features(random),

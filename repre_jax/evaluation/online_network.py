@@ -12,7 +12,7 @@ from repre_jax.evaluation.stored import read_parts
 from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import Method
-from repre_jax.models import BACKBONES
+from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import fold
 from repre_jax.schedules import Clock
 from repre_jax.training.learner import init_params
@@ -43,14 +43,13 @@ def load_online_network(pretrained: Pretrained) -> OnlineNetwork:
     if pretrained.weights == "random":
         raise UserError("weights=random have learnt no reconstruction")
     config = pretrained.config
-    encoder = BACKBONES[config.model.name](config.model, pretrained.encoder.dtype)
+    encoder = build_encoder(config, pretrained.encoder.dtype)
     method = METHODS[config.method.name].build(config.method, config.views, Clock(1, 1), encoder)
     branch = None
     if config.repre.enabled:
         build = BRANCHES[config.repre.branch].build
         branch = build(config.repre, encoder, config.model, method.loss_name)
-    size, seed = config.model.image_size, config.seed
-    init = functools.partial(init_params, encoder, method, branch, image_size=size, seed=seed)
+    init = functools.partial(init_params, encoder, method, branch, seed=config.seed)
     params, statistics = jax.eval_shape(init)
     expected = {"params": params}
     if "encoder" in statistics:

@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.pipeline import evaluation_batches
+from repre_jax.data.pixel_format import PixelFormat
 from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features, extract_features
 from repre_jax.evaluation.frozen import encode_pixels
+from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
 from repre_jax.sharding import by_row
@@ -107,8 +109,9 @@ class Evaluation:
         depends_on = [
             self.pretrained.fingerprint,
             source.fingerprint,
+            dataclasses.astuple(source.pixels),
             config.data.cache_size,
-            config.image_size,
+            height_and_width(config.image_size),
             encoder.dtype.name,
             feature,
             interpolation,
@@ -127,7 +130,7 @@ class Evaluation:
         return found
 
     def encode(self, images: np.ndarray, feature: str) -> np.ndarray:
-        """Features float32 [n, D] of a few images uint8 [n, S, S, 3], which are not kept."""
+        """Features float32 [n, D] of a few images [n, H, W, C] of levels, which are not kept."""
         encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
         starts = range(0, len(images), self.config.batch_size)
         chunks = (images[start : start + self.config.batch_size] for start in starts)
@@ -190,8 +193,9 @@ class Task:
       needs_labels: whether images without labels are refused.
       protocols: what ``config.protocol`` may be; () for a task without that key.
       default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
-      fingerprint: of a config, the hash of what lies in the files that it names, beside the images;
-        None where it names none. UserError when they cannot be read.
+      fingerprint: of a config and the images' format, the hash of what lies in the files that the
+        former names, beside the images; None where it names none. UserError when they cannot be
+        read.
     """
 
     measure: Callable[[Evaluation], dict[str, Any]]
@@ -200,7 +204,7 @@ class Task:
     needs_labels: bool = True
     protocols: tuple[str, ...] = ()
     default_protocol: Callable[[Pretrained], str] | None = None
-    fingerprint: Callable[[ConfigDict], str] | None = None
+    fingerprint: Callable[[ConfigDict, PixelFormat], str] | None = None
 
 
 def check_same_classes(

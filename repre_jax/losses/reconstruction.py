@@ -8,8 +8,8 @@ def mean_absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """RePre equation 3: mean |prediction - target| over the pixels and colours of each image.
 
     Args:
-      prediction: [B, H, W, 3].
-      target: [B, H, W, 3] in [0, 1]: the augmented view before normalisation.
+      prediction: [B, H, W, C].
+      target: [B, H, W, C] in [0, 1]: the augmented view before normalisation.
 
     Returns:
       float32 [B].

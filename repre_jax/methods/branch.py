@@ -86,6 +86,6 @@ class Branch(Protocol):
           encoder: the online encoder.
           params: of the run: "encoder", "heads", "repre".
           maps: [B, gh, gw, D] of ``taps``.
-          pixels: view 1 in [0, 1], [B, H, W, 3].
+          pixels: view 1 in [0, 1], [B, H, W, C].
           keys: ``methods.method.Keys``.
         """

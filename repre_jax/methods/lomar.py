@@ -45,7 +45,7 @@ def default_config() -> ConfigDict:
 
 
 class Painted(NamedTuple):
-    """A prediction of every patch [B, M, k * k, P * P * 3], its target, and which are masked."""
+    """A prediction of every patch [B, M, k * k, P * P * C], its target, and which are masked."""
 
     prediction: jax.Array
     target: jax.Array

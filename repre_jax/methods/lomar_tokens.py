@@ -118,7 +118,7 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         token, view_1 = params["tokens"]["mask"], views["global"][:, 0]
         options = {"train": True, "rngs": {"drop_path": keys.step}}
         encoded, drawn = windows.see(encoder, params, token, view_1, keys, config, **options)
-        places = windows.places(drawn, view_1.shape[1] // encoder.patch_size, config.side)
+        places = windows.places(drawn, view_1.shape[2] // encoder.patch_size, config.side)
         feature = encoded.tokens.mean(axis=(1, 2))
         return Encoded(Seen(encoded, views["index"], places), feature, [])
 
@@ -157,7 +157,7 @@ def tokenizer_of(config: ConfigDict, recipe: ViewRecipe, encoder: nn.Module):
     Raises:
       UserError: no such tokenizer, nothing to read, or views that given ids are not of.
     """
-    values = 3 * encoder.patch_size**2
+    values = encoder.channels * encoder.patch_size**2
     if config.tokenizer not in TOKENIZERS:
         raise UserError(
             f"method.tokenizer={config.tokenizer!r} must be one of {', '.join(TOKENIZERS)}."
@@ -171,5 +171,4 @@ def tokenizer_of(config: ConfigDict, recipe: ViewRecipe, encoder: nn.Module):
             "method.tokenizer=ids needs the same view of an image every time: set "
             "views.crop_scale=(1.0,1.0) and views.flip_probability=0."
         )
-    grid = encoder.image_size // encoder.patch_size
-    return lambda key: read_ids(config.tokens_path, grid, config.vocabulary)
+    return lambda key: read_ids(config.tokens_path, encoder.grid, config.vocabulary)

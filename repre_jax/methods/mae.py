@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     Attributes:
       tokens: [B, 1 + K, D], class token first.
       shuffled: order of the N patches, the first K of which were kept.
-      target: float32 [B, N, P * P * 3].
+      target: float32 [B, N, P * P * C].
     """
 
     tokens: jax.Array
@@ -75,7 +75,7 @@ class Seen(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """A prediction of every patch, [B, N, P * P * 3], its target, and which were hidden, [B, N]."""
+    """A prediction of every patch, [B, N, P * P * C], its target, and which were hidden, [B, N]."""
 
     prediction: jax.Array
     target: jax.Array
@@ -106,7 +106,7 @@ def see(
 
     Args:
       encoder, params: a ViT with absolute positions, and its parameters.
-      images: [B, S, S, 3] as it takes them.
+      images: [B, H, W, C] as it takes them.
       noise: float32 [B, N].
       config: of ``default_config``.
       **options: passed on to ``encoder.apply``.
@@ -130,7 +130,8 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     Raises:
       UserError: as of ``check``.
     """
-    patches = (encoder.image_size // encoder.patch_size) ** 2
+    grid, patch_size = encoder.grid, encoder.patch_size
+    patches = math.prod(grid)
     check(config, encoder, patches)
     heads = MAEHeads(decoder_of(config, encoder))
 
@@ -152,14 +153,14 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         pixels = shown_pixels(
             encoder,
             painted.prediction,
-            patchify(inputs, encoder.patch_size),
+            patchify(inputs, patch_size),
             per_patch=config.normalise_target,
         )
-        grid = (math.isqrt(patches),) * 2
-        where = unpatchify(jnp.broadcast_to(painted.hidden[..., None], pixels.shape), grid)
+        hidden = jnp.broadcast_to(painted.hidden[..., None], pixels.shape)
+        where = unpatchify(hidden, grid, patch_size)
         return Picture(
             seen=jnp.where(where, GREY, images),
-            painted=jnp.where(where, unpatchify(pixels, grid), images),
+            painted=jnp.where(where, unpatchify(pixels, grid, patch_size), images),
             hidden=where[..., 0],
         )
 
@@ -185,7 +186,8 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
 def decoder_of(config: ConfigDict, encoder: nn.Module) -> MAEDecoder:
     """The decoder behind an encoder."""
     return MAEDecoder(
-        patch_size=encoder.patch_size,
+        grid=encoder.grid,
+        values=encoder.channels * encoder.patch_size**2,
         width=config.decoder_width,
         depth=config.decoder_depth,
         heads=config.decoder_heads,

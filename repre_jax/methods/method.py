@@ -116,7 +116,7 @@ class Method:
       views: the augmentation recipe.
       encode: (encoder, params, views, keys, taps) -> ``Encoded``: the forward pass of the online
         encoder. ``params`` holds "encoder" and, for a method with some, "tokens"; ``views`` holds
-        float32 images in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3],
+        float32 images in [0, 1], "global" [B, V, H, W, C] and perhaps "local" [B, n, s, s, C],
         and the images' "index" int32 [B];
         ``keys`` are ``Keys``; ``taps`` are blocks whose maps of view 1 are wanted. An encoder with
         a convolutional stem needs ``WholeViews``, which is given its ``trunk`` and, in place of

@@ -20,9 +20,9 @@ class Picture(NamedTuple):
     """Images beside what became of them; pixels in [0, 1], reconstructions perhaps beyond.
 
     Attributes:
-      seen: [n, S, S, 3], what the encoder saw: hidden places are grey.
-      painted: [n, S, S, 3], the reconstruction where something was hidden, the image elsewhere.
-      hidden: bool [n, S, S], where something was reconstructed.
+      seen: [n, H, W, C], what the encoder saw: hidden places are grey.
+      painted: [n, H, W, C], the reconstruction where something was hidden, the image elsewhere.
+      hidden: bool [n, H, W], where something was reconstructed.
     """
 
     seen: jax.Array
@@ -36,9 +36,9 @@ class Painter:
 
     Attributes:
       space: in which space the targets lie, for the title.
-      paint: (encoder, online params, images float32 [n, S, S, 3] in [0, 1], ``Keys``) ->
+      paint: (encoder, online params, images float32 [n, H, W, C] in [0, 1], ``Keys``) ->
         ``Picture``, to be jitted.
-      without: the same arguments -> {block: [n, S, S, 3]}, what is reconstructed where the map of a
+      without: the same arguments -> {block: [n, H, W, C]}, what is reconstructed where the map of a
         tapped block says nothing; None where a picture is not made of several maps.
     """
 
@@ -50,7 +50,7 @@ class Painter:
 def shown_pixels(
     encoder: nn.Module, prediction: jax.Array, patches: jax.Array, *, per_patch: bool
 ) -> jax.Array:
-    """Predictions of patches [..., P * P * 3] as pixels in the range of [0, 1].
+    """Predictions of patches [..., P * P * C] as pixels in the range of [0, 1].
 
     Args:
       encoder: whose input the patches are of.
@@ -62,6 +62,7 @@ def shown_pixels(
     if per_patch:
         mean, deviation = patch_moments(patches)
         pixels = pixels * deviation + mean
-    colours = pixels.reshape(*pixels.shape[:-1], -1, 3)
-    colours = denormalise(colours) if encoder.normalise else colours
-    return colours.reshape(pixels.shape)
+    if encoder.normalisation:
+        colours = pixels.reshape(*pixels.shape[:-1], -1, encoder.channels)
+        pixels = denormalise(colours, encoder.normalisation).reshape(pixels.shape)
+    return pixels

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import height_and_width, size_in_words
 from repre_jax.losses.reconstruction import mean_absolute_error
 from repre_jax.methods.branch import Weighting
 from repre_jax.methods.picture import PIXELS, Painter, Picture
@@ -43,7 +44,7 @@ class RePre:
         return {"decoder": self.decoder.init(key, maps)["params"], **self.weighting.init()}
 
     def reconstruct(self, params: Any, maps: Sequence[jax.Array]) -> jax.Array:
-        """Maps [B, gh, gw, D], shallow to deep -> pixels [B, H, W, 3]; params of the branch."""
+        """Maps [B, gh, gw, D], shallow to deep -> pixels [B, H, W, C]; params of the branch."""
         return self.decoder.apply({"params": params["decoder"]}, maps)
 
     @property
@@ -75,7 +76,7 @@ class RePre:
         return Painter(PIXELS, paint, without if len(self.taps) > 1 else None)
 
     def loss(self, encoder, params, maps, pixels, keys) -> jax.Array:
-        """Equation 3 against view 1 in [0, 1] [B, H, W, 3] -> float32 [B]."""
+        """Equation 3 against view 1 in [0, 1] [B, H, W, C] -> float32 [B]."""
         del encoder, keys
         return mean_absolute_error(self.reconstruct(params["repre"], maps), pixels)
 
@@ -97,10 +98,11 @@ def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: 
     # A single tap takes as many blocks, up to the same stride, as the usual ones.
     usual = encoder.taps if len(taps) == 1 else taps
     shallowest, deepest = encoder.block_strides[usual[0]], strides[-1]
-    if model.image_size % deepest:
+    if any(side % deepest for side in height_and_width(model.image_size)):
         raise UserError(
-            f"RePre needs maps that halve exactly, and model.image_size={model.image_size} is not "
-            f"a multiple of {deepest}, the stride of the deepest map of {model.name}."
+            "RePre needs maps that halve exactly, and model.image_size="
+            f"{size_in_words(model.image_size)} is not a multiple of {deepest}, the stride of the "
+            f"deepest map of {model.name}."
         )
     upsamplings = int(math.log2(deepest // shallowest)) if len(taps) == 1 else 0
     decoder = RePreDecoder(
@@ -110,6 +112,7 @@ def build(config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: 
         patch_size=shallowest,
         blocks=len(usual) - 1,
         upsamplings=upsamplings,
+        channels=encoder.channels,
         form=encoder.block_form,
         dtype=encoder.dtype,
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import size_in_words
 from repre_jax.methods.method import Keys
 from repre_jax.methods.picture import GREY, Picture, shown_pixels
 from repre_jax.models import ViT
@@ -42,7 +43,7 @@ class Encoded(NamedTuple):
 
     Attributes:
       tokens: [B, M, k * k, D] after its last norm, without the class token.
-      patches: of the pixels it was given, [B, M, k * k, P * P * 3].
+      patches: of the pixels it was given, [B, M, k * k, P * P * C].
       masked: bool [B, M, k * k].
     """
 
@@ -66,22 +67,22 @@ def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
             f"{name} masks {masked} of the {config.side**2} patches of a window at "
             f"mask_ratio={config.mask_ratio}: there must be some to see and some to predict."
         )
-    places = encoder.image_size // encoder.patch_size - config.side + 1
+    places = min(encoder.grid) - config.side + 1
     if config.windows > places:
         raise UserError(
             f"{name} draws {config.windows} windows with different rows and columns, and one of "
             f"{config.side} x {config.side} patches has {max(places, 0)} in an image of "
-            f"{encoder.image_size} pixels in patches of {encoder.patch_size}: lower windows or "
-            "side, or enlarge the image."
+            f"{size_in_words(encoder.image_size)} pixels in patches of {encoder.patch_size}: lower "
+            "windows or side, or enlarge the image."
         )
 
 
-def draw(keys: Keys, grid: int, config: ConfigDict) -> Windows:
+def draw(keys: Keys, grid: tuple[int, int], config: ConfigDict) -> Windows:
     """Windows of every image, rows and columns drawn without repetition and paired in order.
 
     Args:
       keys: of the batch.
-      grid: patches a side of the image.
+      grid: (gh, gw), patches of the image.
       config: ``windows`` (M), ``side`` (k), ``mask_ratio`` and ``pairing``: "independent" windows
         of every image, or those of the "released" code (see ``released``).
     """
@@ -89,8 +90,11 @@ def draw(keys: Keys, grid: int, config: ConfigDict) -> Windows:
     place_keys, mask_keys = jax.vmap(jax.random.split, out_axes=1)(keys.examples)
 
     def places(key):
-        first, second = jax.random.split(key)
-        return tuple(jax.random.permutation(k, grid - side + 1)[:count] for k in (first, second))
+        keys = jax.random.split(key)
+        return tuple(
+            jax.random.permutation(k, patches - side + 1)[:count]
+            for k, patches in zip(keys, grid, strict=True)
+        )
 
     if config.pairing == "released":
         rows, columns = (released(x, len(place_keys)) for x in places(keys.step))
@@ -112,14 +116,20 @@ def released(places: jax.Array, batch: int) -> jax.Array:
     return places[row % count]
 
 
-def places(windows: Windows, grid: int, side: int) -> jax.Array:
-    """Number in the image, row by row, of every patch of the windows: int32 [B, M, k * k]."""
+def places(windows: Windows, columns: int, side: int) -> jax.Array:
+    """Number in the image, row by row, of every patch of the windows: int32 [B, M, k * k].
+
+    Args:
+      windows: of the images.
+      columns: gw, patches of a row of an image.
+      side: k.
+    """
     row, column = jnp.divmod(jnp.arange(side**2), side)
-    return (windows.rows[..., None] + row) * grid + windows.columns[..., None] + column
+    return (windows.rows[..., None] + row) * columns + windows.columns[..., None] + column
 
 
 def cut(images: jax.Array, windows: Windows, side: int, patch_size: int) -> jax.Array:
-    """Pixels of windows: [B, H, W, 3] -> [B, M, k * P, k * P, 3]."""
+    """Pixels of windows: [B, H, W, C] -> [B, M, k * P, k * P, C]."""
     pixels = side * patch_size
 
     def one(image, row, column):
@@ -145,13 +155,14 @@ def see(
       encoder: a ViT.
       params: of the run, the encoder's under "encoder".
       mask_token: [1, 1, D].
-      images: float32 [B, S, S, 3].
+      images: float32 [B, H, W, C].
       keys: of the batch.
       config: as of ``draw``.
       **options: passed on to ``encoder.apply``.
     """
     inputs = encoder_input(encoder, images)
-    drawn = draw(keys, images.shape[1] // encoder.patch_size, config)
+    grid = tuple(side // encoder.patch_size for side in images.shape[1:3])
+    drawn = draw(keys, grid, config)
     encoded = encode_windows(
         encoder, params["encoder"], mask_token, inputs, drawn, config.side, **options
     )
@@ -172,7 +183,7 @@ def encode_windows(
     Args:
       encoder, params: a ViT, and its parameters.
       mask_token: [1, 1, D].
-      images: [B, S, S, 3] as the encoder takes them.
+      images: [B, H, W, C] as the encoder takes them.
       windows: of these images.
       side: k.
       **options: passed on to ``encoder.apply``.
@@ -205,16 +216,19 @@ def picture(
 
     Args:
       encoder: the encoder.
-      images: float32 [B, S, S, 3] in [0, 1]; outside of the windows they are shown paler.
+      images: float32 [B, H, W, C] in [0, 1]; outside of the windows they are shown paler.
       encoded, windows: of ``see``.
-      prediction: of the patches of every window, [B, M, k * k, P * P * 3].
+      prediction: of the patches of every window, [B, M, k * k, P * P * C].
       config: with ``side`` and ``normalise_target``.
     """
     side, patch = config.side, encoder.patch_size
     pixels = shown_pixels(encoder, prediction, encoded.patches, per_patch=config.normalise_target)
     originals = cut(images, windows, side, patch)
     shape = originals.shape
-    as_window = lambda x: unpatchify(x.reshape(-1, *x.shape[2:]), (side, side)).reshape(shape)  # noqa: E731
+
+    def as_window(x):
+        return unpatchify(x.reshape(-1, *x.shape[2:]), (side, side), patch).reshape(shape)
+
     masked = as_window(jnp.broadcast_to(encoded.masked[..., None], pixels.shape))
     paste = functools.partial(_paste, windows=windows, patch_size=patch)
     pale = (images + 2) / 3

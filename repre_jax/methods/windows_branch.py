@@ -48,7 +48,7 @@ class WindowsBranch:
         }
 
     def predict(self, encoder, params, images, keys, **options):
-        """(prediction [B, M, k * k, P * P * 3], encoded windows, windows) of images in [0, 1]."""
+        """(prediction [B, M, k * k, P * P * C], encoded windows, windows) of images in [0, 1]."""
         own = params["repre"]
         encoded, drawn = windows.see(
             encoder, params, own["mask"], images, keys, self.config, **options
@@ -56,7 +56,7 @@ class WindowsBranch:
         return self.pixels.apply({"params": own["pixels"]}, encoded.tokens), encoded, drawn
 
     def loss(self, encoder, params, maps, pixels, keys) -> jax.Array:
-        """LoMaR's loss of view 1 in [0, 1] [B, H, W, 3] -> float32 [B]."""
+        """LoMaR's loss of view 1 in [0, 1] [B, H, W, C] -> float32 [B]."""
         del maps
         options = {"train": True, "rngs": {"drop_path": jax.random.fold_in(keys.step, 2)}}
         prediction, encoded, _ = self.predict(encoder, params, pixels, keys, **options)
@@ -84,7 +84,7 @@ def build(
     """
     windows.check_windows(config.windows, encoder, "repre.branch=windows")
     kernel_init, _ = linear_initialisers("mae")
-    values = 3 * encoder.patch_size**2
+    values = encoder.channels * encoder.patch_size**2
     return WindowsBranch(
         config=config.windows,
         pixels=nn.Dense(values, kernel_init=kernel_init, dtype=encoder.dtype),

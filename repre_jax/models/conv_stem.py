@@ -41,7 +41,7 @@ class ConvStem(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, 3] -> [B, H/P, W/P, D]; BatchNorm's statistics are of all B images."""
+        """[B, H, W, C] -> [B, H/P, W/P, D]; BatchNorm's statistics are of all B images."""
         x = images
         layers = halvings(self.patch_size)
         for k in range(layers):
@@ -87,7 +87,7 @@ def trunk(encoder: nn.Module) -> nn.Module:
     """
     if conv_stem(encoder) is None:
         return encoder
-    return encoder.clone(stem="outside", normalise=False)
+    return encoder.clone(stem="outside", normalisation=None)
 
 
 def frozen(encoder: nn.Module) -> nn.Module:

@@ -58,14 +58,20 @@ def linear_initialisers(initialisation: str) -> tuple[Initializer, Initializer]:
 
 
 def patch_embedding(
-    width: int, patch_size: int, initialisation: str, dtype: jnp.dtype, name: str
+    width: int,
+    patch_size: int,
+    initialisation: str,
+    dtype: jnp.dtype,
+    name: str,
+    *,
+    channels: int,
 ) -> nn.Conv:
-    """Linear map of patches: [B, H, W, 3] -> [B, H/P, W/P, D].
+    """Linear map of patches: [B, H, W, C] -> [B, H/P, W/P, D].
 
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
     there and torch's default here; "dino" is torch's default altogether.
     """
-    kernel_init, bias_init = torch_default_kernel, torch_default_bias(3 * patch_size**2)
+    kernel_init, bias_init = torch_default_kernel, torch_default_bias(channels * patch_size**2)
     if initialisation in ("moco_v3", "mae"):
         kernel_init = xavier_of_patches
     if initialisation == "moco_v3":

@@ -1,7 +1,5 @@
 """MAE's decoder (arXiv 2111.06377): a narrow transformer over kept tokens and mask tokens."""
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,12 +15,14 @@ class MAEDecoder(nn.Module):
     Source: facebookresearch/mae, models_mae.py, forward_decoder.
 
     Attributes:
-      patch_size: in pixels.
+      grid: (gh, gw) of the patches.
+      values: of the pixels of a patch, P * P * C.
       width, depth, heads: of its blocks.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
-    patch_size: int
+    grid: tuple[int, int]
+    values: int
     width: int = 512
     depth: int = 8
     heads: int = 16
@@ -31,7 +31,7 @@ class MAEDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, shuffled: Shuffle, train: bool) -> jax.Array:
-        """Tokens [B, 1 + K, D], class token first, of the first K of N -> [B, N, P * P * 3]."""
+        """Tokens [B, 1 + K, D], class token first, of the first K of N -> [B, N, P * P * C]."""
         kernel_init, qkv_init = linear_initialisers("mae")
         options = {"kernel_init": kernel_init, "dtype": self.dtype}
         batch, patches = shuffled.restore.shape
@@ -41,11 +41,10 @@ class MAEDecoder(nn.Module):
         hidden = jnp.broadcast_to(mask_token, (batch, patches - kept.shape[1], self.width))
         x = unshuffle(jnp.concatenate([kept, hidden], axis=1), shuffled)
         x = jnp.concatenate([class_token, x], axis=1)
-        side = math.isqrt(patches)
-        x = x + jnp.asarray(sincos_2d((side, side), self.width, columns_first=True), x.dtype)
+        x = x + jnp.asarray(sincos_2d(self.grid, self.width, columns_first=True), x.dtype)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for k in range(self.depth):
             block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
             x = block(x, train)
         x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:])
-        return nn.Dense(3 * self.patch_size**2, name="pixels", **options)(x)
+        return nn.Dense(self.values, name="pixels", **options)(x)

@@ -1,28 +1,78 @@
 """Pixels as encoders take them, and patches of pixels as rows."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def normalise(pixels: Any) -> Any:
-    """[..., 3] in [0, 1] -> zero mean, unit variance per colour over ImageNet."""
-    return (pixels - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+from repre_jax.errors import UserError
 
 
-def denormalise(pixels: Any) -> Any:
+class Normalisation(NamedTuple):
+    """What is subtracted from pixels in [0, 1], and what divides them: a number a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Of one channel: the means of ImageNet's, as timm has it (timm/data/config.py).
+GREY = Normalisation((0.449,), (0.226,))
+_USUAL = {1: GREY, 3: IMAGENET}
+
+
+def normalisation_of(config: ConfigDict) -> Normalisation | None:
+    """What a run's config says of it; None where pixels stay as they are.
+
+    Args:
+      config: of a run: ``model.normalise``, ``model.channels``, ``data.mean``, ``data.std``.
+
+    Raises:
+      UserError: as many numbers as channels are not given, nor usual.
+    """
+    channels, given = config.model.channels, (config.data.mean, config.data.std)
+    if not config.model.normalise:
+        if given != (None, None):
+            raise UserError(
+                "data.mean and data.std are given, and model.normalise=False reads neither: leave "
+                "them out, or normalise."
+            )
+        return None
+    if given == (None, None):
+        if channels in _USUAL:
+            return _USUAL[channels]
+        raise UserError(
+            f"Images of {channels} channels have no usual mean and deviation: set data.mean and "
+            f"data.std, {channels} numbers each of pixels in [0, 1], or model.normalise=False."
+        )
+    if any(x is None or len(x) != channels for x in given):
+        raise UserError(
+            f"data.mean={given[0]} and data.std={given[1]} must both have {channels} number(s), "
+            "one for each of model.channels."
+        )
+    return Normalisation(*(tuple(map(float, x)) for x in given))
+
+
+def normalise(pixels: Any, by: Normalisation) -> Any:
+    """[..., C] in [0, 1] -> about zero mean and unit variance in every channel."""
+    return (pixels - jnp.asarray(by.mean)) / jnp.asarray(by.std)
+
+
+def denormalise(pixels: Any, by: Normalisation) -> Any:
     """Undoes ``normalise``."""
-    return pixels * jnp.asarray(IMAGENET_STD) + jnp.asarray(IMAGENET_MEAN)
+    return pixels * jnp.asarray(by.std) + jnp.asarray(by.mean)
 
 
 def encoder_input(encoder: nn.Module, pixels: jax.Array) -> jax.Array:
-    """Pixels float32 [..., 3] in [0, 1] as ``encoder`` takes them."""
-    return normalise(pixels) if encoder.normalise else pixels
+    """Pixels float32 [..., C] in [0, 1] as ``encoder`` takes them."""
+    return normalise(pixels, encoder.normalisation) if encoder.normalisation else pixels
+
+
+def as_shares(levels: jax.Array) -> jax.Array:
+    """uint8 or uint16 -> float32 in [0, 1]: shares of the largest level."""
+    return levels.astype(jnp.float32) / jnp.iinfo(levels.dtype).max
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
@@ -36,14 +86,14 @@ def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     return x.swapaxes(2, 3).reshape(batch, rows * columns, patch_size**2 * colours)
 
 
-def unpatchify(patches: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Undoes ``patchify``: [B, gh * gw, P * P * 3] -> [B, H, W, 3].
+def unpatchify(patches: jax.Array, grid: tuple[int, int], patch_size: int) -> jax.Array:
+    """Undoes ``patchify``: [B, gh * gw, P * P * C] -> [B, H, W, C].
 
     Args:
       patches: of images.
       grid: (gh, gw).
+      patch_size: P, in pixels.
     """
-    batch, _, values = patches.shape
-    size = round((values // 3) ** 0.5)
-    x = patches.reshape(batch, *grid, size, size, 3)
-    return x.swapaxes(2, 3).reshape(batch, grid[0] * size, grid[1] * size, 3)
+    rows, columns = grid
+    x = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
+    return x.swapaxes(2, 3).reshape(len(patches), rows * patch_size, columns * patch_size, -1)

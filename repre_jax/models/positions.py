@@ -37,26 +37,35 @@ def sincos_2d(
     return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 
-def resize_learned_positions(positions: np.ndarray, side: int, *, guard: float = 0.0) -> np.ndarray:
+def resize_learned_positions(
+    positions: np.ndarray,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    *,
+    guard: float = 0.0,
+) -> np.ndarray:
     """Learned positions for good on another grid, as MAE fine-tunes at another image size.
 
     Source: facebookresearch/mae, util/pos_embed.py, interpolate_pos_embed.
 
     Args:
-      positions: float [1, 1 + s*s, D], the class token's first.
-      side: of the new grid.
+      positions: float [1, 1 + gh*gw, D], the class token's first.
+      source: (gh, gw), their grid.
+      target: the new grid.
       guard: of ``bicubic_resize_matrix``.
 
     Returns:
-      float [1, 1 + side*side, D].
+      float [1, 1 + target[0] * target[1], D].
     """
-    source = round((positions.shape[1] - 1) ** 0.5)
-    if source == side:
+    if source == target:
         return positions
-    matrix = bicubic_resize_matrix(source, side, guard=guard)
-    grid = positions[:, 1:].reshape(1, source, source, -1)
-    patches = np.einsum("yr,xc,brcd->byxd", matrix, matrix, grid)
-    return np.concatenate([positions[:, :1], patches.reshape(1, side * side, -1)], axis=1)
+    rows, columns = (
+        bicubic_resize_matrix(old, new, guard=guard)
+        for old, new in zip(source, target, strict=True)
+    )
+    patches = np.einsum("yr,xc,brcd->byxd", rows, columns, positions[:, 1:].reshape(1, *source, -1))
+    patches = patches.reshape(1, target[0] * target[1], -1)
+    return np.concatenate([positions[:, :1], patches], axis=1)
 
 
 def resize_relative_table(table: np.ndarray, side: int) -> np.ndarray:

@@ -70,7 +70,7 @@ class RePreDecoder(nn.Module):
     """U-shaped fusion from the deepest tapped map to the shallowest, then pixels.
 
     With taps y_1 (shallow) ... y_K (deep): x = y_K; for y in y_{K-1}, ..., y_1: x = fuse([x, y]);
-    a 1x1 convolution maps every vector of the result to the P*P*3 pixels of its patch. A single
+    a 1x1 convolution maps every vector of the result to the P*P*C pixels of its patch. A single
     tap (the ablation of table 4) passes through the same number of blocks without concatenation.
     The taps are used as they are, without norm, and the output is linear.
 
@@ -88,6 +88,7 @@ class RePreDecoder(nn.Module):
       upsamplings: for a single tap, which has no other maps to go by: how many blocks, from the
         deepest, upsample by two first. They then halve the channels, too, unless ``width`` fixes
         them, as the encoder's stages do.
+      channels: C of the pixels.
       form: the encoder's kind of block, for "transformer".
     """
 
@@ -97,12 +98,13 @@ class RePreDecoder(nn.Module):
     patch_size: int
     blocks: int = 3
     upsamplings: int = 0
+    channels: int = 3
     form: BlockForm = BlockForm()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, taps: Sequence[jax.Array]) -> jax.Array:
-        """Maps [B, gh, gw, D], shallow to deep -> float32 pixels [B, gh*P, gw*P, 3].
+        """Maps [B, gh, gw, D], shallow to deep -> float32 pixels [B, gh*P, gw*P, C].
 
         gh and gw are those of the shallowest map, or of a single one after all upsampling. Raises
         UserError if a map is neither as large as the next deeper one nor twice as large.
@@ -128,7 +130,7 @@ class RePreDecoder(nn.Module):
                 name=f"block_{k}",
             )
             x = block(x)
-        values = 3 * self.patch_size**2
+        values = self.channels * self.patch_size**2
         x = _convolution(values, 1, x.shape[-1], self.dtype, "to_pixels")(x)
         return depth_to_space(x.astype(jnp.float32), self.patch_size)
 
@@ -169,11 +171,11 @@ def upsample_by_two(x: jax.Array) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, patch_size: int) -> jax.Array:
-    """[B, gh, gw, P*P*3] -> [B, gh*P, gw*P, 3], each vector becoming its patch row by row."""
+    """[B, gh, gw, P*P*C] -> [B, gh*P, gw*P, C], each vector becoming its patch row by row."""
     batch, rows, columns, _ = x.shape
-    x = x.reshape(batch, rows, columns, patch_size, patch_size, 3)
+    x = x.reshape(batch, rows, columns, patch_size, patch_size, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * patch_size, columns * patch_size, 3)
+    return x.reshape(batch, rows * patch_size, columns * patch_size, -1)
 
 
 def _convolution(width: int, size: int, channels: int, dtype: jnp.dtype, name: str) -> nn.Conv:

@@ -26,6 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.attention import attend
 from repre_jax.models.layers import (
     Block,
@@ -36,6 +37,7 @@ from repre_jax.models.layers import (
     normal_002,
     patch_embedding,
 )
+from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
 
 # name -> (width of the first stage C, blocks of each stage, heads of each stage). nano is for small
@@ -162,8 +164,10 @@ class Swin(nn.Module):
       depths: blocks of each stage.
       heads: of each stage.
       window: side of the windows in vectors.
-      image_size: side in pixels of the images that windows and shifts are fitted to.
+      image_size: in pixels, of the images that windows and shifts are fitted to.
       initialisation: "dino" or "moco_v3" (``layers.linear_initialisers``, ``patch_embedding``).
+      channels: C of the images.
+      normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -171,13 +175,14 @@ class Swin(nn.Module):
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window: int = 7
-    image_size: int = 224
+    image_size: ImageSize = 224
     patch_size: int = PATCH_SIZE
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
     norm_epsilon: float = 1e-5
     initialisation: str = "dino"
-    normalise: bool = True
+    channels: int = 3
+    normalisation: Normalisation | None = IMAGENET
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -201,7 +206,8 @@ class Swin(nn.Module):
         return min(self.window, self._stage_side(stage))
 
     def _stage_side(self, stage: int) -> int:
-        return -(-self.image_size // (self.patch_size * 2**stage))
+        """The shorter side of a stage's map, by which the official code fits windows, too."""
+        return -(-min(height_and_width(self.image_size)) // (self.patch_size * 2**stage))
 
     @property
     def block_strides(self) -> tuple[int, ...]:
@@ -222,13 +228,18 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> EncoderOutput:
-        """[B, H, W, 3] normalised -> pooled [B, 8C], tokens [B, N, 8C], for four stages.
+        """Images as ``normalisation`` says -> pooled [B, 8C], tokens [B, N, 8C], for four stages.
 
         Sows the output of every block (see ``taps``), the last one's of a stage before the merging.
         """
         kernel_init, _ = linear_initialisers(self.initialisation)
         embed = patch_embedding(
-            self.embed_width, self.patch_size, self.initialisation, self.dtype, "patch_embed"
+            self.embed_width,
+            self.patch_size,
+            self.initialisation,
+            self.dtype,
+            "patch_embed",
+            channels=self.channels,
         )
         x = embed(_pad_to_multiple(images, self.patch_size))
         x = layer_norm(self.norm_epsilon, self.dtype, "patch_norm")(x)
@@ -323,11 +334,11 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         depths=tuple(depths),
         heads=tuple(heads),
         window=model.window or 7,
-        image_size=model.image_size,
+        image_size=height_and_width(model.image_size),
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-5,
         initialisation=model.initialisation,
-        normalise=model.normalise,
+        channels=model.channels,
         remat=model.remat,
         dtype=dtype,
     )

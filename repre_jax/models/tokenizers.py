@@ -37,7 +37,7 @@ def random_codes(key: jax.Array, values: int, vocabulary: int) -> dict[str, jax.
 
 
 def read_centroids(path: str, values: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """{"centroids" [K, P * P * 3]} of a file of ``configs/patch_clusters.py``.
+    """{"centroids" [K, P * P * C]} of a file of ``configs/patch_clusters.py``.
 
     Raises:
       UserError: no such file, or one of another size.
@@ -51,15 +51,15 @@ def read_centroids(path: str, values: int, vocabulary: int) -> dict[str, np.ndar
     return {"centroids": centroids.astype(np.float32)}
 
 
-def read_ids(path: str, grid: int, vocabulary: int) -> dict[str, np.ndarray]:
+def read_ids(path: str, grid: tuple[int, int], vocabulary: int) -> dict[str, np.ndarray]:
     """{"ids" int32 [n, gh, gw]} of a file with such an array.
 
     Raises:
       UserError: no such file, or ids of another grid or vocabulary.
     """
     ids = _read(path, "ids")
-    if ids.ndim != 3 or ids.shape[1:] != (grid, grid) or not len(ids):
-        raise UserError(f"{path} has ids {list(ids.shape)}, not [images, {grid}, {grid}].")
+    if ids.ndim != 3 or ids.shape[1:] != grid or not len(ids):
+        raise UserError(f"{path} has ids {list(ids.shape)}, not [images, {grid[0]}, {grid[1]}].")
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise UserError(
             f"{path} has ids from {ids.min()} to {ids.max()}, and method.vocabulary={vocabulary}."
@@ -68,7 +68,7 @@ def read_ids(path: str, grid: int, vocabulary: int) -> dict[str, np.ndarray]:
 
 
 def tokenize(knowledge: Any, patches: jax.Array) -> jax.Array:
-    """Ids int32 [...] of patches of pixels [..., P * P * 3], each normalised by itself.
+    """Ids int32 [...] of patches of pixels [..., P * P * C], each normalised by itself.
 
     Args:
       knowledge: of ``random_codes`` or ``read_centroids``.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.conv_stem import ConvStem, halvings
 from repre_jax.models.layers import (
     Attention,
@@ -19,6 +20,7 @@ from repre_jax.models.layers import (
     normal_002,
     patch_embedding,
 )
+from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import RelativeAttention
 from repre_jax.models.taps import BlockOutput, EncoderOutput, even_taps, tap_name
@@ -45,18 +47,19 @@ POSITIONS = ("learned", "sincos", "sincos_columns_first", "relative")
 class ViT(nn.Module):
     """Vision transformer; the pooled feature is the class token after the final norm.
 
-    Any image size divisible by the patch is accepted. Sin-cos positions are made for the grid at
+    Any image whose sides the patch divides is accepted. Sin-cos positions are made for the grid at
     hand; learned ones are of the grid of ``image_size`` and are resized as the official DINO does
     (``position_embeddings.bicubic_resize_matrix``); relative ones, LoMaR's, fit every grid.
 
     Attributes:
-      image_size: side in pixels of the images that learned positions are made for.
+      image_size: in pixels, of the images that learned positions are made for.
       stem: None for the linear map of patches; "conv"; or what ``models.conv_stem`` makes of such
         an encoder: "folded", or "outside", which takes [B, gh, gw, D] in place of images.
       position: of ``POSITIONS``; "relative" acts inside the attention and adds nothing to tokens.
       initialisation: "dino", "moco_v3" or "mae" (``layers.linear_initialisers``,
         ``layers.patch_embedding``).
-      normalise: whether it takes pixels less ImageNet's mean, over its deviation.
+      channels: C of the images.
+      normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -64,16 +67,23 @@ class ViT(nn.Module):
     width: int
     depth: int
     heads: int
-    image_size: int
+    image_size: ImageSize
     mlp_ratio: float = 4.0
     stem: str | None = None
     position: str = "learned"
     initialisation: str = "dino"
     drop_path: float = 0.0
     norm_epsilon: float = 1e-6
-    normalise: bool = True
+    channels: int = 3
+    normalisation: Normalisation | None = IMAGENET
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(gh, gw): patches of an image of ``image_size``."""
+        height, width = height_and_width(self.image_size)
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -102,7 +112,7 @@ class ViT(nn.Module):
         train: bool = False,
         change_tokens: Callable[[jax.Array], jax.Array] | None = None,
     ) -> EncoderOutput:
-        """[B, H, W, 3] as ``normalise`` says -> pooled [B, D], tokens [B, gh*gw, D].
+        """[B, H, W, C] as ``normalisation`` says -> pooled [B, D], tokens [B, gh*gw, D].
 
         Sows the output of every block (see ``taps``), unless tokens were taken away.
 
@@ -148,14 +158,19 @@ class ViT(nn.Module):
         return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
 
     def _embed_patches(self, images: jax.Array, train: bool) -> jax.Array:
-        """[B, H, W, 3] -> [B, gh, gw, D]."""
+        """[B, H, W, C] -> [B, gh, gw, D]."""
         if self.stem == "outside":
             return images
         if self.stem:
             form = (self.width, self.patch_size, self.stem == "folded", self.dtype)
             return ConvStem(*form, name="patch_embed")(images, train)
         embed = patch_embedding(
-            self.width, self.patch_size, self.initialisation, self.dtype, "patch_embed"
+            self.width,
+            self.patch_size,
+            self.initialisation,
+            self.dtype,
+            "patch_embed",
+            channels=self.channels,
         )
         return embed(images)
 
@@ -171,16 +186,16 @@ class ViT(nn.Module):
             columns_first = self.position == "sincos_columns_first"
             positions = sincos_2d(grid, self.width, columns_first=columns_first)
             return jnp.asarray(positions, self.dtype)
-        side = self.image_size // self.patch_size
-        shape = (1, 1 + side * side, self.width)
+        rows, columns = self.grid
+        shape = (1, 1 + rows * columns, self.width)
         positions = self.param("position_embedding", normal_002, shape)
-        if grid != (side, side):
+        if grid != (rows, columns):
             class_position, patches = positions[:, :1], positions[:, 1:]
             patches = jnp.einsum(
                 "yr,xc,brcd->byxd",
-                bicubic_resize_matrix(side, grid[0]),
-                bicubic_resize_matrix(side, grid[1]),
-                patches.reshape(1, side, side, self.width),
+                bicubic_resize_matrix(rows, grid[0]),
+                bicubic_resize_matrix(columns, grid[1]),
+                patches.reshape(1, rows, columns, self.width),
                 precision=jax.lax.Precision.HIGHEST,
             )
             patches = patches.reshape(1, grid[0] * grid[1], self.width)
@@ -204,7 +219,8 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
     usual = VIT_SIZES[model.name]
     given = (model.width, model.depth, model.heads)
     width, depth, heads = (own or size for own, size in zip(given, usual, strict=True))
-    if model.image_size % model.patch_size:
+    size = height_and_width(model.image_size)
+    if any(side % model.patch_size for side in size):
         raise UserError(
             f"model.image_size={model.image_size} is not a multiple of "
             f"model.patch_size={model.patch_size}."
@@ -221,13 +237,13 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         width=width,
         depth=depth,
         heads=heads,
-        image_size=model.image_size,
+        image_size=size,
         stem=stem,
         position=model.position or "learned",
         initialisation=model.initialisation,
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-6,
-        normalise=model.normalise,
+        channels=model.channels,
         remat=model.remat,
         dtype=dtype,
     )

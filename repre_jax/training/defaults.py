@@ -8,7 +8,7 @@ scaled learning rate) is derived by ``repre_jax/training/resolution.py`` after t
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from repre_jax import config_files
 from repre_jax.data.recipes import ViewRecipe
@@ -72,7 +72,9 @@ def get_config(method: str) -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "vit_small"
     config.model.patch_size = 16  # pixels
-    config.model.image_size = 224  # pixels, side of a global view
+    # Of a global view, in pixels: 224, or (height, width).
+    config.model.image_size = FieldReference(224, field_type=object)
+    config.model.channels = 3  # of the images: 1 for grey, more than 3 for the bands of a TIFF
     # Sizes in place of those that the name stands for: of ViT, and of Swin's first stage ...
     config.model.width = placeholder(int)
     config.model.depth = placeholder(int)  # blocks of a ViT
@@ -86,7 +88,7 @@ def get_config(method: str) -> ConfigDict:
     config.model.position = placeholder(str)
     config.model.norm_epsilon = placeholder(float)  # None: 1e-6 in ViT, 1e-5 in Swin
     config.model.initialisation = "dino"  # or "moco_v3", "mae"
-    config.model.normalise = True  # subtract ImageNet's mean from pixels, divide by its deviation
+    config.model.normalise = True  # pixels less data.mean, over data.std
     config.model.drop_path = 0.0  # of the online network's last block; the target has none
     # A run, or a file of another library, whose weights training starts from; empty: random ones.
     config.model.init_from = ""
@@ -98,6 +100,12 @@ def get_config(method: str) -> ConfigDict:
     config.data.path = ""  # folder of images, or of the prepared TFDS sets
     config.data.name = "imagenet2012"  # of the TFDS set
     config.data.labels = "auto"  # class folders, or those of TFDS; "none": do without
+    # A number a channel; None: ImageNet's, of which one channel has the means.
+    config.data.mean = placeholder(tuple)
+    config.data.std = placeholder(tuple)
+    # Stored values that are black and white, as in (0, 4095): pixels keep 16 bits. None: 8 bits,
+    # and each image tells what its values mean (data/sources/levels.py).
+    config.data.range = placeholder(tuple)
     config.data.workers = 0  # processes that decode and crop; 0: threads of this process
     config.data.cache_size = 0  # keep images decoded, short side so many pixels; 0: no cache
     config.data.cache_path = ""  # folder of that cache; empty: ~/.cache/repre_jax

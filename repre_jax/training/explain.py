@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
 from repre_jax.data.sources import has_split, open_source
-from repre_jax.data.sources.survey import in_words
+from repre_jax.data.sources.survey import check_normalised, in_words
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults
@@ -66,8 +66,10 @@ def _images(config: ConfigDict) -> tuple[int, str]:
     data = config.data.copy_and_resolve_references()
     data.cache_size = 0  # counting needs no cache, and making one takes long
     try:
-        train = open_source(data, "train")
-        val = open_source(data, "val") if has_split(data, "val") else None
+        channels = config.model.channels
+        train = open_source(data, "train", channels)
+        check_normalised(config, train)
+        val = open_source(data, "val", channels) if has_split(data, "val") else None
         return len(train), in_words(train, val)
     except UserError:
         if config.data.name in KNOWN_IMAGES and config.data.source == "tfds":

@@ -12,10 +12,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import height_and_width
 from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Keys, Method, WholeViews
-from repre_jax.models import BACKBONES
+from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Schedule, cosine
@@ -61,7 +62,6 @@ class Learner:
       repre: the reconstruction branch; None for the baseline.
       optimizer: optax transformation that takes the keyword ``step``.
       learning_rate: the schedule in ``optimizer``, for the logs.
-      image_size: side of a global view in pixels.
       seed: of every random draw.
       accumulate: micro-batches that the encoder sees one after the other. The gradient is that of
         the whole batch all the same, in-batch negatives and BatchNorm included.
@@ -72,7 +72,6 @@ class Learner:
     repre: Branch | None
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: Schedule
-    image_size: int
     seed: int
     accumulate: int = 1
 
@@ -94,9 +93,7 @@ class Learner:
           start: {"params", "batch_stats"}, subtrees of the state's that replace random weights.
         """
         method = self.method
-        params, batch_stats = init_params(
-            self.encoder, method, self.repre, image_size=self.image_size, seed=self.seed
-        )
+        params, batch_stats = init_params(self.encoder, method, self.repre, seed=self.seed)
         if start is not None:
             params = _replaced(params, start["params"])
             batch_stats = _replaced(batch_stats, start["batch_stats"])
@@ -127,34 +124,33 @@ def _replaced(tree: Any, by: Any) -> Any:
     return unflatten_dict(flatten_dict(tree) | flatten_dict(by))
 
 
-def init_encoder(encoder: nn.Module, *, image_size: int, seed: int) -> tuple[Any, Any]:
+def init_encoder(encoder: nn.Module, *, seed: int) -> tuple[Any, Any]:
     """Initial (params, batch_stats) of the encoder alone, as ``init_params`` has for the same seed.
 
     Without BatchNorm, batch_stats is {}.
     """
-    image = jnp.zeros((1, image_size, image_size, 3))
+    image = jnp.zeros((1, *height_and_width(encoder.image_size), encoder.channels))
     variables = encoder.init(jax.random.split(jax.random.key(seed), 3)[0], image)
     return variables["params"], variables.get("batch_stats", {})
 
 
 def init_params(
-    encoder: nn.Module, method: Method, branch: Branch | None, *, image_size: int, seed: int
+    encoder: nn.Module, method: Method, branch: Branch | None, *, seed: int
 ) -> tuple[Any, Any]:
     """Initial (params, batch_stats), a function of the seed alone.
 
     Runs the encoder on one image; use it under ``jax.jit`` or ``jax.eval_shape``.
     """
     keys = jax.random.split(jax.random.key(seed), 3)
-    encoder_params, encoder_stats = init_encoder(encoder, image_size=image_size, seed=seed)
+    encoder_params, encoder_stats = init_encoder(encoder, seed=seed)
     params = {"encoder": encoder_params}
     if method.tokens:
         params["tokens"] = method.tokens(jax.random.fold_in(keys[0], Stream.MASKS))
 
     def encode(params):
-        size = (image_size, image_size, 3)
+        size = (*height_and_width(encoder.image_size), encoder.channels)
         if conv_stem(encoder):
-            side = image_size // encoder.patch_size
-            size = (side, side, encoder.width)
+            size = (*encoder.grid, encoder.width)
         random = Keys(jax.random.split(keys[0], 2), keys[0])
         pixels = jnp.zeros((2, method.views.global_crops, *size))
         views = {"global": pixels, "index": jnp.zeros(2, jnp.int32)}
@@ -189,7 +185,7 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     Raises:
       UserError: parts that do not fit together.
     """
-    encoder = BACKBONES[config.model.name](config.model, resolution.compute_dtype)
+    encoder = build_encoder(config, resolution.compute_dtype)
     module = METHODS[config.method.name]
     method = module.build(config.method, config.views, resolution.clock, encoder)
     method.check_images(resolution.images)
@@ -209,7 +205,6 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         repre=branch,
         optimizer=optimizer,
         learning_rate=learning_rate,
-        image_size=config.model.image_size,
         seed=config.seed,
         accumulate=config.train.accumulate,
     )
@@ -217,8 +212,7 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
 
 def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):
     def initial_params():
-        size, seed = config.model.image_size, config.seed
-        return init_params(encoder, method, branch, image_size=size, seed=seed)[0]
+        return init_params(encoder, method, branch, seed=config.seed)[0]
 
     def held_learning_rate(step):
         peak = jnp.float32(resolution.learning_rate)

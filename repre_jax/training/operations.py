@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.training.learner import Learner
 from repre_jax.training.step import (
     branch_objective,
@@ -57,13 +58,14 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
 
 def _inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
     """Shapes of state, views and keys."""
-    recipe, size = learner.method.views, learner.image_size
+    recipe, encoder = learner.method.views, learner.encoder
 
-    def pixels(views: int, side: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, views, side, side, 3), jnp.float32)
+    def pixels(views: int, size: ImageSize) -> jax.ShapeDtypeStruct:
+        shape = (batch_size, views, *height_and_width(size), encoder.channels)
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     row = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    views = {"global": pixels(recipe.global_crops, size), "index": row}
+    views = {"global": pixels(recipe.global_crops, encoder.image_size), "index": row}
     if recipe.local_crops:
         views["local"] = pixels(recipe.local_crops, recipe.local_size)
     state = jax.eval_shape(learner.init)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.image_size import check_image_size
 from repre_jax.methods import BRANCHES, METHODS, windows
 from repre_jax.methods.branch import WEIGHTINGS
 from repre_jax.methods.repre import OPERATORS, check_taps
@@ -18,6 +19,7 @@ from repre_jax.ranges import (
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
+    SHARE,
     SHARE_BELOW_ONE,
     Range,
     check_ranges,
@@ -30,7 +32,7 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 RANGES = {
     "seed": SEED,
     "model.patch_size": AT_LEAST_ONE,
-    "model.image_size": AT_LEAST_ONE,
+    "model.channels": AT_LEAST_ONE,
     "model.width": AT_LEAST_ONE,
     "model.depth": AT_LEAST_ONE,
     "model.heads": AT_LEAST_ONE,
@@ -41,6 +43,8 @@ RANGES = {
     "model.drop_path": SHARE_BELOW_ONE,
     "data.workers": NOT_NEGATIVE,
     "data.cache_size": NOT_NEGATIVE,
+    "data.mean": SHARE,
+    "data.std": POSITIVE,
     "train.batch_size": Range(2),
     "train.epochs": NOT_NEGATIVE,
     "train.steps": NOT_NEGATIVE,
@@ -128,6 +132,7 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
     """
     _check_names(config)
     check_ranges(config, ranges_of(config.method.name))
+    check_image_size(config.model.image_size, "model.image_size")
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % (devices * accumulate):
         raise UserError(

@@ -25,7 +25,7 @@ def pass_stem(
       encoder: of ``models``.
       params: its parameters.
       statistics: running statistics of its network, "encoder" among them.
-      views: float32 in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3].
+      views: float32 in [0, 1], "global" [B, V, H, W, C] and perhaps "local" [B, n, s, s, C].
 
     Returns:
       ({"global" [B, V, gh, gw, D], "local"?}, {"encoder": new statistics}), both {} for an encoder

@@ -97,7 +97,7 @@ def loss_and_gradients(
     Args:
       learner: static parts.
       state: its parameters, statistics, memory and step are read.
-      views: float32 in [0, 1], "global" [B, V, S, S, 3] and perhaps "local" [B, n, s, s, 3]; the
+      views: float32 in [0, 1], "global" [B, V, H, W, C] and perhaps "local" [B, n, s, s, C]; the
         method may ask for the images' "index" int32 [B].
       keys: of the batch.
 

@@ -10,7 +10,7 @@ import numpy as np
 from repre_jax.errors import UserError
 from repre_jax.evaluation.encoder import Encoder
 from repre_jax.models.vit import ViT
-from repre_jax.visualize.figure import Panel, image_panels, save_grid
+from repre_jax.visualize.figure import Panel, as_colours, image_panels, save_grid
 from repre_jax.visualize.scene import Scene, Subject
 
 MOST_HEADS_A_LINE = 6
@@ -138,7 +138,8 @@ def looked_at(encoder: Encoder, views: np.ndarray, block: int) -> np.ndarray:
 
 
 def only(image: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """An image uint8 [H, W, 3] of which all but some patches, bool [gh, gw], are paled."""
+    """An image [H, W, C] of levels of which all but some patches, bool [gh, gw], are paled."""
+    image = as_colours(image)
     height, width = image.shape[:2]
     kept = cv2.resize(
         patches.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
@@ -153,7 +154,7 @@ def head_panels(
     """Rows image | mean | head 0 | head 1 ..., with several lines an image for many heads.
 
     Args:
-      views: uint8 [n, S, S, 3].
+      views: [n, H, W, C] of levels.
       attention: [n, H, gh, gw].
       mass: None for the maps themselves; else ``heaviest`` patches that hold that share.
     """
@@ -179,7 +180,7 @@ def head_panels(
 
 
 def map_panels(views: np.ndarray, maps: np.ndarray, mass: float | None = None) -> list[Panel]:
-    """A row of maps [n, gh, gw] of views uint8 [n, S, S, 3], or of their ``heaviest`` patches."""
+    """A row of maps [n, gh, gw] of views [n, H, W, C], or of their ``heaviest`` patches."""
     return [Panel(_shown(*both, mass)) for both in zip(views, maps, strict=True)]
 
 

@@ -36,7 +36,7 @@ class Panel(NamedTuple):
     """One picture of a grid.
 
     Attributes:
-      pixels: [H, W, 3], uint8 or floats in [0, 1]; or a map [h, w], drawn in viridis.
+      pixels: [H, W, C], levels or floats in [0, 1]; or a map [h, w], drawn in viridis.
       title, caption: above and below.
       limits: of a map's colours; None for its own extremes.
       frame: colour around the panel; empty for none.
@@ -92,8 +92,22 @@ def save_grid(
 
 
 def image_panels(images: Sequence[np.ndarray]) -> list[Panel]:
-    """A row of images, each [H, W, 3]."""
+    """A row of images, each [H, W, C]."""
     return [Panel(image) for image in images]
+
+
+def as_colours(image: np.ndarray) -> np.ndarray:
+    """[H, W, C], levels or floats in [0, 1] -> uint8 or floats [H, W, 3].
+
+    One channel is shown as grey; of more than three, the first three as red, green and blue; the
+    third of two is black.
+    """
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    missing = max(0, 3 - image.shape[2])
+    return np.pad(image[..., :3], ((0, 0), (0, 0), (0, missing)))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -122,6 +136,7 @@ def _draw(axis, panel: Panel | None) -> None:
         spine.set_linewidth(2.5 if panel.frame else 0.4)
         spine.set_color(panel.frame or "0.6")
     low, high = panel.limits or (None, None)
-    axis.imshow(panel.pixels, cmap=MAPS, vmin=low, vmax=high, interpolation="nearest")
+    pixels = as_colours(panel.pixels) if panel.pixels.ndim == 3 else panel.pixels
+    axis.imshow(pixels, cmap=MAPS, vmin=low, vmax=high, interpolation="nearest")
     axis.set_title(panel.title, fontsize=8, pad=2)
     axis.set_xlabel(panel.caption, fontsize=8, labelpad=2)

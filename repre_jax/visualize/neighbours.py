@@ -9,6 +9,7 @@ from repre_jax.data.samples import Sample, centre_views
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.data.sources.source import Source
 from repre_jax.evaluation.neighbours import Neighbour, class_name, nearest_images
+from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.visualize.figure import OKABE_ITO, Panel, save_grid
 from repre_jax.visualize.scene import Scene
 
@@ -37,7 +38,7 @@ def draw_neighbours(scene: Scene) -> Iterator[Path]:
 
 
 def neighbour_panels(
-    query: Sample, neighbours: Sequence[Neighbour], gallery: Source, image_size: int
+    query: Sample, neighbours: Sequence[Neighbour], gallery: Source, image_size: ImageSize
 ) -> list[Panel]:
     """A row: the query, then its neighbours with class and cosine, nearest first.
 
@@ -47,7 +48,7 @@ def neighbour_panels(
       query: the image.
       neighbours: of it, images of ``gallery``.
       gallery: whose class names label the panels.
-      image_size: side of the views in pixels.
+      image_size: of the views, in pixels.
     """
     names = gallery.class_names
     caption = class_name(query.label, names)[:_CHARACTERS]
@@ -56,7 +57,7 @@ def neighbour_panels(
         try:
             pixels = gallery.read(near.index)
         except BadImage:  # it was readable when its features were made
-            pixels = np.full((image_size, image_size, 3), 255, np.uint8)
+            pixels = np.full((*height_and_width(image_size), 3), 255, np.uint8)
         view = centre_views([Sample(near.name, pixels, near.label)], image_size)[0]
         known = query.label >= 0 and near.label >= 0
         frame = (SAME if near.label == query.label else OTHER) if known else ""

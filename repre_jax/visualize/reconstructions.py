@@ -17,6 +17,7 @@ from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import Method
 from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import frozen
+from repre_jax.models.pixels import as_shares
 from repre_jax.training.learner import forward_keys
 from repre_jax.visualize.figure import Panel, image_panels, save, save_grid, wrapped
 from repre_jax.visualize.scene import Scene, Subject
@@ -28,9 +29,9 @@ class Reconstructed(NamedTuple):
     Attributes:
       subject: the checkpoint.
       space: of the targets, for the title.
-      images: float32 [n, S, S, 3] in [0, 1], of the size that the run was trained at.
+      images: float32 [n, H, W, C] in [0, 1], of the size that the run was trained at.
       picture: of them.
-      without: block -> float32 [n, S, S, 3], reconstructed without the map of that block; {} where
+      without: block -> float32 [n, H, W, C], reconstructed without the map of that block; {} where
         a picture is not made of several maps.
     """
 
@@ -76,7 +77,7 @@ def draw_reconstructions(scene: Scene) -> Iterator[Path]:
 def _reconstructed(scene: Scene, subject: Subject) -> dict[str, Reconstructed]:
     """Kind -> what the subject makes of the images."""
     network, run = load_online_network(subject.pretrained), subject.pretrained.config
-    images = centre_views(scene.samples, run.model.image_size).astype(np.float32) / 255
+    images = as_shares(centre_views(scene.samples, run.model.image_size))
     found = {}
     for kind, painter in painters(network.method, network.branch).items():
         picture, without = (
@@ -121,7 +122,7 @@ def painters(method: Method, branch: Branch | None) -> dict[str, Painter]:
 def painted(
     encoder: nn.Module, paint: Callable[..., Any], params: Any, images: np.ndarray, seed: int
 ) -> Picture | dict[int, np.ndarray]:
-    """What a ``Painter`` makes of images float32 [n, S, S, 3] in [0, 1], as numpy arrays.
+    """What a ``Painter`` makes of images float32 [n, H, W, C] in [0, 1], as numpy arrays.
 
     Args:
       encoder: of the run.
@@ -185,7 +186,7 @@ def error_panels(images: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> l
     """A row of reconstructions, each with its mean absolute error where something was hidden.
 
     Args:
-      images, shown: float32 [n, S, S, 3]; what is shown is clipped to [0, 1] for display only.
+      images, shown: float32 [n, H, W, C]; what is shown is clipped to [0, 1] for display only.
       hidden: bool [n, S, S].
     """
     errors = np.abs(shown - images).mean(axis=-1)

@@ -91,7 +91,8 @@ def test_everyone_starts_a_round():
 
 def test_batch_has_the_form_of_the_pipeline():
     recipe = SimpleNamespace(global_crops=2, local_crops=3, local_size=8)
-    learner = SimpleNamespace(image_size=16, method=SimpleNamespace(views=recipe))
+    encoder = SimpleNamespace(image_size=16, channels=3)
+    learner = SimpleNamespace(encoder=encoder, method=SimpleNamespace(views=recipe))
     batch = step_time.synthetic_batch(learner, 4, make_mesh(2))
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {

@@ -22,7 +22,7 @@ ENCODERS = {
     "vit": vit(heads=4),
     "swin": swin(),
     "sincos": vit(position="sincos", heads=4),
-    "pixels as they are": vit(heads=4, normalise=False),
+    "pixels as they are": vit(heads=4, normalisation=None),
 }
 EXTRAS = {"official": "torch", "stablehlo": "flatbuffers", "onnx": "timm"}
 
@@ -63,7 +63,7 @@ def test_what_is_exported_comes_back_bit_for_bit(tmp_path, uncompared, kind, for
     if kind == "sincos":
         assert found.config.model.position == "sincos"
     if format != "official":
-        assert found.config.model.normalise == ENCODERS[kind].normalise
+        assert found.config.model.normalise == bool(ENCODERS[kind].normalisation)
     if format != "official":
         files = {p.name for p in (tmp_path / "out").iterdir()} - {"preprocessor_config.json"}
         assert files == {"README.md", "config.json", "model.safetensors"}

@@ -228,9 +228,9 @@ def test_deit_and_swin_take_pixels_as_they_were_published(tmp_path, name, names)
 def test_pixels_that_are_not_normalised_stay_so(tmp_path):
     path = saved(tmp_path, theirs(VIT))
     found = read_foreign(path, told=TOLD._replace(pixels="unit"))
-    assert not encoder_of(found).normalise
+    assert not encoder_of(found).normalisation
     assert_same_tree(found.params, PARAMS["vit"])
-    assert encoder_of(read_foreign(path, told=TOLD)).normalise
+    assert encoder_of(read_foreign(path, told=TOLD)).normalisation
 
 
 def test_layer_scale_is_folded_into_the_projections(tmp_path):

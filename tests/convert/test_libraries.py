@@ -23,7 +23,7 @@ from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, TIMM_S
 from repre_jax.convert.writers import Exportable, their_tensors
 from repre_jax.data.host.crops import centre_view
 from repre_jax.models import BACKBONES
-from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD, encoder_input
+from repre_jax.models.pixels import IMAGENET, encoder_input
 from repre_jax.models.positions import bicubic_resize_matrix
 from repre_jax.models.taps import read_block
 
@@ -86,7 +86,7 @@ def folder_of(model, folder):
     """The model as its library saves it."""
     if hasattr(model, "save_pretrained"):
         model.save_pretrained(folder)
-        pixels = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+        pixels = {"image_mean": IMAGENET.mean, "image_std": IMAGENET.std}
         (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     else:
         from timm.models._hub import save_for_hf
@@ -226,4 +226,4 @@ def test_the_image_processor_prepares_images_as_evaluations_do(tmp_path):
     image = np.stack([rows, columns, (rows + columns) // 2], axis=-1).astype(np.uint8)  # smooth
     theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     ours = centre_view(image, 56)
-    assert np.abs(theirs - (ours / 255 - IMAGENET_MEAN) / IMAGENET_STD).max() < 0.03
+    assert np.abs(theirs - (ours / 255 - IMAGENET.mean) / IMAGENET.std).max() < 0.03

@@ -47,9 +47,9 @@ def test_the_method_says_how_it_is_evaluated(run):
 
 
 def test_the_run_says_how_its_encoder_takes_pixels(run, edited_config):
-    assert open_pretrained(run.folder).encoder.normalise
+    assert open_pretrained(run.folder).encoder.normalisation
     edited_config(lambda config: config["model"].update(normalise=False))
-    assert not open_pretrained(run.folder).encoder.normalise
+    assert not open_pretrained(run.folder).encoder.normalisation
 
 
 def test_a_step_can_be_named_in_two_ways(run):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from repre_jax.evaluation.features import extract_features, pixel_features
-from repre_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
+from repre_jax.models.pixels import IMAGENET
 
 
 def batches(n, batch_size, size=4, seed=0):
@@ -48,11 +50,11 @@ def test_every_image_once_and_in_order(devices, n):
 
 
 def test_pixel_features():
-    features, labels, _ = pixel_features(batches(5, 4))
+    features, labels, _ = pixel_features(SimpleNamespace(normalisation=IMAGENET), batches(5, 4))
     assert features.shape == (5, 4 * 4 * 3)
     assert features.dtype == np.float32
     first = next(iter(batches(5, 4)))["image"][0]
-    as_seen = (first / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    as_seen = (first / 255 - IMAGENET.mean) / IMAGENET.std
     np.testing.assert_allclose(features[0], as_seen.reshape(-1), atol=1e-5)
     np.testing.assert_array_equal(labels, np.arange(5))
 

@@ -149,7 +149,7 @@ def test_swin_features_are_means_of_blocks_with_the_norm_on_the_last_stage_only(
 def test_pixels_are_normalised_only_when_the_encoder_wants_it(vit):
     encoder, params = vit
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    plain = encode_pixels(encoder.clone(normalise=False), "pooled")(params, pixels)
+    plain = encode_pixels(encoder.clone(normalisation=None), "pooled")(params, pixels)
     expected = encoder.apply({"params": params}, pixels.astype(np.float32) / 255).pooled
     np.testing.assert_allclose(plain, expected, atol=1e-5)
     assert np.abs(encode_pixels(encoder, "pooled")(params, pixels) - plain).max() > 0.01

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from golden.cases_contrastive import LINEAR_PATCH, LINEAR_WIDTH
 
+from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import EncoderOutput
 
 
@@ -13,7 +14,9 @@ class LinearEncoder(nn.Module):
 
     size_multiple = LINEAR_PATCH
     dtype = jnp.float32
-    normalise: bool = True
+    channels = 3
+    image_size: int
+    normalisation: Normalisation | None = IMAGENET
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> EncoderOutput:

@@ -75,7 +75,7 @@ def set_adamw(config: ConfigDict, run: MaskedRun) -> None:
 def learner_of(config: ConfigDict, images: int, monkeypatch: pytest.MonkeyPatch) -> Learner:
     """The learner of a config that may name an encoder of the recordings."""
     monkeypatch.setitem(
-        BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder(normalise=model.normalise)
+        BACKBONES, "golden_linear", lambda model, dtype: LinearEncoder(model.image_size)
     )
     return build_learner(config, resolve(config, images=images, devices=1))
 

@@ -12,7 +12,14 @@ from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.losses.masked import masked_cross_entropy, masked_squared_error, patch_targets
 from repre_jax.methods import windows
-from repre_jax.models.pixels import denormalise, encoder_input, normalise, patchify, unpatchify
+from repre_jax.models.pixels import (
+    IMAGENET,
+    denormalise,
+    encoder_input,
+    normalise,
+    patchify,
+    unpatchify,
+)
 from repre_jax.models.tokenizers import tokenize
 from repre_jax.training.learner import build_learner
 from repre_jax.training.operations import forward_multiply_adds
@@ -49,7 +56,7 @@ def whole_then_gathered(params, images, drawn):
 
 def test_cutting_first_is_embedding_first_in_values_and_gradients():
     params, images = params_and_images()
-    drawn = windows.draw(random_keys(LOMAR), 4, METHOD)
+    drawn = windows.draw(random_keys(LOMAR), (4, 4), METHOD)
     weights = np.random.default_rng(0).normal(size=(*drawn.masked.shape, LOMAR.encoder.width))
 
     def cut_first(params):
@@ -75,7 +82,7 @@ def test_a_window_does_not_know_where_it_lies():
     """The same pixels under another corner give the same tokens: there is no absolute position."""
     params, images = params_and_images()
     moved = jnp.roll(images, LOMAR.encoder.patch_size, axis=1)
-    drawn = windows.draw(random_keys(LOMAR), 4, METHOD)
+    drawn = windows.draw(random_keys(LOMAR), (4, 4), METHOD)
     at_0 = drawn._replace(rows=jnp.zeros_like(drawn.rows))
     at_1 = drawn._replace(rows=jnp.ones_like(drawn.rows))
     encode = functools.partial(
@@ -118,8 +125,9 @@ def test_patches_and_back():
     patches = patchify(images, 4)
     assert patches.shape == (2, 6, 48)
     np.testing.assert_array_equal(patches[1, 4], images[1, 4:8, 4:8].ravel())
-    np.testing.assert_array_equal(unpatchify(patches, (2, 3)), images)
-    np.testing.assert_allclose(denormalise(normalise(images)), images, atol=1e-6)
+    np.testing.assert_array_equal(unpatchify(patches, (2, 3), 4), images)
+    there_and_back = denormalise(normalise(images, IMAGENET), IMAGENET)
+    np.testing.assert_allclose(there_and_back, images, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,7 @@ def test_given_ids_are_those_of_the_images_and_places(tmp_path):
     views = random_views(learner) | {"index": index}
     keys = random_keys(learner)
     encoded = learner.method.encode(learner.encoder, state.params, views, keys, ())
-    drawn = windows.draw(keys, 4, config.method)
+    drawn = windows.draw(keys, (4, 4), config.method)
     for b, m, k in ((0, 0, 0), (1, 1, 8), (7, 0, 4)):
         row, column = int(drawn.rows[b, m]) + k // 3, int(drawn.columns[b, m]) + k % 3
         assert int(encoded.inputs.places[b, m, k]) == 4 * row + column

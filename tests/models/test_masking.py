@@ -91,7 +91,7 @@ def test_draws_are_of_the_image_and_the_epoch_alone():
     """On one device and eight, in any place of the batch: the same windows, masks and noise."""
 
     def draws(keys):
-        return windows.draw(keys, 10, CONFIG), draw_noise(keys.examples, (PATCHES,))
+        return windows.draw(keys, (10, 10), CONFIG), draw_noise(keys.examples, (PATCHES,))
 
     alone = jax.jit(draws)(keys_of(range(BATCH)))
     mesh = make_mesh(8)
@@ -109,7 +109,7 @@ def test_draws_are_of_the_image_and_the_epoch_alone():
 
 
 def test_windows_of_an_image_have_different_rows_and_columns_and_all_places_are_drawn():
-    drawn = jax.jit(lambda keys: windows.draw(keys, 10, CONFIG))(keys_of(range(512)))
+    drawn = jax.jit(lambda keys: windows.draw(keys, (10, 10), CONFIG))(keys_of(range(512)))
     assert drawn.masked.shape == (512, 3, 16)
     assert (np.asarray(drawn.masked).sum(axis=-1) == 12).all()
     for places in (np.asarray(drawn.rows), np.asarray(drawn.columns)):
@@ -129,6 +129,6 @@ def test_released_pairing_gives_an_image_one_window_where_their_number_divides_t
         return {len(set(row)) for row in np.asarray(rows).tolist()}
 
     assert (different(16), different(15), different(6)) == ({1}, {4}, {2})
-    intended = windows.draw(keys_of(range(16)), 10, CONFIG)
+    intended = windows.draw(keys_of(range(16)), (10, 10), CONFIG)
     corners = np.stack(intended[:2], axis=-1).tolist()
     assert {len(set(map(tuple, image))) for image in corners} == {3}

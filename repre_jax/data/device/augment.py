@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.data.device.photometric import (
+    band_jitter,
     colour_jitter,
     flip,
     grey,
@@ -42,22 +43,25 @@ def augment_views(
 ) -> dict[str, jax.Array]:
     """Augments all views of a batch; a row depends on its own pixels, index and epoch alone.
 
+    Hue, saturation and conversion to grey are of RGB: images of other channels keep them, and
+    jitter is of brightness and contrast alone.
+
     Every draw is a function of (seed, epoch, index, view, purpose), where the global views come
     first and the local crops follow. Hence pixels depend neither on the row's place in the
     batch nor on workers, hosts or devices.
 
     Args:
-      batch: "global" uint8 [B, V, S, S, 3]; "local" uint8 [B, n, s, s, 3] when the recipe has n
+      batch: "global" uint8 or uint16 [B, V, H, W, C]; "local" [B, n, s, s, C] when the recipe has n
         local crops; "index" and "epoch" int32 [B].
       recipe: static. What has probability 0 is not compiled at all.
       seed: of every draw.
 
     Returns:
-      {"global": float32 [B, V, S, S, 3] in [0, 1], not normalised} and, when the recipe has local
-      crops, "local": float32 [B, n, s, s, 3].
+      {"global": float32 [B, V, H, W, C] in [0, 1], not normalised} and, when the recipe has local
+      crops, "local": float32 [B, n, s, s, C].
 
     Raises:
-      ValueError: pixels are not uint8, or views are not as many as the recipe says.
+      ValueError: pixels are not uint8 or uint16, or views are not as many as the recipe says.
     """
     _check_views(batch["global"], recipe.global_crops, "global")
     if recipe.local_crops:
@@ -82,9 +86,9 @@ def augment_views(
 
 
 def _check_views(views: jax.Array, count: int, name: str) -> None:
-    if views.dtype != jnp.uint8 or views.ndim != 5 or views.shape[1] != count:
+    if views.dtype not in (jnp.uint8, jnp.uint16) or views.ndim != 5 or views.shape[1] != count:
         raise ValueError(
-            f'"{name}" views must be uint8 [B, {count}, H, W, 3], '
+            f'"{name}" views must be uint8 or uint16 [B, {count}, H, W, C], '
             f"not {views.dtype} {list(views.shape)}"
         )
 
@@ -98,7 +102,7 @@ def _augment_group(
     blur_probability: float,
     solarise_probability: float,
 ) -> jax.Array:
-    """Augments views that share their probabilities: uint8 [B, V, H, W, 3] -> float32."""
+    """Augments views that share their probabilities: [B, V, H, W, C] -> float32."""
     examples = example_keys(seed, Stream.AUGMENTATION, batch["epoch"], batch["index"])
 
     def augment_row(example, row):
@@ -120,7 +124,7 @@ def _augment_view(
     blur_probability: float,
     solarise_probability: float,
 ) -> jax.Array:
-    """One view: uint8 [H, W, 3] -> float32 in [0, 1]."""
+    """One view: uint8 or uint16 [H, W, C] -> float32 in [0, 1]."""
 
     def draw(purpose):
         return jax.random.fold_in(key, purpose)
@@ -132,6 +136,8 @@ def _augment_view(
         uniform = jax.random.uniform(draw(_Purpose.FACTORS), (4,))
         drawn = low + (high - low) * uniform
         order = jitter_order(draw(_Purpose.ORDER))
+        if pixels.shape[-1] != 3:
+            return band_jitter(image, drawn[:3], order[0], recipe.photometric)
         return colour_jitter(image, drawn[:3], drawn[3], *order, recipe.photometric)
 
     def blur(image):
@@ -141,10 +147,11 @@ def _augment_view(
             return pillow_blur(image, sigma, high)
         return sampled_blur(image, sigma)
 
-    image = pixels.astype(jnp.float32) / 255
+    image = pixels.astype(jnp.float32) / jnp.iinfo(pixels.dtype).max
     image = _perhaps(flip, image, recipe.flip_probability, draw(_Purpose.FLIP))
     image = _perhaps(jitter, image, recipe.jitter_probability, draw(_Purpose.JITTER))
-    image = _perhaps(grey, image, recipe.grey_probability, draw(_Purpose.GREY))
+    if pixels.shape[-1] == 3:
+        image = _perhaps(grey, image, recipe.grey_probability, draw(_Purpose.GREY))
     image = _perhaps(blur, image, blur_probability, draw(_Purpose.BLUR))
     return _perhaps(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
 

@@ -1,4 +1,4 @@
-"""Photometric operators on the device: pure functions of one image [H, W, 3] in [0, 1].
+"""Photometric operators on the device: pure functions of one image [H, W, C] in [0, 1].
 
 The family "torchvision" is torchvision's on Pillow images, which the official PyTorch recipes run,
 without their rounding to 8 bits after every operator. "simclr" is that of google-research/simclr
@@ -35,7 +35,7 @@ _TONE_ORDERS = tuple(itertools.permutations(Tone))
 
 
 def flip(image: jax.Array) -> jax.Array:
-    """[H, W, 3], mirrored left to right."""
+    """[H, W, C], mirrored left to right."""
     return image[:, ::-1]
 
 
@@ -138,6 +138,38 @@ def colour_jitter(
     return adjust(adjust_hue(adjust(image, before_hue), turns), ~before_hue)
 
 
+def band_jitter(
+    image: jax.Array,
+    factors: jax.Array,
+    tone_order: jax.Array,
+    family: str = TORCHVISION,
+) -> jax.Array:
+    """Brightness and contrast of an image that is not RGB, clipped after each operator.
+
+    What colours are not asked for is as in ``adjust_tone``; the mean luma of torchvision's contrast
+    is the mean of all values, as torchvision has it for grey images.
+
+    Args:
+      image: [H, W, C] in [0, 1].
+      factors: [3], indexed by ``Tone``.
+      tone_order: int32 [3], a permutation of ``Tone``: which of the two comes first.
+      family: static, one of ``recipes.FAMILIES``.
+    """
+    first, second = (jnp.argmax(tone_order == tone) for tone in (Tone.BRIGHTNESS, Tone.CONTRAST))
+    tones = jnp.where(first < second, *map(jnp.asarray, ((0, 1), (1, 0))))
+    tones = jnp.asarray((Tone.BRIGHTNESS, Tone.CONTRAST))[tones]
+
+    def adjust(image, tone):
+        means = jax.vmap(_mean, in_axes=-1)(image)
+        mean = means.mean() if family == TORCHVISION else means
+        black = image - 1 if family == BYOL else jnp.zeros_like(image)
+        base = jnp.where(tone == Tone.BRIGHTNESS, black, mean)
+        factor = factors[tone]
+        return jnp.clip(factor * image + (1 - factor) * base, 0, 1), None
+
+    return jax.lax.scan(adjust, image, tones)[0]
+
+
 def jitter_order(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(tone_order [3], hue_position) of ``colour_jitter``: each of the 24 orders equally likely."""
     order_key, position_key = jax.random.split(key)
@@ -155,7 +187,7 @@ def pillow_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> jax
     border Pillow differs, for it extends the border anew before each box filter.
 
     Args:
-      image: [H, W, 3] in [0, 1].
+      image: [H, W, C] in [0, 1].
       sigma: standard deviation in pixels, from 0 to ``largest_sigma``; may be traced.
       largest_sigma: static; decides the number of taps, 13 for 2 pixels.
     """
@@ -168,7 +200,7 @@ def sampled_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
     """Separable blur of SimCLR and BYOL: a Gaussian sampled at the pixels, black beyond the border.
 
     Args:
-      image: [H, W, 3] in [0, 1].
+      image: [H, W, C] in [0, 1].
       sigma: standard deviation in pixels, above 0; may be traced. The kernel ends a twentieth of
         the height from its centre: 23 taps at 224 pixels, 1 below 20, which changes nothing.
     """
@@ -232,7 +264,7 @@ def _convolve(a: jax.Array, b: jax.Array) -> jax.Array:
 def _correlate(
     image: jax.Array, kernel: jax.Array, axis: int, border: float | None = None
 ) -> jax.Array:
-    """Weighted sum of shifted slices of [H, W, 3] along one axis.
+    """Weighted sum of shifted slices of [H, W, C] along one axis.
 
     Beyond the border is the value given, or the outermost pixels go on.
 

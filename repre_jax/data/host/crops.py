@@ -2,13 +2,16 @@
 
 import math
 import threading
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 from repre_jax.data.host.rand_augment import rand_augment
+from repre_jax.data.pixel_format import RGB, PixelFormat
 from repre_jax.data.recipes import ViewRecipe
+from repre_jax.image_size import ImageSize, height_and_width
 
 # torchvision's RandomResizedCrop gives up after ten draws that do not fit.
 _CROP_TRIES = 10
@@ -20,23 +23,32 @@ _FILTERS = {
     name: ResizeOptions(resize_alg=ResizeAlg.convolution(kind))
     for name, kind in (("bilinear", FilterType.bilinear), ("bicubic", FilterType.catmull_rom))
 }
+# By bytes of a value, and axes of what is resized at once.
+_PIXEL_TYPES = {
+    (1, 3): PixelType.U8x3,
+    (1, 2): PixelType.U8,
+    (2, 3): PixelType.U16x3,
+    (2, 2): PixelType.U16,
+}
 _THREAD = threading.local()  # a resizer serves one thread at a time
 
 
-def empty_views(recipe: ViewRecipe, image_size: int, *leading: int) -> dict[str, np.ndarray]:
-    """Returns arrays to fill: uint8 [*leading, V, S, S, 3] and, if any, [*leading, n, s, s, 3]."""
-    shape = (*leading, recipe.global_crops, image_size, image_size, 3)
-    views = {"global": np.empty(shape, np.uint8)}
+def empty_views(
+    recipe: ViewRecipe, image_size: ImageSize, *leading: int, pixels: PixelFormat = RGB
+) -> dict[str, np.ndarray]:
+    """Returns arrays to fill: [*leading, V, H, W, C] and, if any, [*leading, n, s, s, C]."""
+    size, channels = height_and_width(image_size), pixels.channels
+    views = {"global": np.empty((*leading, recipe.global_crops, *size, channels), pixels.dtype)}
     if recipe.local_crops:
-        shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, 3)
-        views["local"] = np.empty(shape, np.uint8)
+        shape = (*leading, recipe.local_crops, recipe.local_size, recipe.local_size, channels)
+        views["local"] = np.empty(shape, pixels.dtype)
     return views
 
 
 def crop_views(
     image: np.ndarray,
     recipe: ViewRecipe,
-    image_size: int,
+    image_size: ImageSize,
     rng: np.random.Generator,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -45,16 +57,20 @@ def crop_views(
     View v uses the v-th block of a fixed number of draws, global views first, so that a view
     does not depend on how many follow it nor on how many tries another one needed.
 
+    The ratios of a recipe are distortions: those of a crop on its way into the view. torchvision,
+    whose transform takes any size, draws those of the crop itself, which squeezes what goes into a
+    rectangle; for squares both are the same.
+
     Args:
-      image: uint8 [H, W, 3], at least 1 x 1.
+      image: uint8 or uint16 [H, W, C], at least 1 x 1.
       recipe: crop scales, ratio, interpolation, number and size of local crops.
-      image_size: S, side of a global view in pixels.
+      image_size: of a global view, in pixels.
       rng: where the draws come from.
       out: ``empty_views`` to write into.
 
     Returns:
-      {"global": uint8 [V, S, S, 3]} and, when the recipe has n local crops of side s,
-      "local": uint8 [n, s, s, 3]; ``out`` where given.
+      {"global": [V, H, W, C]} and, when the recipe has n local crops of side s, "local":
+      [n, s, s, C], of the image's type; ``out`` where given.
     """
     views = empty_views(recipe, image_size) if out is None else out
     plan = [(view, recipe.crop_scale) for view in views["global"]]
@@ -63,8 +79,10 @@ def crop_views(
     draws = rng.random((len(plan), _CROP_TRIES * 4)).tolist()
     height, width = image.shape[:2]
     for (view, scale), block in zip(plan, draws, strict=True):
+        shape = view.shape[1] / view.shape[0]
+        ratio = (recipe.crop_ratio[0] * shape, recipe.crop_ratio[1] * shape)
         top, left, rows, columns = _crop_box(
-            height, width, scale, recipe.crop_ratio, block, clamp=recipe.clamp_crop
+            height, width, scale, ratio, block, clamp=recipe.clamp_crop
         )
         crop = image[top : top + rows, left : left + columns]
         _fill_view(view, crop, recipe.interpolation)
@@ -86,7 +104,11 @@ def _fill_view(view: np.ndarray, crop: np.ndarray, interpolation: str) -> None:
         resize(crop, rows, columns, interpolation, out=view)
     else:
         kernel = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-        cv2.resize(crop, (columns, rows), dst=view, interpolation=kernel)
+        if view.shape[2] == 3:
+            cv2.resize(crop, (columns, rows), dst=view, interpolation=kernel)
+        else:  # OpenCV drops the axis of a single channel
+            larger = cv2.resize(crop, (columns, rows), interpolation=kernel)
+            view[...] = larger.reshape(view.shape)
 
 
 def random_crop_box(
@@ -146,33 +168,36 @@ CENTRE_CROP = 224 / 256
 
 def centre_view(
     image: np.ndarray,
-    image_size: int,
+    image_size: ImageSize,
     *,
     crop_ratio: float = CENTRE_CROP,
     interpolation: str = "bicubic",
 ) -> np.ndarray:
-    """Resizes the short side to ``image_size / crop_ratio`` and cuts the centre.
+    """Resizes an image to just cover ``image_size / crop_ratio``, and cuts the centre.
 
-    The validation transform of the field.
+    The validation transform of the field: the short side becomes 256, and 224 of it are kept.
 
     Args:
-      image: uint8 [H, W, 3].
-      image_size: S, side of the view in pixels.
-      crop_ratio: share of the short side that is kept.
+      image: uint8 or uint16 [h, w, C].
+      image_size: of the view, in pixels.
+      crop_ratio: share of the side that is kept.
       interpolation: "bicubic" or "bilinear".
 
     Returns:
-      uint8 [S, S, 3].
+      [H, W, C] of the image's type.
     """
     image = _without_far_ends(image)
     height, width = image.shape[:2]
-    short_side = round(image_size / crop_ratio)
-    # As torchvision's Resize: the long side is truncated, not rounded.
-    rows = max(short_side, int(short_side * height / width)) if height > width else short_side
-    columns = max(short_side, int(short_side * width / height)) if width > height else short_side
+    view = height_and_width(image_size)
+    rows, columns = (round(side / crop_ratio) for side in view)
+    # As torchvision's Resize: the side that is not fitted is truncated, not rounded.
+    if height * columns > width * rows:
+        rows = max(rows, int(columns * height / width))
+    else:
+        columns = max(columns, int(rows * width / height))
     resized = resize(image, rows, columns, interpolation)
-    top, left = round((rows - image_size) / 2), round((columns - image_size) / 2)
-    return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
+    top, left = round((rows - view[0]) / 2), round((columns - view[1]) / 2)
+    return np.ascontiguousarray(resized[top : top + view[0], left : left + view[1]])
 
 
 def _without_far_ends(image: np.ndarray) -> np.ndarray:
@@ -195,22 +220,33 @@ def resize(
     cut off at 0 and 255.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 or uint16 [H, W, C].
       rows: height of the result.
       columns: width of the result.
       interpolation: "bilinear" or "bicubic".
-      out: uint8 [rows, columns, 3] to write into.
+      out: [rows, columns, C] to write into.
 
     Returns:
-      uint8 [rows, columns, 3]; ``out`` where given.
+      [rows, columns, C] of the image's type; ``out`` where given.
     """
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     if not hasattr(_THREAD, "resizer"):
         _THREAD.resizer = Resizer()
-    source = ImageData(width, height, PixelType.U8x3, image.tobytes())
-    target = ImageData(columns, rows, PixelType.U8x3)
-    _THREAD.resizer.resize(source, target, _FILTERS[interpolation])
-    resized = np.frombuffer(target.get_buffer(), np.uint8).reshape(rows, columns, 3)
-    out = np.empty_like(resized) if out is None else out
-    out[...] = resized
+    out = np.empty((rows, columns, channels), image.dtype) if out is None else out
+    for part, resized in _parts(image, out):
+        kind = _PIXEL_TYPES[image.dtype.itemsize, part.ndim]
+        target = ImageData(columns, rows, kind)
+        _THREAD.resizer.resize(
+            ImageData(width, height, kind, part.tobytes()), target, _FILTERS[interpolation]
+        )
+        resized[...] = np.frombuffer(target.get_buffer(), image.dtype).reshape(resized.shape)
     return out
+
+
+def _parts(image: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of what libraries resize at once: three channels together, or one [H, W] by itself."""
+    if image.shape[2] == 3:
+        yield image, out
+        return
+    for channel in range(image.shape[2]):
+        yield image[..., channel], out[..., channel]

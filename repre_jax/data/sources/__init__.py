@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from repre_jax.data.pixel_format import pixel_format
 from repre_jax.data.sources.cache import cached
 from repre_jax.data.sources.digits import DigitsSource
 from repre_jax.data.sources.folder import FolderSource
@@ -15,20 +16,22 @@ LABELS = ("auto", "none")
 _OF_SOME = frozenset(key for kind in SOURCES.values() for key in kind.reads)
 
 
-def open_source(data_config, split: str) -> Source:
+def open_source(data_config, split: str, channels: int = 3) -> Source:
     """Opens the images that a config names.
 
     Args:
       data_config: ``source`` (a key of ``SOURCES``), ``path`` (folder of images, or of TFDS
         data), ``name`` (of the TFDS set), ``cache_size`` (short side in pixels at which decoded
         images are kept on disk; 0 for no cache), ``cache_path`` (where; None for the default),
-        ``labels`` ("auto" or "none").
+        ``labels`` ("auto" or "none"), ``range`` (of ``PixelFormat``).
       split: "train" or "val".
+      channels: C of the images.
 
     Raises:
       UserError: the source is unknown, absent, empty or has no such split.
     """
     source = _opener(data_config).open(data_config, _checked(split))
+    source.pixels = pixel_format(data_config, channels)
     if data_config.get("labels", "auto") == "none":
         source.forget_labels("data.labels=none")
     cache_size = data_config.get("cache_size", 0)

@@ -24,6 +24,7 @@ from rich.progress import track
 
 from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.host.crops import resize
+from repre_jax.data.pixel_format import RGB, PixelFormat
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.data.sources.source import NO_LABEL, Source
 from repre_jax.errors import UserError
@@ -41,7 +42,8 @@ class CachedSource(Source):
         self._folder = folder
         self._offsets, self._sides = index["offsets"], index["sides"]
         self._reasons = json.loads(str(index["reasons"]))
-        self._pixels: np.ndarray | None = None
+        self._mapped: np.ndarray | None = None
+        self.pixels = source.pixels
         labels = index["labels"]
         self.labels = labels if (labels != NO_LABEL).any() else None
         self.class_names = source.class_names
@@ -56,10 +58,10 @@ class CachedSource(Source):
     def read(self, index: int) -> np.ndarray:
         if str(index) in self._reasons:
             raise BadImage(self.name_of(index), self._reasons[str(index)])
-        if self._pixels is None:
-            self._pixels = _map_pixels(self._folder, int(self._offsets[-1]))
-        flat = self._pixels[self._offsets[index] : self._offsets[index + 1]]
-        return flat.reshape(*self._sides[index], 3)
+        if self._mapped is None:
+            self._mapped = _map_pixels(self._folder, int(self._offsets[-1]), self.pixels.dtype)
+        flat = self._mapped[self._offsets[index] : self._offsets[index + 1]]
+        return flat.reshape(*self._sides[index], self.pixels.channels)
 
     def encoded(self, index: int) -> bytes | None:
         return self._source.encoded(index)
@@ -72,7 +74,7 @@ class CachedSource(Source):
 
     def __getstate__(self) -> dict:
         # Pickling a memory map would send all pixels; each process maps the file itself.
-        return self.__dict__ | {"_pixels": None}
+        return self.__dict__ | {"_mapped": None}
 
 
 def cached(source: Source, cache_size: int, cache_path: str | None = None) -> CachedSource:
@@ -87,13 +89,13 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
       UserError: the cache cannot be written (no space, no permission).
     """
     folder = Path(cache_path or DEFAULT_CACHE_PATH).expanduser()
-    folder /= f"{source.fingerprint}-{cache_size}-v{_FORMAT}"
-    index = _load_index(folder, len(source))
+    folder /= f"{source.fingerprint}-{cache_size}{_other_than_rgb(source.pixels)}-v{_FORMAT}"
+    index = _load_index(folder, source)
     try:
         if index is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder) as alone:
-                index = _load_index(folder, len(source))
+                index = _load_index(folder, source)
                 if index is None:
                     if alone:
                         _remove_remains(folder)
@@ -129,21 +131,30 @@ def _remove_remains(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _load_index(folder: Path, images: int) -> dict[str, np.ndarray] | None:
+def _load_index(folder: Path, source: Source) -> dict[str, np.ndarray] | None:
     """Returns the index, or None when the cache is missing, partial or damaged."""
     try:
         with np.load(folder / "index.npz") as file:
             index = {key: file[key] for key in ("offsets", "sides", "labels", "reasons")}
-        complete = (folder / "pixels.bin").stat().st_size == index["offsets"][-1]
+        size = int(index["offsets"][-1]) * source.pixels.dtype.itemsize
+        complete = (folder / "pixels.bin").stat().st_size == size
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return index if complete and len(index["sides"]) == images else None
+    return index if complete and len(index["sides"]) == len(source) else None
 
 
-def _map_pixels(folder: Path, size: int) -> np.ndarray:
-    if size == 0:  # every image was unreadable, and an empty file cannot be mapped
-        return np.empty(0, np.uint8)
-    return np.asarray(np.memmap(folder / "pixels.bin", np.uint8, "r", shape=(size,)))
+def _map_pixels(folder: Path, values: int, dtype: np.dtype) -> np.ndarray:
+    if values == 0:  # every image was unreadable, and an empty file cannot be mapped
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(folder / "pixels.bin", dtype, "r", shape=(values,)))
+
+
+def _other_than_rgb(pixels: PixelFormat) -> str:
+    """Part of a cache's name, for pixels of another format are another cache."""
+    if pixels == RGB:
+        return ""
+    ends = "" if pixels.range is None else "-" + "-".join(f"{x:g}" for x in pixels.range)
+    return f"-{pixels.channels}-channels{ends}"
 
 
 def _build(source: Source, cache_size: int, folder: Path) -> dict[str, np.ndarray]:
@@ -179,14 +190,15 @@ def _build(source: Source, cache_size: int, folder: Path) -> dict[str, np.ndarra
 
 
 def _shrunk(source: Source, cache_size: int):
-    """Yields (uint8 [h, w, 3], label, reason) of each image in order, made by threads."""
+    """Yields ([h, w, C], label, reason) of each image in order, made by threads."""
     cv2.setNumThreads(0)  # the threads here are enough
 
     def shrink(index: int):
         try:
             image, label = source.read_with_label(index)
         except BadImage as error:
-            return np.empty((0, 0, 3), np.uint8), NO_LABEL, error.reason
+            nothing = np.empty((0, 0, source.pixels.channels), source.pixels.dtype)
+            return nothing, NO_LABEL, error.reason
         height, width = image.shape[:2]
         factor = min(1.0, cache_size / min(height, width))
         rows, columns = round(height * factor), round(width * factor)

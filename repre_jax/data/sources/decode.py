@@ -8,6 +8,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from repre_jax.data.pixel_format import RGB, PixelFormat
+from repre_jax.data.sources.bands import png_samples, tiff_samples, to_channels, to_levels
 from repre_jax.data.sources.jpeg import JPEG_START, decode_jpeg
 from repre_jax.data.sources.levels import eight_bits
 from repre_jax.data.sources.png import PNG_START, read_png_header, without_animation
@@ -39,8 +41,13 @@ class BadImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def decode_image(encoded: bytes, name: str, remarks: set[str] | None = None) -> np.ndarray:
-    """Decodes any common image format as a person would see it.
+def decode_image(
+    encoded: bytes,
+    name: str,
+    pixels: PixelFormat = RGB,
+    remarks: set[str] | None = None,
+) -> np.ndarray:
+    """Decodes any common image format as a person would see it, or band by band as it is stored.
 
     The EXIF orientation is applied, grey and palette images become RGB, CMYK is converted, and
     an alpha channel is dropped as torchvision's folder loader does. Samples of 16 bits, or 12 in
@@ -51,10 +58,12 @@ def decode_image(encoded: bytes, name: str, remarks: set[str] | None = None) -> 
     Args:
       encoded: the file's bytes.
       name: what to call the image in an error.
+      pixels: the format wanted. With a range, or a number of channels that no picture has, the
+        stored values are read, band by band.
       remarks: to be filled with what a person may not expect of this image, in a few words each.
 
     Returns:
-      uint8 [H, W, 3], RGB.
+      [H, W, C] of ``pixels.dtype``; RGB, where C is 3.
 
     Raises:
       BadImage: the bytes are empty, truncated, damaged or no image, more than ``MOST_PIXELS``,
@@ -64,18 +73,44 @@ def decode_image(encoded: bytes, name: str, remarks: set[str] | None = None) -> 
         raise BadImage(name, "the file is empty")
     remarks = set() if remarks is None else remarks
     try:
-        if encoded.startswith(JPEG_START):
-            return _decode_jpeg(encoded, remarks)
-        if encoded.startswith(PNG_START):
-            return _decode_png(encoded, remarks)
-        if encoded.startswith(TIFF_STARTS):
-            return _decode_tiff(encoded, remarks)
-        return _decode_other(encoded, remarks)
+        if not pixels.as_seen:
+            return _decode_bands(encoded, pixels, remarks)
+        colours = _decode_colours(encoded, remarks)
+        if pixels.channels == 1:
+            return cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[..., None]
+        return colours
     # Pillow's decoders raise whatever their format's parser raises (OSError, SyntaxError,
     # ValueError, struct.error, DecompressionBombError, ...): all of them mean "bad image".
     except Exception as error:
         reason = str(error).split("(<")[0].split("<_io")[0].strip() or type(error).__name__
         raise BadImage(name, reason) from None
+
+
+def _decode_colours(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    """uint8 [H, W, 3] of any common format."""
+    if encoded.startswith(JPEG_START):
+        return _decode_jpeg(encoded, remarks)
+    if encoded.startswith(PNG_START):
+        return _decode_png(encoded, remarks)
+    if encoded.startswith(TIFF_STARTS):
+        return _decode_tiff(encoded, remarks)
+    return _decode_other(encoded, remarks)
+
+
+def _decode_bands(encoded: bytes, pixels: PixelFormat, remarks: set[str]) -> np.ndarray:
+    """[H, W, C] of ``pixels.dtype``."""
+    if encoded.startswith(PNG_START):
+        header = read_png_header(encoded)
+        _check_size(header.height, header.width)
+        samples = png_samples(encoded, header.animated)
+    elif encoded.startswith(TIFF_STARTS):
+        samples = tiff_samples(encoded, pixels.channels, MOST_PIXELS * max(3, pixels.channels))
+    else:
+        samples = _decode_colours(encoded, remarks)
+    samples = to_channels(samples, pixels.channels)
+    if pixels.range is None:
+        return _levels(samples, None, remarks)
+    return to_levels(samples, pixels.range)
 
 
 def _decode_jpeg(encoded: bytes, remarks: set[str]) -> np.ndarray:

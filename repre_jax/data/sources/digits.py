@@ -11,7 +11,7 @@ _DIGITS_VALIDATION_EVERY = 5
 class DigitsSource(Source):
     """The 1,797 handwritten digits that scikit-learn carries: 8 x 8, ten classes, no download.
 
-    Grey levels 0..16 become uint8 0..255 in all three channels. Every fifth image of each class,
+    Grey levels 0..16 become 0..255, or 0..65535, in all channels. Every fifth image of each class,
     in scikit-learn's order, is the validation split.
     """
 
@@ -29,7 +29,7 @@ class DigitsSource(Source):
         is_validation = order_in_class % _DIGITS_VALIDATION_EVERY == _DIGITS_VALIDATION_EVERY - 1
         chosen = np.flatnonzero(is_validation == (split == "val"))
         grey = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-        self._pixels = np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=-1))
+        self._grey = grey
         self._rows = chosen
         self.labels = classes[chosen]
         self.class_names = tuple(str(name) for name in digits.target_names)
@@ -47,10 +47,12 @@ class DigitsSource(Source):
         return split in SPLITS
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._grey)
 
     def read(self, index: int) -> np.ndarray:
-        return self._pixels[index]
+        levels = self._grey[index].astype(self.pixels.dtype)
+        levels *= np.iinfo(levels.dtype).max // 255
+        return np.repeat(levels[..., None], self.pixels.channels, axis=-1)
 
     def name_of(self, index: int) -> str:
         return f"digits[{self._rows[index]}]"

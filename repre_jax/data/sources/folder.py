@@ -120,7 +120,7 @@ class FolderSource(Source):
         return len(self._name_ends)
 
     def read(self, index: int) -> np.ndarray:
-        return decode_image(self.encoded(index), self.name_of(index))
+        return decode_image(self.encoded(index), self.name_of(index), self.pixels)
 
     def encoded(self, index: int) -> bytes:
         path = self.name_of(index)

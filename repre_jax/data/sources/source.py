@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from repre_jax.data.pixel_format import RGB, PixelFormat
+
 SPLITS = ("train", "val")
 NO_LABEL = -1
 
@@ -15,6 +17,7 @@ class Source(abc.ABC):
 
     Attributes:
       reads: keys of ``config.data``, beside ``source`` and ``workers``, that matter to it.
+      pixels: the form in which images are read.
       labels: int32 [n] class of each image, or None when there are none.
       why_unlabelled: the reason, where there are none.
       labels_at_hand: whether ``labels`` costs nothing; False where every record is read for them.
@@ -24,7 +27,8 @@ class Source(abc.ABC):
       fingerprint: short hash that changes when names, sizes or labels of the images change.
     """
 
-    reads: tuple[str, ...] = ("path", "cache_size", "cache_path")
+    reads: tuple[str, ...] = ("path", "cache_size", "cache_path", "range")
+    pixels: PixelFormat = RGB
     labels: np.ndarray | None = None
     why_unlabelled: str = "it has none"
     labels_at_hand: bool = True
@@ -39,7 +43,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> np.ndarray:
-        """Returns image ``index`` as uint8 [H, W, 3] RGB; raises ``BadImage``."""
+        """Returns image ``index`` as [H, W, C] in the format ``pixels``; raises ``BadImage``."""
 
     def encoded(self, index: int) -> bytes | None:
         """Returns image ``index`` as its file holds it, None where there never was a file.
@@ -80,6 +84,7 @@ class Chosen(Source):
     def __init__(self, source: Source, numbers: np.ndarray):
         """Chooses images of ``source`` by their numbers, int [n]."""
         self._source, self._numbers = source, np.asarray(numbers, np.int64)
+        self.pixels = source.pixels
         self.class_names = source.class_names
         self.description = source.description
         self.fingerprint = short_hash(source.fingerprint.encode(), self._numbers.tobytes())

@@ -96,7 +96,7 @@ class TfdsSource(Source):
 
     def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
         encoded, label = self._example(index)
-        return decode_image(encoded, self.name_of(index)), label
+        return decode_image(encoded, self.name_of(index), self.pixels), label
 
     def encoded(self, index: int) -> bytes:
         return self._example(index)[0]

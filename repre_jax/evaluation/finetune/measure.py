@@ -40,8 +40,9 @@ from repre_jax.evaluation.finetune.step import (
     finetuned_encoder,
     initial_state,
 )
-from repre_jax.evaluation.frozen import from_bytes
+from repre_jax.evaluation.frozen import from_levels
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
+from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.destinations import read_rows
@@ -233,11 +234,12 @@ def validation(evaluation: Evaluation, finetuner: Finetuner) -> Callable[[Any], 
     """
 
     recipe = finetuner.recipe
-    crop_ratio = recipe.crop_ratio_above_224 if evaluation.config.image_size > 224 else CENTRE_CROP
+    large = min(height_and_width(evaluation.config.image_size)) > 224
+    crop_ratio = recipe.crop_ratio_above_224 if large else CENTRE_CROP
 
     @jax.jit
     def logits(params, images):
-        return finetuner.logits(params, from_bytes(finetuner.encoder, images))
+        return finetuner.logits(params, from_levels(finetuner.encoder, images))
 
     def validate(params):
         batches = evaluation.batches(evaluation.val, recipe.interpolation, crop_ratio)

@@ -14,6 +14,7 @@ from repre_jax.data.device.erasing import erase
 from repre_jax.data.device.mixing import mix
 from repre_jax.evaluation.finetune.layer_decay import layer_scales, scale_by_layer
 from repre_jax.evaluation.finetune.recipes import FinetuneRecipe, mixing_of, views_of
+from repre_jax.image_size import ImageSize
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.positions import resize_learned_positions, sincos_2d
@@ -80,7 +81,7 @@ class Finetuner:
     seed: int
 
     def logits(self, params: Any, images: jax.Array, **apply_options: Any) -> jax.Array:
-        """float32 [B, C] of images [B, S, S, 3] as the encoder takes them."""
+        """float32 [B, C] of images [B, H, W, C] as the encoder takes them."""
         last = (self.encoder.depth - 1,) if self.recipe.pooling == "tokens" else ()
         encoded, maps = apply_with_taps(
             self.encoder, {"params": params["encoder"]}, images, last, **apply_options
@@ -90,12 +91,12 @@ class Finetuner:
         return self.head.apply({"params": head}, feature)
 
     def encoder_input(self, pixels: jax.Array) -> jax.Array:
-        """Pixels [..., 3] in [0, 1] as the encoder takes them."""
+        """Pixels [..., C] in [0, 1] as the encoder takes them."""
         return encoder_input(self.encoder, pixels)
 
 
 def finetuned_encoder(
-    encoder: nn.Module, params: Any, *, image_size: int, drop_path: float
+    encoder: nn.Module, params: Any, *, image_size: ImageSize, drop_path: float
 ) -> tuple[nn.Module, Any]:
     """A pre-trained encoder and its parameters, made ready for training at an image size.
 
@@ -105,14 +106,14 @@ def finetuned_encoder(
     """
     if getattr(encoder, "position", "relative") == "relative":
         return encoder.clone(drop_path=drop_path), params
-    side = image_size // encoder.patch_size
+    finetuned = encoder.clone(drop_path=drop_path, image_size=image_size, position="learned")
     if "position_embedding" in params:
-        positions = resize_learned_positions(params["position_embedding"], side)
+        positions = params["position_embedding"]
+        positions = resize_learned_positions(positions, encoder.grid, finetuned.grid)
     else:
         columns_first = encoder.position == "sincos_columns_first"
-        positions = sincos_2d((side, side), encoder.width, columns_first=columns_first)
-    encoder = encoder.clone(drop_path=drop_path, image_size=image_size, position="learned")
-    return encoder, {**params, "position_embedding": positions}
+        positions = sincos_2d(finetuned.grid, encoder.width, columns_first=columns_first)
+    return finetuned, {**params, "position_embedding": positions}
 
 
 def build_finetuner(

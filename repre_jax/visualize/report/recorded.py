@@ -15,7 +15,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import run_config
 from repre_jax.losses.meters import collapse_verdict
 from repre_jax.methods import METHODS
-from repre_jax.models import BACKBONES
+from repre_jax.models import build_encoder
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.starts import read_starts
 from repre_jax.schedules import Clock
@@ -94,7 +94,7 @@ class RecordedRun:
     def collapse(self) -> str | None:
         """What the meters say at the last row that has them: "" is healthy, None not measured."""
         try:
-            encoder = BACKBONES[self.config.model.name](self.config.model, jnp.float32)
+            encoder = build_encoder(self.config, jnp.float32)
             method = METHODS[self.config.method.name].build(
                 self.config.method, self.config.views, Clock(1, 1), encoder
             )

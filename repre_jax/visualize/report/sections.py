@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from repre_jax.image_size import size_in_words
 from repre_jax.runs.trackers import without_passwords
 from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
@@ -17,8 +18,9 @@ def about_run(name: str, run: RecordedRun, *, alone: bool) -> Element:
     """Command, config, environment and unreadable files of a run."""
     config = run.config
     repre = " with RePre" if config.repre.enabled else ""
+    size = size_in_words(config.model.image_size)
     what = (
-        f"{config.method.name}{repre} on {config.model.name}, {config.model.image_size} pixels, "
+        f"{config.method.name}{repre} on {config.model.name}, {size} pixels, "
         f"batch {config.train.batch_size}, seed {config.seed}"
     )
     images = [

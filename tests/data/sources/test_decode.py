@@ -189,7 +189,7 @@ def test_tiff_of_either_kind_and_of_several_pages(big):
     remarks = set()
     pages = [Image.fromarray(x) for x in (quadrants(), quadrants()[::-1].copy())]
     data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], big_tiff=big)
-    assert_quadrants(decode_image(data, "x", remarks))
+    assert_quadrants(decode_image(data, "x", remarks=remarks))
     assert remarks == {"several frames or pages, of which the first is read"}
 
 
@@ -256,7 +256,7 @@ def test_first_frame_of_an_animation(kind):
     options = {} if kind == "GIF" else {"lossless": True} if kind == "WEBP" else {}
     remarks = set()
     data = encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:], **options)
-    assert_quadrants(decode_image(data, "x", remarks))
+    assert_quadrants(decode_image(data, "x", remarks=remarks))
     assert remarks == {"several frames or pages, of which the first is read"}
 
 

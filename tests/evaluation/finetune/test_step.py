@@ -145,7 +145,7 @@ def test_official_parameters_after_three_steps(recorded_run):
 @pytest.mark.parametrize("side", POSITION_SIDES)
 def test_positions_are_resized_as_maes(side):
     shape = vit_shapes(MAE_VIT, learned_positions=True)["pos_embed"]
-    ours = resize_learned_positions(weight("pos_embed", shape), side)
+    ours = resize_learned_positions(weight("pos_embed", shape), (4, 4), (side, side))
     np.testing.assert_allclose(ours, GOLDEN[f"positions/{side}"], atol=1e-5)
 
 
