@@ -19,7 +19,7 @@ from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import frozen
 from repre_jax.models.pixels import as_shares
 from repre_jax.training.learner import forward_keys
-from repre_jax.visualize.figure import Panel, image_panels, save, save_grid, wrapped
+from repre_jax.visualize.figure import Panel, as_colours, image_panels, save, save_grid, wrapped
 from repre_jax.visualize.scene import Scene, Subject
 
 
@@ -161,13 +161,13 @@ def save_reconstructions(images: np.ndarray, picture: Picture, title: str, path:
     rows, count = len(images), len(columns) + 1
     width = 2.07 * count
     title = wrapped(title, width)
-    height = 1.75 * rows + 0.6 + 0.15 * title.count("\n")
+    height = 1.75 * rows * images.shape[1] / images.shape[2] + 0.6 + 0.15 * title.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, count, squeeze=False)
     figure.suptitle(title, fontsize=9)
     for row in range(rows):
         for axis, (title, shown) in zip(axes[row], columns.items(), strict=False):
-            axis.imshow(shown[row])
+            axis.imshow(as_colours(shown[row]))
             axis.set_title(title if row == 0 else "", fontsize=10)
         last, hidden = axes[row, -1], picture.hidden[row]
         error = np.ma.masked_where(~hidden, errors[row])

@@ -129,6 +129,12 @@ def test_windows_are_at_most_the_map_they_are_made_for():
     assert tables(encoder("swin_nano", window=3))[0] == (25, 1)
 
 
+def test_windows_of_a_rectangle_are_fitted_to_its_shorter_side():
+    """As microsoft/Swin-Transformer's models/swin_transformer.py: min(input_resolution)."""
+    square, wide = encoder("swin_nano", image_size=32), encoder("swin_nano", image_size=(32, 128))
+    assert tables(wide) == tables(square)
+
+
 def test_relative_positions_are_counted_row_by_row():
     found = relative_positions(3)
     for query in range(9):

@@ -9,6 +9,7 @@ import pytest
 
 from repre_jax.errors import UserError
 from repre_jax.models import BACKBONES
+from repre_jax.models.positions import resize_learned_positions
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.training import defaults
 
@@ -149,3 +150,36 @@ def test_parameters_are_float32_whatever_is_computed_in():
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)
     encoded = jax.eval_shape(lambda v, x: model.apply({"params": v}, x), params, images)
     assert encoded.pooled.dtype == jnp.bfloat16
+
+
+def test_learned_positions_of_a_rectangle():
+    """Resized for good, as for another image size on the way through, they are the same."""
+    square = encoder("vit_nano", image_size=64)
+    wide = encoder("vit_nano", image_size=(32, 96))
+    assert (square.grid, wide.grid) == ((4, 4), (2, 6))
+    images = np.random.default_rng(0).random((1, 32, 96, 3)).astype(np.float32)
+    params = square.init(jax.random.key(0), images)["params"]
+    assert wide.init(jax.random.key(0), images)["params"]["position_embedding"].shape == (
+        1,
+        13,
+        128,
+    )
+    positions = params["position_embedding"]
+    resized = resize_learned_positions(positions, square.grid, wide.grid, guard=0.1)
+    expected = square.apply({"params": params}, images)
+    found = wide.apply({"params": params | {"position_embedding": resized}}, images)
+    np.testing.assert_allclose(found.tokens, expected.tokens, atol=1e-5)
+    back = wide.apply({"params": params | {"position_embedding": resized}}, images[:, :, :64])
+    assert back.tokens.shape == (1, 8, NANO)
+
+
+def test_the_patches_of_bands_start_as_torchs_of_that_fan():
+    grey, bands = (encoder("vit_nano", channels=channels) for channels in (1, 8))
+    kernels = [
+        e.init(jax.random.key(0), np.zeros((1, 16, 16, e.channels)))["params"]["patch_embed"]
+        for e in (grey, bands)
+    ]
+    for channels, patch in zip((1, 8), kernels, strict=True):
+        bound = (channels * 16**2) ** -0.5
+        for x in patch.values():
+            assert 0.9 * bound < np.abs(x).max() <= bound

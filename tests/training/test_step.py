@@ -24,7 +24,7 @@ from tiny import (
 )
 
 from repre_jax.data.device.augment import augment_views
-from repre_jax.models.pixels import normalise
+from repre_jax.models.pixels import IMAGENET, normalise
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
 from repre_jax.training import step as train_step_module
@@ -111,7 +111,7 @@ def test_reconstruction_is_of_view_1_before_normalisation(reference):
     pixels = views["global"][:, 0]
     variables = {"params": state.params["encoder"]}
     taps = learner.repre.taps
-    _, maps = apply_with_taps(learner.encoder, variables, normalise(pixels), taps)
+    _, maps = apply_with_taps(learner.encoder, variables, normalise(pixels, IMAGENET), taps)
     reconstruction = learner.repre.reconstruct(state.params["repre"], maps)
     expected = np.abs(np.asarray(reconstruction) - pixels).mean()
     np.testing.assert_allclose(found["metrics"]["loss/reconstruct"], expected, rtol=1e-5)
@@ -239,7 +239,9 @@ def test_centre_is_the_running_mean_of_raw_teacher_logits(course, method):
     if method == "moco_v3":
         assert states[-1].memory == {}
         return
-    pixels = normalise(random_pixels(learner, seed=0)["global"].reshape(-1, 16, 16, 3) / 255.0)
+    pixels = normalise(
+        random_pixels(learner, seed=0)["global"].reshape(-1, 16, 16, 3) / 255.0, IMAGENET
+    )
     target = states[0].target_params
     pooled = learner.encoder.apply({"params": target["encoder"]}, pixels).pooled
     variables = {"params": target["heads"]}

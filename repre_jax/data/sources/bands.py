@@ -50,7 +50,9 @@ def tiff_samples(encoded: bytes, channels: int, most_values: int) -> np.ndarray:
         chosen = series if stacked else page
         if chosen.size > most_values:
             raise ValueError(f"{chosen.size} values, more than the {most_values} that are read")
-        samples = chosen.asarray().squeeze()
+        samples = chosen.asarray()
+        if stacked:
+            samples = samples.reshape(shape)
         if stacked or (page.axes.startswith("S") and samples.ndim == 3):
             samples = np.moveaxis(samples, 0, -1)
     if samples.ndim not in (2, 3):

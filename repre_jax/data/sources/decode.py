@@ -17,6 +17,7 @@ from repre_jax.data.sources.tiff import TIFF_STARTS, read_tiff_header
 
 # Of one image. What Pillow itself refuses, held for every decoder: half a gigabyte as RGB.
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+_GREY = "grey, read as three equal channels"
 
 # Bad images are reported by name through BadImage; these lines about them name no file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -76,9 +77,13 @@ def decode_image(
         if not pixels.as_seen:
             return _decode_bands(encoded, pixels, remarks)
         colours = _decode_colours(encoded, remarks)
-        if pixels.channels == 1:
-            return cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[..., None]
-        return colours
+        if pixels.channels == 3:
+            return colours
+        if _GREY in remarks:
+            remarks.remove(_GREY)
+        else:
+            remarks.add("in colours, of which the luma is read")
+        return cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)[..., None]
     # Pillow's decoders raise whatever their format's parser raises (OSError, SyntaxError,
     # ValueError, struct.error, DecompressionBombError, ...): all of them mean "bad image".
     except Exception as error:
@@ -209,7 +214,7 @@ def _check_size(height: int, width: int) -> None:
 
 def _remark(remarks: set[str], *, grey: bool, alpha: bool = False, animated: bool = False) -> None:
     if grey:
-        remarks.add("grey, read as three equal channels")
+        remarks.add(_GREY)
     if alpha:
         remarks.add("an alpha channel, which is dropped")
     if animated:

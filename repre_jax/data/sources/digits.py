@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from repre_jax.data.sources.bands import to_levels
 from repre_jax.data.sources.source import SPLITS, Source, short_hash
 
 # One digit in five of every class is kept for validation.
@@ -11,8 +12,8 @@ _DIGITS_VALIDATION_EVERY = 5
 class DigitsSource(Source):
     """The 1,797 handwritten digits that scikit-learn carries: 8 x 8, ten classes, no download.
 
-    Grey levels 0..16 become 0..255, or 0..65535, in all channels. Every fifth image of each class,
-    in scikit-learn's order, is the validation split.
+    Grey levels 0..16 become 0..255, the stored values of ``PixelFormat``, in all channels. Every
+    fifth image of each class, in scikit-learn's order, is the validation split.
     """
 
     reads = ()
@@ -50,9 +51,10 @@ class DigitsSource(Source):
         return len(self._grey)
 
     def read(self, index: int) -> np.ndarray:
-        levels = self._grey[index].astype(self.pixels.dtype)
-        levels *= np.iinfo(levels.dtype).max // 255
-        return np.repeat(levels[..., None], self.pixels.channels, axis=-1)
+        levels = self._grey[index][..., None]
+        if self.pixels.range:
+            levels = to_levels(levels, self.pixels.range)
+        return np.repeat(levels, self.pixels.channels, axis=-1)
 
     def name_of(self, index: int) -> str:
         return f"digits[{self._rows[index]}]"

@@ -27,7 +27,7 @@ class Source(abc.ABC):
       fingerprint: short hash that changes when names, sizes or labels of the images change.
     """
 
-    reads: tuple[str, ...] = ("path", "cache_size", "cache_path", "range")
+    reads: tuple[str, ...] = ("path", "cache_size", "cache_path")
     pixels: PixelFormat = RGB
     labels: np.ndarray | None = None
     why_unlabelled: str = "it has none"

@@ -231,3 +231,17 @@ def test_wrong_views_are_refused(name, views):
     batch = random_batch(2, local=2) | {name: views}
     with pytest.raises(ValueError, match=f'"{name}" views must be uint8'):
         augment_views(batch, DINO, 0)
+
+
+def test_sixteen_bits_and_other_channels():
+    recipe = dataclasses.replace(DINO, grey_probability=1.0, jitter_probability=1.0)
+    batch = random_batch(4, local=2)
+    bands = {
+        name: x[..., :2].astype(np.uint16) * np.uint16(257) if x.ndim == 5 else x
+        for name, x in batch.items()
+    }
+    plain = augment(bands, dataclasses.replace(PLAIN))["global"]
+    np.testing.assert_allclose(plain, batch["global"][..., :2] / 255, atol=1e-6)
+    for views in augment(bands, recipe).values():
+        assert views.shape[-1] == 2 and views.min() >= 0 and views.max() <= 1
+        assert not np.allclose(views[..., 0], views[..., 1]), "bands are not made grey"

@@ -10,7 +10,7 @@ from golden.compare import FOLDER
 
 from repre_jax.data.device import photometric
 from repre_jax.data.device.photometric import Tone
-from repre_jax.models.pixels import normalise
+from repre_jax.models.pixels import IMAGENET, normalise
 
 GOLDEN = FOLDER / "augmentations.npz"
 OTHER_FAMILIES = GOLDEN.with_name("photometric.npz")
@@ -24,7 +24,7 @@ OPERATORS = {
     "grey": lambda image, _: photometric.grey(image),
     "blur": lambda image, sigma: photometric.pillow_blur(image, sigma, 2.0),
     "solarise": lambda image, _: photometric.solarise(image),
-    "normalise": lambda image, _: normalise(image),
+    "normalise": lambda image, _: normalise(image, IMAGENET),
 }
 JITTER = {"b": "brightness", "c": "contrast", "s": "saturation", "h": "hue"}
 # As in golden/record_augmentations.py.
@@ -198,3 +198,17 @@ def test_all_orders_of_the_jitter_are_equally_likely():
     assert counts.size == 24
     chi_square = ((counts - 100) ** 2 / 100).sum()
     assert chi_square < 49.7  # 23 degrees of freedom: once in a thousand seeds; this one is fixed
+
+
+@pytest.mark.parametrize("family", ["torchvision", "simclr", "byol"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_band_jitter_is_colour_jitter_without_colours(family, order):
+    """On a grey picture neither hue nor saturation does anything."""
+    grey = np.random.default_rng(0).random((9, 7, 1)).astype(np.float32)
+    order, factors = jnp.asarray(order), jnp.asarray([1.4, 0.6, 1.0])
+    bands = photometric.band_jitter(grey, factors, order, family)
+    colours = photometric.colour_jitter(
+        np.repeat(grey, 3, axis=2), factors, 0.0, order, jnp.int32(1), family
+    )
+    np.testing.assert_allclose(bands[..., 0], colours[..., 0], atol=1e-5)
+    assert np.abs(bands - grey).max() > 0.1

@@ -10,6 +10,7 @@ from PIL import Image
 
 from repre_jax.data.host import crops as views
 from repre_jax.data.host.crops import centre_view, crop_views, random_crop_box, resize
+from repre_jax.data.pixel_format import PixelFormat
 from repre_jax.data.recipes import RandAugment, ViewRecipe
 
 RATIO = (3 / 4, 4 / 3)
@@ -233,3 +234,41 @@ def test_clamped_crops_are_cut_down_and_not_drawn_again():
     columns = round((area * aspect) ** 0.5)
     assert box == (0, int(0.5 * (100 - columns + 1)), 20, columns)
     assert views._crop_box(20, 100, (0.01, 1.0), (3 / 4, 4 / 3), draws)[2] < 20  # drawn again
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (5, np.uint8), (3, np.uint16)])
+def test_channels_are_cropped_as_those_of_a_picture(channels, dtype):
+    """Enlarged and shrunk views of each channel are those of a grey picture of it."""
+    image = np.concatenate([picture(40, 60, seed) for seed in range(2)], axis=2)[..., :channels]
+    scale = np.iinfo(dtype).max // 255
+    recipe = ViewRecipe(crop_scale=(0.1, 1.0), local_crops=4, local_size=8)
+    ends = None if dtype == np.uint8 else (0, 255)
+    out = views.empty_views(recipe, (24, 40), pixels=PixelFormat(channels, ends))
+    crop_views(image.astype(dtype) * scale, recipe, (24, 40), np.random.default_rng(3), out)
+    centre = centre_view(image.astype(dtype) * scale, (24, 40)).astype(float) / scale
+    for channel in range(channels):
+        grey = np.repeat(image[..., channel : channel + 1], 3, axis=2)
+        expected = crop_views(grey, recipe, (24, 40), np.random.default_rng(3))
+        for name, cut in expected.items():
+            assert out[name].dtype == dtype and out[name].shape[:-1] == cut.shape[:-1]
+            difference = out[name][..., channel].astype(float) / scale - cut[..., 0]
+            assert np.abs(difference).max() <= 1
+        assert np.abs(centre[..., channel] - centre_view(grey, (24, 40))[..., 0]).max() <= 1
+
+
+def test_a_crop_into_a_rectangle_is_not_squeezed():
+    """The recipe's ratio is the distortion: of a crop as wide as its view there is none."""
+    image = picture(60, 180)
+    whole = ViewRecipe(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), global_crops=1)
+    view = crop_views(image, whole, (20, 60), np.random.default_rng(0))["global"][0]
+    np.testing.assert_array_equal(view, resize(image, 20, 60, "bicubic"))
+
+
+@pytest.mark.parametrize("size", [(70, 210), (210, 70), (140, 140)])
+def test_centre_view_of_a_rectangle_covers_it_without_squeezing(size):
+    image = picture(*size)
+    view = centre_view(image, (28, 56))
+    factor = max(32 / size[0], 64 / size[1])
+    resized = resize(image, int(size[0] * factor), int(size[1] * factor), "bicubic")
+    top, left = round((resized.shape[0] - 28) / 2), round((resized.shape[1] - 56) / 2)
+    np.testing.assert_array_equal(view, resized[top : top + 28, left : left + 56])

@@ -34,7 +34,7 @@ from repre_jax.evaluation.finetune.step import (
     update,
 )
 from repre_jax.models import Swin, ViT
-from repre_jax.models.pixels import normalise
+from repre_jax.models.pixels import IMAGENET, normalise
 from repre_jax.models.positions import resize_learned_positions, sincos_2d
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row, make_mesh, replicated
@@ -187,7 +187,7 @@ def test_images_are_flipped_then_erased_then_mixed(mae):
     @compiled
     def both(batch):
         flipped = augment_views(batch, views_of(MAE), 0)["global"][:, 0]
-        whole = normalise(flipped)
+        whole = normalise(flipped, IMAGENET)
         images = jax.vmap(erased)(batch["epoch"], batch["index"], whole)
         key = jax.random.fold_in(key_of(b"mixu"), step)
         mixed = mix(key, images, batch["label"], mixing_of(MAE), classes=classes)
