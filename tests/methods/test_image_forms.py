@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import BATCH, STEPS_PER_EPOCH, random_keys, random_views, tiny_config
+from tiny import BATCH, STEPS_PER_EPOCH, random_keys, random_state, random_views, tiny_config
 
 from repre_jax.methods import windows
 from repre_jax.methods.method import Keys
@@ -56,9 +56,8 @@ def test_windows_lie_anywhere_in_a_rectangle():
 def test_a_masked_picture_of_a_rectangle_keeps_what_was_seen():
     learner = learner_of("mae")
     images = jnp.asarray(random_views(learner)["global"][:, 0])
-    params = learner.init().params
-    keys = random_keys(learner)
-    picture = learner.method.painter.paint(learner.encoder, params, images, keys)
+    paint = jax.jit(functools.partial(learner.method.painter.paint, learner.encoder))
+    picture = paint(random_state(learner).params, images, random_keys(learner))
     shown = ~np.asarray(picture.hidden)
     np.testing.assert_array_equal(np.asarray(picture.painted)[shown], np.asarray(images)[shown])
     assert 0 < shown.mean() < 1
