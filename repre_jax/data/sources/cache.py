@@ -42,8 +42,7 @@ class CachedSource(Source):
         self._offsets, self._sides = index["offsets"], index["sides"]
         self._reasons = json.loads(str(index["reasons"]))
         self._pixels: np.ndarray | None = None
-        labels = index["labels"]
-        self.labels = labels if (labels != NO_LABEL).any() else None
+        self.labels = source.labels if source.labels_at_hand else _any_known(index["labels"])
         self.class_names = source.class_names
         self.why_unlabelled = source.why_unlabelled
         self.description = source.description
@@ -104,6 +103,10 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
             "or set --config.data.cache_path to another folder, or --config.data.cache_size=0."
         ) from None
     return CachedSource(source, folder, index)
+
+
+def _any_known(labels: np.ndarray) -> np.ndarray | None:
+    return labels if (labels != NO_LABEL).any() else None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import abc
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +16,8 @@ class Source(abc.ABC):
 
     Attributes:
       reads: keys of ``config.data``, beside ``source`` and ``workers``, that matter to it.
-      labels: int32 [n] class of each image, or None when there are none.
+      labelled_by: values of ``config.data.labels`` that it takes, suffixes of files among them.
+      labels: int32 [n] class of each image, -1 for one without, or None when there are none.
       why_unlabelled: the reason, where there are none.
       labels_at_hand: whether ``labels`` costs nothing; False where every record is read for them.
       class_names: name of each class, or None when there are none.
@@ -25,6 +27,7 @@ class Source(abc.ABC):
     """
 
     reads: tuple[str, ...] = ("path", "cache_size", "cache_path")
+    labelled_by: tuple[str, ...] = ("auto", "none")
     labels: np.ndarray | None = None
     why_unlabelled: str = "it has none"
     labels_at_hand: bool = True
@@ -32,6 +35,11 @@ class Source(abc.ABC):
     description: str
     remarks: tuple[str, ...] = ()
     fingerprint: str
+
+    @classmethod
+    def short_name(cls, data_config) -> str:
+        """What the images are called in the name of a run folder."""
+        return Path(data_config.path).resolve().name
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -55,6 +63,9 @@ class Source(abc.ABC):
     def forget_labels(self, why: str) -> None:
         """Has no labels from now on, for the reason ``why``."""
         self.labels, self.class_names, self.why_unlabelled = None, None, why
+        self.labels_at_hand = True
+        # What is kept of the images on disk, features say, holds their labels.
+        self.fingerprint = short_hash(self.fingerprint.encode(), b"without labels")
 
     def listing(self) -> Iterator[bytes]:
         """What the images can be told by, a line an image (or a file of images): name and size.
