@@ -50,7 +50,7 @@ def image_suffixes() -> tuple[str, ...]:
 def missing_decoders() -> dict[str, str]:
     """{suffix: what brings it} of the images that cannot be read here."""
     missing = {}
-    if not features.check("avif"):
+    if not ("avif" in features.modules and features.check("avif")):  # new in Pillow 11.3
         missing |= dict.fromkeys(_AVIF, "pip install 'pillow>=11.3'")
     if not features.check("jpg_2000"):
         missing |= dict.fromkeys(_JPEG_2000, "a Pillow built with OpenJPEG")
