@@ -5,12 +5,20 @@ from collections.abc import Iterable
 from repre_jax.data.sources.cache import cached
 from repre_jax.data.sources.digits import DigitsSource
 from repre_jax.data.sources.folder import FolderSource
+from repre_jax.data.sources.huggingface import HuggingFaceSource
 from repre_jax.data.sources.labels import AUTO, NONE, TABLE_SUFFIXES
 from repre_jax.data.sources.source import SPLITS, Source
+from repre_jax.data.sources.tar import TarSource
 from repre_jax.data.sources.tfds import TfdsSource
 from repre_jax.errors import UserError
 
-SOURCES = {"digits": DigitsSource, "folder": FolderSource, "tfds": TfdsSource}
+SOURCES = {
+    "digits": DigitsSource,
+    "folder": FolderSource,
+    "huggingface": HuggingFaceSource,
+    "tar": TarSource,
+    "tfds": TfdsSource,
+}
 # Keys of ``config.data`` that not every source reads.
 _OF_SOME = frozenset(key for kind in SOURCES.values() for key in kind.reads)
 

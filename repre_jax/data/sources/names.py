@@ -22,6 +22,13 @@ class PackedNames(Sequence[str]):
         self.block = b"".join(encoded)
         self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
 
+    @classmethod
+    def of(cls, block: bytes, ends: np.ndarray) -> "PackedNames":
+        """The names that lie in ``block``."""
+        names = cls(())
+        names.block, names.ends = block, ends
+        return names
+
     def __len__(self) -> int:
         return len(self.ends)
 
