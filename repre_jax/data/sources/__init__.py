@@ -60,10 +60,11 @@ def check_read(data_config, given: Iterable[str]) -> None:
     reads = _opener(data_config).reads
     for key in given:
         if key in _OF_SOME and key not in reads:
-            others = [name for name, kind in SOURCES.items() if key in kind.reads]
+            *others, last = (name for name, kind in SOURCES.items() if key in kind.reads)
+            choices = f"{', '.join(others)} or {last}" if others else last
             raise UserError(
                 f"data.{key} is given, but data.source={data_config.source} does not read it; "
-                f"leave it out, or set data.source to {' or '.join(others)}."
+                f"leave it out, or set data.source to {choices}."
             )
 
 

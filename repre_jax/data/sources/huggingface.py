@@ -34,7 +34,7 @@ class HuggingFaceSource(Source):
           remarks: on how these were chosen.
 
         Raises:
-          UserError: they cannot be read, have no row, or no column is one of images.
+          UserError: they cannot be read, have no rows, or no column is one of images.
         """
         from datasets import Image  # two seconds to import: only who reads such a set pays
 
@@ -43,8 +43,6 @@ class HuggingFaceSource(Source):
             self.description += f" and {len(paths) - 1:,} more files"
         self.remarks = remarks
         rows, self._image, label = _open_rows(paths, cache_path, self.description)
-        if not len(rows):
-            raise UserError(f"{self.description} has no rows; correct --config.data.path.")
         self._read_labels(rows, label)
         # As stored: it may have been saved with a format, tensors say.
         rows = rows.with_format(None).select_columns([self._image])
@@ -184,7 +182,7 @@ def _open_rows(
         raise
     except Exception as error:  # whatever Arrow, Parquet, the disk and the library stumble over
         reason = error.__cause__ or error
-        raise UserError(f"{description} cannot be read ({reason}).") from None
+        raise UserError(f"{description} cannot be read, or has no rows ({reason}).") from None
 
 
 def _columns(features: Any, description: str) -> tuple[str, str | None]:

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import posixpath
 import tarfile
 import tempfile
 import time
 import zipfile
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -92,26 +93,27 @@ def _images(archive: str, skipped: Counter[str]) -> list[tuple[str, int, int, st
     with open(archive, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # it would keep them all
-            path = PurePosixPath(member.name)
-            if member.isdir() or any(part.startswith(".") for part in path.parts):
+            name = posixpath.normpath(member.name).lstrip("/")
+            if member.isdir() or "/." in f"/{name}":  # hidden
                 continue
-            suffix = suffix_of(path.name)
+            suffix = suffix_of(name)
             if not member.isreg() or member.issparse():
                 skipped["links"] += 1
             elif suffix in suffixes:
-                images.append((str(path), member.offset_data, member.size))
+                images.append((name, member.offset_data, member.size))
             elif suffix == _LABEL_SUFFIX and member.size <= _LONGEST_LABEL:
                 file.seek(member.offset_data)
-                labels[_key(path)] = file.read(member.size).decode(errors="replace").strip()
+                labels[_key(name)] = file.read(member.size).decode(errors="replace").strip()
             else:
                 skipped[suffix] += 1
         _check_end(file, tar.offset)
-    return [(*image, labels.get(_key(PurePosixPath(image[0])), "")) for image in images]
+    return [(*image, labels.get(_key(image[0]), "")) for image in images]
 
 
-def _key(path: PurePosixPath) -> PurePosixPath:
-    """What the files of one sample share: the name up to the first dot."""
-    return path.with_name(path.name.partition(".")[0])
+def _key(name: str) -> str:
+    """What the files of one sample share: the name up to the first dot behind the folders."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def _check_end(file: BinaryIO, end: int) -> None:

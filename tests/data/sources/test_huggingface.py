@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence(config_of, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"0\.parquet cannot be read"):
         open_source(config_of(), "train")
     dataset(rows=0).save_to_disk(tmp_path / "empty")
-    with pytest.raises(UserError, match="has no rows"):
+    with pytest.raises(UserError, match="empty cannot be read, or has no rows"):
         open_source(config_of("empty"), "train")
     both = dataset(a=(datasets.Image(), [IMAGE] * 3)).rename_column("image", "b")
     both.save_to_disk(tmp_path / "both")
