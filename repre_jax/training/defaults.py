@@ -100,8 +100,9 @@ def get_config(method: str) -> ConfigDict:
     # folder of archives, or a pattern such as train-{000..099}.tar.
     config.data.path = ""
     config.data.name = "imagenet2012"  # of the TFDS set
-    # "auto": those of the set, or else class folders; "none": do without. Of "folder" and "tar" also
-    # "folders": class folders or a refusal; or a .csv or .tsv file of the columns image and label.
+    # "auto": those of the set, or else class folders; "none": do without. Images of "folder" and
+    # "tar" also take "folders", or else a refusal, and a .csv or .tsv file with the columns image
+    # and label.
     config.data.labels = "auto"
     config.data.workers = 0  # processes that decode and crop; 0: threads of this process
     config.data.cache_size = 0  # keep images decoded, short side so many pixels; 0: no cache

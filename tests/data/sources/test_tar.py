@@ -57,9 +57,8 @@ def test_without_labels_the_reason_is_known(config_of, tmp_path):
 
 
 def test_what_is_no_image_file_is_passed_over(config_of, tmp_path):
-    add_to_tar(
-        tmp_path / "x.tar", {"a/._0.png": b"x", "/a/0.png": PNG, "a/long" * 30 + ".png": PNG}
-    )
+    long = "a/long" * 30 + ".png"
+    add_to_tar(tmp_path / "x.tar", {"a/._0.png": b"x", "/a/0.png": PNG, long: PNG})
     with tarfile.open(tmp_path / "x.tar", "a") as tar:
         link = tarfile.TarInfo("b/0.png")
         link.type, link.linkname = tarfile.LNKTYPE, "a/0.png"
