@@ -42,7 +42,8 @@ class CachedSource(Source):
         self._offsets, self._sides = index["offsets"], index["sides"]
         self._reasons = json.loads(str(index["reasons"]))
         self._pixels: np.ndarray | None = None
-        self.labels = source.labels if source.labels_at_hand else _any_known(index["labels"])
+        labels = source.labels if source.labels_at_hand else index["labels"]
+        self.labels = None if labels is None or (labels == NO_LABEL).all() else labels
         self.class_names = source.class_names
         self.why_unlabelled = source.why_unlabelled
         self.description = source.description
@@ -103,10 +104,6 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
             "or set --config.data.cache_path to another folder, or --config.data.cache_size=0."
         ) from None
     return CachedSource(source, folder, index)
-
-
-def _any_known(labels: np.ndarray) -> np.ndarray | None:
-    return labels if (labels != NO_LABEL).any() else None
 
 
 @contextlib.contextmanager

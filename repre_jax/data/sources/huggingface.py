@@ -1,5 +1,6 @@
 """Sets of the Hugging Face library ``datasets``: what its ``save_to_disk`` writes, and Parquet."""
 
+import glob
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ def _find_splits(path: str | None) -> SplitFiles:
         return _saved_splits(root)
     if (root / "state.json").exists():
         return SplitFiles([str(root)], [])
-    files = sorted(str(file.relative_to(root)) for file in root.rglob("*.parquet"))
+    files = sorted(glob.glob("**/*.parquet", root_dir=root, recursive=True))
     if not files:
         raise UserError(
             f"{root} holds neither a set that save_to_disk of the library datasets has written nor "

@@ -113,9 +113,7 @@ def _find_splits(path: str | None) -> SplitFiles:
         raise UserError("data.source is tar but data.path is empty; set --config.data.path.")
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        files = sorted(
-            str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()
-        )
+        files = sorted(glob.glob("**/*.*", root_dir=path, recursive=True))
         _refuse_compressed(files, path)
         archives = [file for file in files if file.endswith(".tar")]
         root = path
