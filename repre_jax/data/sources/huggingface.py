@@ -120,7 +120,8 @@ class HuggingFaceSource(Source):
 
 def _find_splits(path: str | None) -> SplitFiles:
     """What holds each split: a folder that ``save_to_disk`` wrote, or Parquet files."""
-    if importlib.util.find_spec("datasets") is None:
+    found = importlib.util.find_spec("datasets")
+    if found is None or found.origin is None:  # or a mere folder of that name
         raise UserError(
             "data.source=huggingface needs the package datasets, which is not installed: "
             "pip install 'repre_jax[huggingface]' brings it."
