@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from repre_jax.config_files import carried, locate, read_config
-from repre_jax.data.sources import check_read
+from repre_jax.data.sources import check_read, short_name
 from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
@@ -215,9 +215,7 @@ def _settle_data(data: ConfigDict, config_file: str, given: list[str]) -> None:
 def _default_workdir(config: ConfigDict, config_file: str) -> str:
     """``runs/dino_vits-baseline-imagenet2012``."""
     name, _, variants = config_file.partition(":")
-    data = config.data
-    images = {"folder": Path(data.path).resolve().name, "tfds": data.name}
-    parts = [Path(name).stem, *variants.split(","), images.get(data.source, data.source)]
+    parts = [Path(name).stem, *variants.split(","), short_name(config.data)]
     return str(Path("runs") / "-".join(filter(None, parts)).replace("/", "-"))
 
 

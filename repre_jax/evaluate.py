@@ -29,6 +29,9 @@ from repre_jax.runs.folder import RunFolder, write_json
 from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 
+# Keys of ``config.data`` that mean something else to each source, and their defaults.
+_OF_A_SOURCE = {"path": "", "name": "", "labels": "auto"}
+
 
 def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     """Measures what ``config.task`` names and returns what it wrote to ``results.json``.
@@ -114,7 +117,7 @@ def open_labelled(data: ConfigDict, channels: int) -> tuple[Source, Source]:
         if source.class_names is None and source.labels is None:
             raise UserError(
                 f"{source.description} has no labels ({source.why_unlabelled}); put images into "
-                "class folders."
+                "class folders, or name a table of labels in data.labels."
             )
     if train.labels_at_hand and val.labels_at_hand:  # else once the images have been read
         check_same_classes(train, train.labels, val, val.labels)
@@ -189,7 +192,7 @@ def _fill_in_data(data: ConfigDict, of_the_run: ConfigDict) -> None:
     same = data.source == of_the_run.source
     for key, value in data.items():
         if value is None:
-            data[key] = of_the_run[key] if same or key not in ("path", "name") else ""
+            data[key] = of_the_run[key] if same else _OF_A_SOURCE.get(key, of_the_run[key])
 
 
 def _check_known(config: ConfigDict, key: str, known: tuple[str, ...]) -> None:

@@ -47,6 +47,7 @@ FREE_TO_CHANGE = (
     "workdir",
     "stopped_is_success",
     "data.path",
+    "data.labels",  # what they come to is in the fingerprint of the images
     "data.workers",
     "data.cache_path",
     "checkpoint",

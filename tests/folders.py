@@ -1,5 +1,8 @@
 """Small image folders for tests, and the config that names them."""
 
+import io
+import tarfile
+
 import cv2
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,3 +25,12 @@ def labelled_folder(root):
             for number in range(count):
                 write_image(root / split / name / f"{number}.png", 50 * label + number)
     return root
+
+
+def add_to_tar(archive, files):
+    """Writes {name: bytes} behind what the archive holds."""
+    with tarfile.open(archive, "a") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))

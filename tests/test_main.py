@@ -165,7 +165,7 @@ def test_a_key_that_the_source_does_not_read_is_refused(mistake, tmp_path):
     said = mistake(SMOKE, f"--config.data.path={tmp_path}")
     assert said == (
         "data.path is given, but data.source=digits does not read it; leave it out, or set "
-        "data.source to folder or tfds."
+        "data.source to folder, huggingface, tar or tfds."
     )
     said = mistake(*FOLDER, f"--config.data.path={tmp_path}", "--config.data.name=imagenet2012")
     assert said.startswith("data.name is given, but data.source=folder does not read it")
@@ -251,7 +251,7 @@ def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
         ({"views.blur_probability": "(1.0,10.0)"}, "(1.0, 10.0) must each be at least 0 and at"),
         ({"views.grey_probability": "-0.2"}, "views.grey_probability=-0.2 must be at least 0 and"),
         ({"checkpoint.keep": 0}, "checkpoint.keep=0 must be at least 1."),
-        ({"data.source": "tape"}, "data.source is 'tape'; choose one of digits, folder, tfds."),
+        ({"data.source": "tape"}, "choose one of digits, folder, huggingface, tar, tfds."),
     ],
 )
 def test_numbers_that_do_not_fit(mistake, changes, words):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repre_jax.convert.writers import Exportable
+from repre_jax.data.sources import short_name
 from repre_jax.image_size import height_and_width
 
 _OPENED = {
@@ -99,12 +100,11 @@ def metrics(exportable: Exportable) -> list[str]:
 def _training(config: Any) -> list[tuple[str, str]]:
     if config.task == "import":
         return [("Origin", f"{Path(config.source.file).name} ({config.source.format})")]
-    data = {"folder": Path(config.data.path).name, "tfds": config.data.name}
     length = (
         f"{config.train.steps} steps" if config.train.steps else f"{config.train.epochs} epochs"
     )
     return [
-        ("Images of the training", data.get(config.data.source, config.data.source)),
+        ("Images of the training", short_name(config.data)),
         ("Training", f"{length} in batches of {config.train.batch_size}"),
     ]
 

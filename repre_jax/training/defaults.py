@@ -96,10 +96,16 @@ def get_config(method: str) -> ConfigDict:
     config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 
     config.data = ConfigDict()
-    config.data.source = "tfds"  # or "folder", "digits"
-    config.data.path = ""  # folder of images, or of the prepared TFDS sets
+    config.data.source = "tfds"  # or "folder", "huggingface", "tar", "digits"
+    # Of "folder": of images, or several folders with commas between them. Of "tfds": the folder of
+    # the prepared sets. Of "huggingface": what save_to_disk wrote, or Parquet files. Of "tar": a
+    # folder of archives, or a pattern such as train-{000..099}.tar.
+    config.data.path = ""
     config.data.name = "imagenet2012"  # of the TFDS set
-    config.data.labels = "auto"  # class folders, or those of TFDS; "none": do without
+    # "auto": those of the set, or else class folders; "none": do without. Images of "folder" and
+    # "tar" also take "folders", or else a refusal, and a .csv or .tsv file with the columns image
+    # and label.
+    config.data.labels = "auto"
     # A number a channel; None: ImageNet's, of which one channel has the means.
     config.data.mean = placeholder(tuple)
     config.data.std = placeholder(tuple)
@@ -108,7 +114,8 @@ def get_config(method: str) -> ConfigDict:
     config.data.range = placeholder(tuple)
     config.data.workers = 0  # processes that decode and crop; 0: threads of this process
     config.data.cache_size = 0  # keep images decoded, short side so many pixels; 0: no cache
-    config.data.cache_path = ""  # folder of that cache; empty: ~/.cache/repre_jax
+    # Folder of that cache, and of what reading Parquet and tar needs; empty: ~/.cache/repre_jax.
+    config.data.cache_path = ""
 
     config.train = ConfigDict()
     config.train.batch_size = 1024  # images a step, over all devices and machines

@@ -5,13 +5,14 @@ import csv
 import cv2
 import numpy as np
 import pytest
+from folders import folder_config
 from tiny import saved_run
 from whole_runs import command, image_folder
 
 import repre_jax
 from repre_jax.config_files import read_config
 from repre_jax.data.host.crops import centre_view
-from repre_jax.data.sources.folder import FolderSource
+from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import extract
@@ -52,7 +53,7 @@ def written(root, tmp_path_factory):
 def test_a_row_an_image(root, written):
     results, folder = written
     rows = read(folder, results)
-    source = FolderSource(root / "images" / "train")
+    source = open_source(folder_config(root / "images"), "train")
     assert results["value"] == 20 and len(results["metrics"]["files"]) == 3
     assert rows["name"].tolist() == [source.name_of(k) for k in range(20)]
     np.testing.assert_array_equal(rows["index"], np.arange(20))

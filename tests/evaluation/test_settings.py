@@ -252,3 +252,12 @@ def test_protocol_is_the_methods_or_the_one_asked_for(noted, method_of_mean_toke
     for asked, expected in (("", "mae"), ("simmim", "simmim")):
         spy = noted(finetune, "published_recipe", "finetune", protocol=asked, **changes)
         assert spy.arguments == (expected, "vit_nano")
+
+
+def test_images_of_another_source_take_no_path_and_no_labels_of_the_run():
+    of_the_run = read_config("my_images").data
+    of_the_run.update({"path": "/images", "labels": "labels.csv", "workers": 3})
+    data = read_config("eval/knn").data
+    data.source = "tar"
+    story._fill_in_data(data, of_the_run)
+    assert (data.path, data.labels, data.workers) == ("", "auto", 3)

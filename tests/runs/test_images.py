@@ -7,6 +7,7 @@ from folders import folder_config, labelled_folder, write_image
 
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
+from repre_jax.pretrain import FREE_TO_CHANGE
 from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.images import check_same_images, write_images
 
@@ -36,6 +37,28 @@ def test_the_same_images_elsewhere_go_on(begun, tmp_path):
     folder, root = begun
     check_same_images(folder, sources(root))
     check_same_images(folder, sources(shutil.move(root, tmp_path / "moved")))
+
+
+def test_a_table_of_labels_may_move_with_its_images(tmp_path):
+    def opened(root):
+        config = folder_config(root, labels=str(root / "labels.csv"))
+        saved = {"data": config.to_dict()}
+        return RunFolder(tmp_path / "run", saved, ignore=FREE_TO_CHANGE), {
+            split: open_source(config, split) for split in ("train", "val")
+        }
+
+    root = labelled_folder(tmp_path / "images")
+    (root / "labels.csv").write_text("train/cat/0.png,a\ntrain/dog/1.png,b\nval/dog/0.png,a\n")
+    folder, found = opened(root)
+    write_images(folder, found)
+    folder.close()
+    folder, found = opened(root.rename(tmp_path / "moved"))
+    check_same_images(folder, found)
+    (tmp_path / "moved" / "labels.csv").write_text("train/cat/0.png,a\ntrain/dog/2.png,b\n")
+    folder.close()
+    folder, found = opened(tmp_path / "moved")
+    assert "; the labels differ)" in refusal(folder, found)
+    folder.close()
 
 
 def test_other_images_are_refused_with_the_first_difference(begun, tmp_path):

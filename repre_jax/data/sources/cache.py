@@ -44,8 +44,8 @@ class CachedSource(Source):
         self._reasons = json.loads(str(index["reasons"]))
         self._mapped: np.ndarray | None = None
         self.pixels = source.pixels
-        labels = index["labels"]
-        self.labels = labels if (labels != NO_LABEL).any() else None
+        labels = source.labels if source.labels_at_hand else index["labels"]
+        self.labels = None if labels is None or (labels == NO_LABEL).all() else labels
         self.class_names = source.class_names
         self.why_unlabelled = source.why_unlabelled
         self.description = source.description

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from repre_jax.data.pixel_format import RGB, PixelFormat
 from repre_jax.data.sources.bands import png_samples, tiff_samples, to_channels, to_levels
+from repre_jax.data.sources.formats import register_heif
 from repre_jax.data.sources.jpeg import JPEG_START, decode_jpeg
 from repre_jax.data.sources.levels import eight_bits
 from repre_jax.data.sources.png import PNG_START, read_png_header, without_animation
@@ -18,6 +19,10 @@ from repre_jax.data.sources.tiff import TIFF_STARTS, read_tiff_header
 # Of one image. What Pillow itself refuses, held for every decoder: half a gigabyte as RGB.
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 _GREY = "grey, read as three equal channels"
+
+# OpenCV forgets how an AVIF is turned and the largest value of a PNM, which Pillow calls PPM,
+# takes 12 bits in samples of 16 of a JPEG 2000 for 16, and knows no HEIF.
+_NOT_OPENCV = ("AVIF", "HEIF", "JPEG2000", "PPM")
 
 # Bad images are reported by name through BadImage; these lines about them name no file.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -165,6 +170,7 @@ def _decode_tiff(encoded: bytes, remarks: set[str]) -> np.ndarray:
 
 
 def _decode_other(encoded: bytes, remarks: set[str]) -> np.ndarray:
+    register_heif()
     with Image.open(io.BytesIO(encoded)) as image:  # reads the header alone
         _check_size(image.height, image.width)
         _remark(
@@ -173,7 +179,8 @@ def _decode_other(encoded: bytes, remarks: set[str]) -> np.ndarray:
             alpha=image.has_transparency_data,
             animated=getattr(image, "is_animated", False),
         )
-    return _decode_plain(encoded, remarks)
+        decode = _decode_with_pillow if image.format in _NOT_OPENCV else _decode_plain
+    return decode(encoded, remarks)
 
 
 def _decode_plain(encoded: bytes, remarks: set[str]) -> np.ndarray:
@@ -191,6 +198,9 @@ def _decode_with_opencv(encoded: bytes, flags: int) -> np.ndarray | None:
 def _decode_with_pillow(encoded: bytes, remarks: set[str]) -> np.ndarray:
     with Image.open(io.BytesIO(encoded)) as image:
         upright = ImageOps.exif_transpose(image)
+        if image.format == "PPM" and upright.mode == "I":  # scaled to 16 bits, whatever it had
+            levels = _levels(np.asarray(upright, np.uint16), 16, remarks)
+            return cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB)
         # Pillow clips deep samples to 255 where it makes them RGB.
         if upright.mode in ("F", "I") or upright.mode.startswith("I;16"):
             levels = _levels(np.asarray(upright), None, remarks)

@@ -47,6 +47,11 @@ class DigitsSource(Source):
         """Digits have both splits."""
         return split in SPLITS
 
+    @classmethod
+    def short_name(cls, data_config) -> str:
+        """Digits are always the same."""
+        return "digits"
+
     def __len__(self) -> int:
         return len(self._grey)
 

@@ -1,126 +1,91 @@
-"""Images in a folder, of any depth, with or without labels."""
+"""Images in folders, of any depth, with or without labels."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from repre_jax.data.sources.decode import BadImage, decode_image
-from repre_jax.data.sources.source import Source, short_hash
+from repre_jax.data.sources.decode import BadImage
+from repre_jax.data.sources.formats import image_suffixes, skipped_in_words, suffix_of
+from repre_jax.data.sources.labels import first_folder
+from repre_jax.data.sources.named import NamedSource
+from repre_jax.data.sources.names import PackedNames
+from repre_jax.data.sources.splits import choose_splits, held_out, is_split
 from repre_jax.errors import UserError
 
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
-# Of the training and of the validation images; the first that is there.
-_SPLIT_FOLDERS = (("train", "training"), ("val", "validation", "valid"))
 _LABEL_MAP_FOLDERS = ("label", "labels", "mask", "masks", "annotation", "annotations", "gt")
+_MOST_NAMED = 3
 
 
-class FolderSource(Source):
-    """Every image file under a folder, in the order of its path.
+class FolderSource(NamedSource):
+    """Every image file under some folders, in the order of its path, one folder after another.
 
-    ``root/train`` (or ``training``) is read when it exists, otherwise ``root`` itself; ``root/val``
-    (or ``validation``) is the validation split when it exists. Images are labelled by the first
-    folder below the split when there are at least two such folders and no image lies beside them.
+    Of each folder in ``data.path``, ``train`` or another usual name is read where it exists,
+    otherwise the folder itself; ``val`` is the validation split where it exists. Images are
+    labelled by the first folder below the split when there are at least two such folders and no
+    image lies beside them.
     """
 
-    def __init__(self, folder: Path, class_names: tuple[str, ...] | None = None):
-        """Lists a folder.
+    def __init__(self, folders: list[Path], remarks: tuple[str, ...] = ()):
+        """Lists folders.
 
         Args:
-          folder: where the images are.
-          class_names: the classes of the training split, so that a validation split gets the
-            same numbers; None to find them in ``folder``.
+          folders: where the images are.
+          remarks: on how these were chosen.
 
         Raises:
-          UserError: the folder holds no image, cannot be listed, or has classes of which
-            ``class_names`` has some and lacks others.
+          UserError: the folders hold no image, or cannot be listed.
         """
-        self.description = f"image folder {folder}"
-        self._folder = str(folder)
-        names, sizes, skipped = _list_images(folder)
-        if not names:
-            raise UserError(
-                f"No image was found in {folder} or below it; put image files there "
-                f"({', '.join(IMAGE_SUFFIXES)}) or point data.path at another folder."
-            )
-        folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
-        # One block of bytes instead of a list: a list of a million strings would be pickled to
-        # every worker process and held there as a million objects.
-        encoded = [os.fsencode(name) for name in names]
-        self._names = b"".join(encoded)
-        self._sizes = np.asarray(sizes, np.int64)
-        self._name_ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._find_labels(folders, class_names)
-        self.remarks = tuple(_remarks(names, folders, skipped, self.description))
-        labels = b"" if self.labels is None else self.labels.tobytes()
-        self.fingerprint = short_hash(
-            self._names, self._name_ends.tobytes(), self._sizes.tobytes(), labels
+        self.description = f"image folder{'s' * (len(folders) > 1)} {', '.join(map(str, folders))}"
+        self._folders = [str(folder) for folder in folders]
+        names, sizes, ends, skipped = [], [], [], Counter()
+        for folder in folders:
+            found = sorted(_images_below(folder, skipped))
+            if not found:
+                raise UserError(
+                    f"No image was found in {folder} or below it; put image files there "
+                    f"({', '.join(image_suffixes())}) or point data.path at another folder."
+                )
+            names += [name for name, _ in found]
+            sizes += [size for _, size in found]
+            ends.append(len(names))
+        self.names = PackedNames(names)
+        self.sizes = np.asarray(sizes, np.int64)
+        self._folder_ends = np.asarray(ends, np.int64)
+        self.remarks = (
+            *remarks,
+            *skipped_in_words(skipped, self.description),
+            *_label_map_remarks(names, self.description),
         )
 
     @classmethod
-    def open(cls, data_config, split: str) -> "FolderSource":
-        """Opens a split of ``data_config.path``; raises ``UserError`` when it is not there."""
-        folder = _split_folder(data_config.path, split)
-        if folder is None:
+    def find(cls, data_config, split: str) -> "FolderSource":
+        """The images of a split of ``data_config.path``, without labels."""
+        splits = _find_splits(data_config.path)
+        if split == "train":
+            return cls(splits.train, splits.remarks)
+        if not splits.val:
             raise UserError(
                 f"{data_config.path} has no {split} split; put its images into "
-                f"{os.path.join(data_config.path, split)}."
+                f"{os.path.join(_roots(data_config.path)[0], split)}."
             )
-        class_names = None
-        if split != "train" and data_config.get("labels") != "none":
-            class_names = cls.open(data_config, "train").class_names
-        return cls(folder, class_names)
+        return cls(splits.val)
 
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
         """Whether ``data_config.path`` has the split; raises ``UserError`` without a folder."""
-        return _split_folder(data_config.path, split) is not None
+        splits = _find_splits(data_config.path)
+        return bool(splits.train if split == "train" else splits.val)
 
-    def _find_labels(self, folders: list[str | None], known: tuple[str, ...] | None) -> None:
-        """Labels images by their class folders, numbered as in ``known`` where that is given."""
-        found = sorted({name for name in folders if name is not None})
-        if None in folders:
-            beside = self.name_of(folders.index(None))
-            self.why_unlabelled = "there are no class folders"
-            if found:
-                self.why_unlabelled = f"{beside} lies beside the class folders"
-            return
-        if known is None and len(found) < 2:
-            self.why_unlabelled = f"all images are in one class folder, {found[0]}"
-            return
-        unknown = [name for name in found if known is not None and name not in known]
-        if unknown and len(unknown) == len(found):
-            self.why_unlabelled = (
-                f"none of its folders, such as {found[0]}, is one of the training images"
-            )
-            return
-        if unknown:
-            raise UserError(
-                f"{self._folder} has classes that the training split lacks "
-                f"({', '.join(unknown[:3])}); use the same class folders in both splits, or set "
-                "--config.data.labels=none."
-            )
-        self.class_names = known or tuple(found)
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        self.labels = np.asarray([numbers[name] for name in folders], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._name_ends)
-
-    def read(self, index: int) -> np.ndarray:
-        return decode_image(self.encoded(index), self.name_of(index), self.pixels)
+    @classmethod
+    def short_name(cls, data_config) -> str:
+        """Names of the folders, of many the first ones."""
+        names = [root.resolve().name for root in _roots(data_config.path)]
+        more = [str(len(names) - _MOST_NAMED)] if len(names) > _MOST_NAMED else []
+        return "+".join(names[:_MOST_NAMED] + more)
 
     def encoded(self, index: int) -> bytes:
         path = self.name_of(index)
@@ -131,65 +96,133 @@ class FolderSource(Source):
             raise BadImage(path, error.strerror or str(error)) from None
 
     def name_of(self, index: int) -> str:
-        return os.path.join(self._folder, os.fsdecode(self._relative(index)))
+        folder = int(np.searchsorted(self._folder_ends, index, side="right"))
+        return os.path.join(self._folders[folder], self.names[index])
 
-    def listing(self) -> Iterator[bytes]:
-        for index, size in enumerate(self._sizes):
-            yield self._relative(index) + f"\t{size:,} bytes".encode()
-
-    def _relative(self, index: int) -> bytes:
-        start = self._name_ends[index - 1] if index else 0
-        return self._names[start : self._name_ends[index]]
+    def _told_besides(self) -> Iterator[bytes]:
+        if len(self._folders) > 1:
+            yield self._folder_ends.tobytes()
 
 
-def _split_folder(path: str | None, split: str) -> Path | None:
+class _FolderSplits(NamedTuple):
+    """The folders of each split, none of validation perhaps, and remarks on their choice."""
+
+    train: list[Path]
+    val: list[Path]
+    remarks: tuple[str, ...]
+
+
+def _roots(path: str | None) -> list[Path]:
+    """The folders that ``data.path`` names; one that exists as it stands may have commas."""
     if not path:
         raise UserError("data.source is folder but data.path is empty; set --config.data.path.")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"The image folder {root} {state}; correct --config.data.path.")
-    train, val = (
-        next((root / name for name in names if (root / name).is_dir()), None)
-        for names in _SPLIT_FOLDERS
-    )
-    if val and not train:
+    paths = [path]
+    if not os.path.exists(os.path.expanduser(path)):
+        paths = list(filter(None, map(str.strip, path.split(",")))) or paths
+    return [Path(os.path.expanduser(path)) for path in paths]
+
+
+def _find_splits(path: str | None) -> _FolderSplits:
+    roots = _roots(path)
+    for root in roots:
+        if not root.is_dir():
+            state = "is not a folder" if root.exists() else "does not exist"
+            raise UserError(f"The image folder {root} {state}; correct --config.data.path.")
+    splits = _FolderSplits([], [], ())
+    for root in roots:
+        train, val, remarks = _splits_of(root)
+        splits = _FolderSplits(splits.train + train, splits.val + val, splits.remarks + remarks)
+    for folders in splits[:2]:
+        _check_apart(folders)
+    return splits
+
+
+def _splits_of(root: Path) -> _FolderSplits:
+    try:
+        names = sorted(
+            path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."
+        )
+    except OSError as error:
+        raise _unlisted(root, error) from None
+    chosen = choose_splits(names)
+    if chosen.val and not chosen.train:
         raise UserError(
-            f"{root} has a {val.name} folder but no train folder; put the training images into "
+            f"{root} has a {chosen.val} folder but no train folder; put the training images into "
             f"{root / 'train'}."
         )
-    return (train or root) if split == "train" else val
+    if not chosen.train:
+        aside = held_out(names)
+        told = (
+            f"All of {root} is trained on, {_few(aside)} included; call folders train and val to "
+            "keep images apart."
+        )
+        return _FolderSplits([root], [], (told,) if aside else ())
+    remarks = [f"In {root}, {remark}." for remark in chosen.remarks]
+    if others := [name for name in names if not is_split(name)]:
+        remarks.append(f"In {root}, only the split folders are read, not {_few(others)}.")
+    val = [root / chosen.val] if chosen.val else []
+    return _FolderSplits([root / chosen.train], val, tuple(remarks))
 
 
-def _list_images(folder: Path) -> tuple[list[str], list[int], Counter[str]]:
-    """(sorted paths relative to ``folder``, with "/"; sizes in bytes; other files by suffix)."""
-    found = []
-    skipped = Counter()
-    seen = set()  # of real folders: a link to a parent folder must not be followed for ever
-    pending = [(str(folder), "")]
+def _check_apart(folders: list[Path]) -> None:
+    """Raises UserError when images would be read twice."""
+    real = [folder.resolve() for folder in folders]
+    for number, folder in enumerate(real):
+        for other in real[:number] + real[number + 1 :]:
+            if folder.is_relative_to(other):
+                raise UserError(
+                    f"data.path names {folder} and {other}, so that images would be read twice; "
+                    "leave one of them out."
+                )
+
+
+def _few(names: list[str]) -> str:
+    more = [f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
+    return ", ".join(names[:_MOST_NAMED] + more)
+
+
+def _images_below(folder: Path, skipped: Counter[str]) -> Iterator[tuple[str, int]]:
+    """(path relative to ``folder``, with "/"; size in bytes) of its images.
+
+    Several links to one folder are all followed, for they may be several classes; one to a folder
+    that it lies in is not, for that would never end.
+
+    Args:
+      folder: to list.
+      skipped: counts the other files by their suffix.
+    """
+    suffixes = image_suffixes()
+    above = frozenset(_identity(parent) for parent in folder.resolve().parents)
+    pending = [(str(folder), "", above)]
     while pending:
-        path, prefix = pending.pop()
+        path, prefix, above = pending.pop()
         try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
+            identity = _identity(path)
+            if identity in above:
                 continue
-            seen.add((status.st_dev, status.st_ino))
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir():
-                        pending.append((entry.path, prefix + entry.name + "/"))
-                    elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                        found.append((prefix + entry.name, _size(entry)))
+                        pending.append((entry.path, prefix + entry.name + "/", above | {identity}))
+                    elif entry.name.lower().endswith(suffixes):
+                        yield prefix + entry.name, _size(entry)
                     else:
-                        skipped[os.path.splitext(entry.name)[1].lower() or "without a suffix"] += 1
+                        skipped[suffix_of(entry.name)] += 1
         except OSError as error:
-            raise UserError(
-                f"The folder {path} cannot be listed ({error.strerror}); check its permissions."
-            ) from None
-    found.sort()
-    return [name for name, _ in found], [size for _, size in found], skipped
+            raise _unlisted(path, error) from None
+
+
+def _identity(path: Path | str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _unlisted(path: Path | str, error: OSError) -> UserError:
+    return UserError(
+        f"The folder {path} cannot be listed ({error.strerror}); check its permissions."
+    )
 
 
 def _size(entry: os.DirEntry) -> int:
@@ -199,12 +232,8 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
-def _remarks(
-    names: list[str], folders: list[str | None], skipped: Counter[str], description: str
-) -> Iterator[str]:
-    if skipped:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(skipped.items())[:5])
-        yield f"{skipped.total():,} other files of {description} are skipped ({kinds})."
+def _label_map_remarks(names: list[str], description: str) -> Iterator[str]:
+    folders = [first_folder(name) for name in names]
     maps = sorted({name for name in folders if name and name.lower() in _LABEL_MAP_FOLDERS})
     maps = maps or _same_names_other_suffix(names, folders)
     if maps:

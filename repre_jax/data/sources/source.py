@@ -3,10 +3,12 @@
 import abc
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from repre_jax.data.pixel_format import RGB, PixelFormat
+from repre_jax.data.sources.decode import decode_image
 
 SPLITS = ("train", "val")
 NO_LABEL = -1
@@ -18,7 +20,8 @@ class Source(abc.ABC):
     Attributes:
       reads: keys of ``config.data``, beside ``source`` and ``workers``, that matter to it.
       pixels: the form in which images are read.
-      labels: int32 [n] class of each image, or None when there are none.
+      labelled_by: values of ``config.data.labels`` that it takes, suffixes of files among them.
+      labels: int32 [n] class of each image, -1 for one without, or None when there are none.
       why_unlabelled: the reason, where there are none.
       labels_at_hand: whether ``labels`` costs nothing; False where every record is read for them.
       class_names: name of each class, or None when there are none.
@@ -29,6 +32,7 @@ class Source(abc.ABC):
 
     reads: tuple[str, ...] = ("path", "cache_size", "cache_path")
     pixels: PixelFormat = RGB
+    labelled_by: tuple[str, ...] = ("auto", "none")
     labels: np.ndarray | None = None
     why_unlabelled: str = "it has none"
     labels_at_hand: bool = True
@@ -37,13 +41,18 @@ class Source(abc.ABC):
     remarks: tuple[str, ...] = ()
     fingerprint: str
 
+    @classmethod
+    def short_name(cls, data_config) -> str:
+        """What the images are called in the name of a run folder."""
+        return Path(data_config.path).resolve().name
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of images."""
 
-    @abc.abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Returns image ``index`` as [H, W, C] in the format ``pixels``; raises ``BadImage``."""
+        return decode_image(self.encoded(index), self.name_of(index), self.pixels)
 
     def encoded(self, index: int) -> bytes | None:
         """Returns image ``index`` as its file holds it, None where there never was a file.
@@ -59,6 +68,9 @@ class Source(abc.ABC):
     def forget_labels(self, why: str) -> None:
         """Has no labels from now on, for the reason ``why``."""
         self.labels, self.class_names, self.why_unlabelled = None, None, why
+        self.labels_at_hand = True
+        # What is kept of the images on disk, features say, holds their labels.
+        self.fingerprint = short_hash(self.fingerprint.encode(), b"without labels")
 
     def listing(self) -> Iterator[bytes]:
         """What the images can be told by, a line an image (or a file of images): name and size.

@@ -8,10 +8,8 @@ import numpy as np
 
 from repre_jax.data.sources.decode import BadImage, decode_image
 from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
+from repre_jax.data.sources.splits import choose_splits
 from repre_jax.errors import UserError
-
-# Few sets call their held-out images the same.
-_SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "test")}
 
 
 class TfdsSource(Source):
@@ -81,6 +79,11 @@ class TfdsSource(Source):
         """Whether the data set has the split; raises ``UserError`` when it is not prepared."""
         return _split_name(_builder(data_config), split) is not None
 
+    @classmethod
+    def short_name(cls, data_config) -> str:
+        """Name of the data set."""
+        return data_config.name
+
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """All labels; the first use reads every record, for labels lie beside the images."""
@@ -90,6 +93,10 @@ class TfdsSource(Source):
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def forget_labels(self, why: str) -> None:
+        super().forget_labels(why)
+        self._label = None
 
     def read(self, index: int) -> np.ndarray:
         return self.read_with_label(index)[0]
@@ -147,7 +154,8 @@ def _builder(data_config):
 
 
 def _split_name(builder, split: str) -> str | None:
-    return next((name for name in _SPLIT_NAMES[split] if name in builder.info.splits), None)
+    splits = choose_splits(builder.info.splits)
+    return splits.train if split == "train" else splits.val
 
 
 def _image_feature(info, description: str) -> str:

@@ -186,7 +186,7 @@ def test_folder_errors_say_where_and_what_to_do(tmp_path):
     write_image(tmp_path / "val" / "a.png")
     with pytest.raises(UserError, match="no train folder"):
         open_source(folder_config(tmp_path), "train")
-    with pytest.raises(UserError, match=r"digits, folder, tfds"):
+    with pytest.raises(UserError, match="digits, folder, huggingface, tar, tfds"):
         open_source(folder_config(tmp_path, source="s3"), "train")
 
 

@@ -98,6 +98,17 @@ def test_tfds_without_labels_and_with_a_cache(prepared, tmp_path):
     np.testing.assert_array_equal(source.labels, plain.labels)
 
 
+@pytest.mark.parametrize("cache_size", [0, 6])
+def test_tfds_does_without_its_labels(prepared, tmp_path, cache_size):
+    fields = {"cache_size": cache_size, "cache_path": str(tmp_path)}
+    config = tfds_config(prepared, "labelled_sprites", labels="none", **fields)
+    with_them = open_source(tfds_config(prepared, "labelled_sprites", **fields), "val")
+    without = open_source(config, "val")
+    assert with_them.read_with_label(1)[1] >= 0 > without.read_with_label(1)[1]
+    assert without.labels is None and without.labels_at_hand
+    assert without.fingerprint != with_them.fingerprint
+
+
 def test_tfds_errors(prepared, tmp_path):
     with pytest.raises(UserError, match=r"not prepared in .*tfds build mnist"):
         open_source(tfds_config(tmp_path, "mnist"), "train")
