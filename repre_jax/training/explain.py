@@ -15,7 +15,7 @@ from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults
-from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.sizes import Choice, choose_sizes
@@ -49,7 +49,7 @@ def explain(config: ConfigDict, config_filename: str) -> str:
     state = jax.eval_shape(learner.init)
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
-        ("the run", _run_lines(config, resolution, images_told)),
+        ("the run", _run_lines(config, resolution, images_told, remarks(resolution, learner))),
         ("parameters", _parameter_lines(state)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
@@ -76,7 +76,9 @@ def _images(config: ConfigDict) -> tuple[int, str]:
         raise
 
 
-def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]:
+def _run_lines(
+    config: ConfigDict, r: Resolution, images_told: str, notes: list[str]
+) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
     decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
@@ -92,7 +94,7 @@ def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]
         f"weight decay    {decay} on {optimizer.decay}",
         f"compute dtype   {r.compute_dtype.name}",
         f"run folder      {config.workdir}",
-        *([f"note            {r.remark}"] if r.remark else []),
+        *(f"note            {note}" for note in notes),
     ]
 
 

@@ -215,6 +215,12 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
     )
 
 
+def remarks(resolution: Resolution, learner: Learner) -> list[str]:
+    """What the user may not have meant by a run, in sentences; mostly none."""
+    seen = resolution.clock.total_steps * resolution.batch_size
+    return [*resolution.remarks, *learner.method.remarks(seen)]
+
+
 def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):
     def initial_params():
         size, seed = config.model.image_size, config.seed
