@@ -34,7 +34,7 @@ def check_changes(config: ConfigDict, changes: Sequence[str]) -> None:
     changed = [line for line in changes if line.startswith("train.accumulate:")]
     if shared and changed:
         raise UserError(
-            f"{changed[0]} is refused, for {' and '.join(shared)} draw for each micro-batch, and "
+            f"{changed[0]} is refused, for {shared[0]} draws anew for each micro-batch, and "
             "another number of them would train another run: repeat the old train.accumulate; "
             "model.remat=True and more train.devices save memory, too."
         )
