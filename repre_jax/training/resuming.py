@@ -42,13 +42,13 @@ def check_changes(config: ConfigDict, changes: Sequence[str]) -> None:
 
 def drawn_by_micro_batch(config: ConfigDict) -> list[str]:
     """The settings that make a run draw what the images of a micro-batch share."""
-    settings = {"model.drop_path": config.model.drop_path > 0}
-    settings["method.pairing=released"] = config.method.get("pairing") == "released"
-    settings["repre.windows.pairing=released"] = (
-        config.repre.enabled
-        and config.repre.branch == "windows"
-        and config.repre.windows.pairing == "released"
-    )
+    repre = config.repre
+    windows = repre.enabled and repre.branch == "windows"
+    settings = {
+        "model.drop_path": config.model.drop_path > 0,
+        "method.pairing=released": config.method.get("pairing") == "released",
+        "repre.windows.pairing=released": windows and repre.windows.pairing == "released",
+    }
     return [name for name, drawn in settings.items() if drawn]
 
 
@@ -71,16 +71,16 @@ def changes_told(changes: Sequence[str]) -> str:
 
 
 def ways_to_less_memory(config: ConfigDict) -> str:
-    """Which keys help a run that needs more memory than its devices have."""
-    ways = ["more train.devices"]
+    """Which keys help a run that needs more memory than its devices have; follows "set"."""
+    resumable = ["more train.devices"]
     if not config.model.remat:
-        ways.insert(0, "model.remat=True")
+        resumable.insert(0, "model.remat=True")
     if not drawn_by_micro_batch(config):
-        ways.insert(0, "a larger train.accumulate")
-    others = "a smaller train.batch_size"
+        resumable.insert(0, "a larger train.accumulate")
+    others = ["a smaller train.batch_size", "a smaller model"]
     if config.views.local_crops != 0:
-        others += ", fewer views.local_crops"
+        others.insert(1, "fewer views.local_crops")
     return (
-        f"{', '.join(ways)} (these may change when a run is resumed), or, in a new --workdir, "
-        f"{others} or a smaller model."
+        f"{' or '.join(resumable)}, which may change when a run is resumed; or, in a new "
+        f"--workdir, {' or '.join(others)}."
     )
