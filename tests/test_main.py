@@ -1,6 +1,7 @@
 """The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from whole_runs import ROOT, command, image_folder, summary
 from repre_jax import pretrain
 from repre_jax.config_files import locate, read_config
 from repre_jax.methods import METHODS
-from repre_jax.training import defaults
+from repre_jax.training import defaults, explain
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
 from repre_jax.training.sizes import choose_sizes
@@ -406,7 +407,15 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     assert "The warm-up of 88 steps is longer than the run of 87: " in out
     config = read_config("quickstart")
     config.train.steps = 88  # four epochs of 22 steps
-    assert resolve(config, images=1442, devices=1).remark == ""
+    assert resolve(config, images=1442, devices=1).remarks == []
+
+
+def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
+    told = explained(run(SMOKE, "--explain")[1])["memory"]
+    assert re.fullmatch(r"about 0\.\d\d GiB in a step, of [\d,.]+ GiB on each device", told)
+    monkeypatch.setattr(explain, "device_memory", lambda devices: 2**20)
+    _, out, _ = run(SMOKE, "--explain")
+    assert "and each device has 0.0: set a larger train.accumulate or model.remat=True" in out
 
 
 @pytest.mark.parametrize(
