@@ -81,7 +81,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     trackers = chosen_trackers(config.logging)
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train")
-    val = open_source(config.data, "val") if has_split(config.data, "val") else None
+    val = _open_val(config.data, source)
     sizes = {"images": len(source), "devices": mesh.size}
     on_cpu = jax.default_backend() == "cpu"
     choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
@@ -136,6 +136,16 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     if primary:
         report_on(folder)
         print(closing_words(config, folder, summary))
+
+
+def _open_val(data: ConfigDict, train: Source) -> Source | None:
+    """The validation images if any; without labels nothing is measured, and no cache is made."""
+    if not has_split(data, "val"):
+        return None
+    data = data.copy_and_resolve_references()
+    if train.labels is None:
+        data.cache_size = 0
+    return open_source(data, "val")
 
 
 def _start(config: ConfigDict, learner: Learner, workdir: Path) -> list[Any]:

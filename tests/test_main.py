@@ -13,6 +13,7 @@ from whole_runs import ROOT, command, image_folder, summary
 
 from repre_jax import pretrain
 from repre_jax.config_files import locate, read_config
+from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.training import defaults, explain
 from repre_jax.training.learner import build_learner
@@ -351,6 +352,23 @@ def test_no_write_permission(mistake, tmp_path, monkeypatch):
         f"Cannot write {tmp_path / 'run'}: permission denied. Make the folder writable or choose "
         "another --workdir."
     )
+
+
+def test_no_cache_is_made_of_images_that_nothing_reads(run, tmp_path, monkeypatch):
+    """Those for validation, where there are no labels."""
+
+    def enough(*unused):
+        raise UserError("Enough.")
+
+    monkeypatch.setattr(pretrain, "build_learner", enough)
+    images, made = image_folder(tmp_path / "images"), {}
+    for labels in ("auto", "none"):
+        cache = tmp_path / labels
+        given = {"labels": labels, "cache_size": 16, "cache_path": cache, "path": images}
+        flags = [f"--config.data.{key}={value}" for key, value in given.items()]
+        assert run(SMOKE, *FOLDER, *flags, f"--workdir={tmp_path / 'run'}")[0] == 2
+        made[labels] = sum(path.is_dir() for path in cache.iterdir())
+    assert made == {"auto": 2, "none": 1}
 
 
 # --------------------------------------------------------------------------------------- explain

@@ -22,9 +22,7 @@ _PROGRAMS = ("main.py", "repre-jax")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def note_start(
-    folder: RunFolder, *, step: int, devices: int, changes: Sequence[str] = ()
-) -> None:
+def note_start(folder: RunFolder, *, step: int, devices: int, changes: Sequence[str] = ()) -> None:
     """Adds this process to the starts of a run.
 
     Args:

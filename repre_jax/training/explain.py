@@ -77,9 +77,7 @@ def _images(config: ConfigDict) -> tuple[int, str]:
         raise
 
 
-def _run_lines(
-    config: ConfigDict, r: Resolution, learner: Learner, images_told: str
-) -> list[str]:
+def _run_lines(config: ConfigDict, r: Resolution, learner: Learner, images_told: str) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
     memory, shortage = _memory(config, r, learner)
