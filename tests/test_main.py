@@ -366,7 +366,8 @@ def test_no_cache_is_made_of_images_that_nothing_reads(run, tmp_path, monkeypatc
         cache = tmp_path / labels
         given = {"labels": labels, "cache_size": 16, "cache_path": cache, "path": images}
         flags = [f"--config.data.{key}={value}" for key, value in given.items()]
-        assert run(SMOKE, *FOLDER, *flags, f"--workdir={tmp_path / 'run'}")[0] == 2
+        said = run(*FOLDER, *flags, f"--workdir={tmp_path / 'run'}")
+        assert said[2] == "error: Enough.\n", said
         made[labels] = sum(path.is_dir() for path in cache.iterdir())
     assert made == {"auto": 2, "none": 1}
 
@@ -429,11 +430,11 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
 
 
 def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
-    told = explained(run(SMOKE, "--explain")[1])["memory"]
-    assert re.fullmatch(r"about 0\.\d\d GiB in a step, of [\d,.]+ GiB on each device", told)
     monkeypatch.setattr(explain, "device_memory", lambda devices: 2**20)
     _, out, _ = run(SMOKE, "--explain")
-    assert "and each device has 0.0: set a larger train.accumulate or model.remat=True" in out
+    told = explained(out)["memory"]
+    assert re.fullmatch(r"about 0\.\d\d GiB in a step, of 0\.00 GiB on each device", told)
+    assert "and each device has 0.0: set a larger train.accumulate or more train.devices" in out
 
 
 @pytest.mark.parametrize(

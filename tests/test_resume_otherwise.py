@@ -80,7 +80,7 @@ def test_too_little_memory_is_told_with_the_ways_out(stopped, capsys, monkeypatc
     assert command(*FLAGS, f"--workdir={stopped}") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: The devices have too little memory (Out of memory allocating")
-    assert f"Checkpoints in {stopped / 'checkpoints'} are intact. Set model.remat=True" in said
+    assert f"Checkpoints in {stopped / 'checkpoints'} are intact. Set more train.devices, which" in said
     assert "train.accumulate" not in said, "it cannot change under drop path"
     assert said.count("\n") == 1
     assert checkpoint_steps(stopped) == [2]

@@ -18,7 +18,7 @@ from repre_jax.training.learner import Learner, TrainState, build_learner, remar
 from repre_jax.training.memory import bytes_of, device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
-from repre_jax.training.resuming import ways_to_less_memory
+from repre_jax.training.resuming import undoes_remat, ways_to_less_memory
 from repre_jax.training.sizes import Choice, choose_sizes
 
 
@@ -101,6 +101,10 @@ def _run_lines(config: ConfigDict, r: Resolution, learner: Learner, images_told:
 
 def _memory(config: ConfigDict, r: Resolution, learner: Learner) -> tuple[str, list[str]]:
     """(what a step takes and a device has, what to do where that is too little)."""
+    if config.model.remat and undoes_remat():
+        config = config.copy_and_resolve_references()
+        config.model.remat = False
+        learner = build_learner(config, r)
     taken = step_memory(learner, r.batch_size // r.devices) / 2**30
     there = device_memory(r.devices) / 2**30
     told = f"about {taken:,.2f} GiB in a step, of {there:,.2f} GiB on each device"

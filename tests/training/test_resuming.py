@@ -7,6 +7,7 @@ from tiny import random_state, random_views, tiny_config, tiny_learner, tiny_swi
 
 from repre_jax.errors import UserError
 from repre_jax.methods.method import Keys
+from repre_jax.training import resuming
 from repre_jax.training.resuming import (
     changes_told,
     check_changes,
@@ -42,9 +43,11 @@ def test_accumulate_stays_where_micro_batches_draw(name):
     assert "train.accumulate" not in ways_to_less_memory(config)
 
 
-def test_accumulate_changes_elsewhere():
+def test_accumulate_changes_elsewhere(monkeypatch):
     config = tiny_config("moco_v2")
     check_changes(config, ACCUMULATE)
+    assert "model.remat" not in ways_to_less_memory(config), "of no use on a CPU"
+    monkeypatch.setattr(resuming, "undoes_remat", lambda: False)
     assert ways_to_less_memory(config) == (
         "a larger train.accumulate or model.remat=True or more train.devices, which may change "
         "when a run is resumed; or, in a new --workdir, a smaller train.batch_size or a smaller "
