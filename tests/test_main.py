@@ -1,6 +1,7 @@
 """The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,9 @@ from whole_runs import ROOT, command, image_folder, summary
 
 from repre_jax import pretrain
 from repre_jax.config_files import locate, read_config
+from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
-from repre_jax.training import defaults
+from repre_jax.training import defaults, explain
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
 from repre_jax.training.sizes import choose_sizes
@@ -357,6 +359,24 @@ def test_no_write_permission(mistake, tmp_path, monkeypatch):
     )
 
 
+def test_no_cache_is_made_of_images_that_nothing_reads(run, tmp_path, monkeypatch):
+    """Those for validation, where there are no labels."""
+
+    def enough(*unused):
+        raise UserError("Enough.")
+
+    monkeypatch.setattr(pretrain, "build_learner", enough)
+    images, made = image_folder(tmp_path / "images"), {}
+    for labels in ("auto", "none"):
+        cache = tmp_path / labels
+        given = {"labels": labels, "cache_size": 16, "cache_path": cache, "path": images}
+        flags = [f"--config.data.{key}={value}" for key, value in given.items()]
+        said = run(*FOLDER, *flags, f"--workdir={tmp_path / 'run'}")
+        assert said[2] == "error: Enough.\n", said
+        made[labels] = sum(path.is_dir() for path in cache.iterdir())
+    assert made == {"auto": 2, "none": 1}
+
+
 # --------------------------------------------------------------------------------------- explain
 
 
@@ -411,7 +431,15 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     assert "The warm-up of 88 steps is longer than the run of 87: " in out
     config = read_config("quickstart")
     config.train.steps = 88  # four epochs of 22 steps
-    assert resolve(config, images=1442, devices=1).remark == ""
+    assert resolve(config, images=1442, devices=1).remarks == []
+
+
+def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
+    monkeypatch.setattr(explain, "device_memory", lambda devices: 2**20)
+    _, out, _ = run(SMOKE, "--explain")
+    told = explained(out)["memory"]
+    assert re.fullmatch(r"about 0\.\d\d GiB in a step, of 0\.00 GiB on each device", told)
+    assert "and each device has 0.0: set a larger train.accumulate or more train.devices" in out
 
 
 @pytest.mark.parametrize(
