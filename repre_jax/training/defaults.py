@@ -92,9 +92,8 @@ def get_config(method: str) -> ConfigDict:
     config.model.drop_path = 0.0  # of the online network's last block; the target has none
     # A run, or a file of another library, whose weights training starts from; empty: random ones.
     config.model.init_from = ""
-    config.model.remat = (
-        False  # recompute activations: a third more time, less memory (not on CPUs)
-    )
+    # Recompute activations: a third more time for less memory; on a CPU only the former.
+    config.model.remat = False
     config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 
     config.data = ConfigDict()
