@@ -278,7 +278,8 @@ def _pixels(
 
 
 def _same(left: tuple, right: tuple) -> bool:
-    return np.allclose(left, right, rtol=0, atol=1e-6)
+    alike = np.shape(left) == np.shape(right)  # of as many channels
+    return alike and np.allclose(left, right, rtol=0, atol=1e-6)
 
 
 def _fold_pixels(params: Any, pixels: tuple) -> tuple[Any, list[str]]:

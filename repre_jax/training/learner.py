@@ -224,7 +224,14 @@ def build_branch(config: ConfigDict, encoder: nn.Module, method: Method) -> Bran
 def remarks(resolution: Resolution, learner: Learner) -> list[str]:
     """What the user may not have meant by a run, in sentences; mostly none."""
     seen = resolution.clock.total_steps * resolution.batch_size
-    return [*resolution.remarks, *learner.method.remarks(seen)]
+    found = [*resolution.remarks, *learner.method.remarks(seen)]
+    channels, views = learner.encoder.channels, learner.method.views
+    if channels != 3 and (views.jitter_probability or views.grey_probability):
+        found.append(
+            f"Of images of {channels} channel(s), colour jitter changes brightness and contrast "
+            "alone, and none becomes grey."
+        )
+    return found
 
 
 def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):
