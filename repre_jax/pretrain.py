@@ -31,6 +31,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.runs.memory_errors import memory_shortage_told
+from repre_jax.runs.profile import Profile
 from repre_jax.runs.starts import devices_told, note_start, read_starts
 from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
@@ -80,6 +81,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
       UserError: whatever the user can mend.
     """
     trackers = chosen_trackers(config.logging)
+    Profile.of(config.logging.profile, workdir)  # a mistake is told before anything is opened
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train", config.model.channels)
     check_normalised(config, source)
@@ -186,6 +188,9 @@ def train(
     """Steps until the end of the run; returns the state and the metrics of the last step."""
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
+    profile = Profile.of(config.logging.profile, run.folder.path / "profile")
+    if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
+        run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
         step=jax.jit(functools.partial(train_step, learner), donate_argnums=0),
         total_steps=clock.total_steps,
@@ -201,6 +206,7 @@ def train(
         max_nonfinite_steps=config.train.max_nonfinite_steps,
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
         "--workdir.",
+        profile=profile,
     )
     return loop.run(state, batches, interruption)
 

@@ -7,7 +7,7 @@ images.json     which images it was made from (runs/images.py)
 bad_files.txt   images that could not be read, and why
 starts.jsonl    one JSON object per process that trained: command, versions, devices, changed keys
 report.html     the run as a page (visualize/report), of a finished run or one asked for
-tensorboard/ checkpoints/ figures/ trackers/
+tensorboard/ checkpoints/ figures/ trackers/ profile/
 """
 
 import contextlib

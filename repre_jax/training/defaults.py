@@ -158,6 +158,7 @@ def get_config(method: str) -> ConfigDict:
     config.logging = ConfigDict()
     config.logging.every_steps = 50
     config.logging.loss_gradients = False  # each loss's gradient norm on the encoder, at log steps
+    config.logging.profile = ""  # "10:20" traces these steps with JAX's profiler into profile/
     config.logging.wandb = ""  # project, or entity/project, of Weights & Biases; extra "wandb"
     config.logging.mlflow = ""  # tracking URI of MLflow, "sqlite:///mlflow.db"; extra "mlflow"
     return config
