@@ -13,6 +13,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import open_encoder, open_images
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.task import SHARED_RANGES
+from repre_jax.models.pixels import as_shares
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.visualize.attention import draw_attention
@@ -109,7 +110,7 @@ def open_scene(config: ConfigDict, workdir: Path | None) -> Scene:
             name,
             inner,
             pretrained,
-            centre_views(samples, inner.image_size),
+            as_shares(centre_views(samples, inner.image_size)),
             block_numbers(pretrained.encoder, config.blocks, "blocks"),
         )
         for name, (inner, pretrained) in zip(_names(opened), opened, strict=True)

@@ -64,6 +64,13 @@ def test_every_figure_of_a_run(root, look):
     assert list((root / "dino" / "eval" / "features").glob("pooled-*"))
 
 
+def test_grey_rectangles_of_sixteen_bits(root, look):
+    saved_run(root / "grey", "dino", channels=1, image_size=(16, 32))
+    code, out, err = look("grey", "--config.data.range=(0,255)", "--config.count=2")
+    assert (code, err) == (0, "") and "Not drawn" not in out
+    assert names(root / "grey" / "figures" / "target-1") >= {"attention", "features", "neighbours"}
+
+
 def test_two_side_by_side(root, look, tmp_path):
     """Of given images: one picture of both, and one of each where it is of parts of an encoder."""
     given = sorted((root / "images" / "val").rglob("*.png"))[:2]

@@ -138,13 +138,17 @@ def looked_at(encoder: Encoder, views: np.ndarray, block: int) -> np.ndarray:
 
 
 def only(image: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] of levels of which all but some patches, bool [gh, gw], are paled."""
+    """An image [H, W, C] of which all but some patches, bool [gh, gw], are paled.
+
+    It is uint8, or of floats in [0, 1].
+    """
     image = as_colours(image)
     height, width = image.shape[:2]
     kept = cv2.resize(
         patches.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
     ).astype(bool)
-    pale = (image.astype(np.float32) * 0.2 + 255 * 0.8).astype(np.uint8)
+    white = 255 if image.dtype == np.uint8 else 1
+    pale = (image.astype(np.float32) * 0.2 + white * 0.8).astype(image.dtype)
     return np.where(kept[..., None], image, pale)
 
 
@@ -154,7 +158,7 @@ def head_panels(
     """Rows image | mean | head 0 | head 1 ..., with several lines an image for many heads.
 
     Args:
-      views: [n, H, W, C] of levels.
+      views: [n, H, W, C], levels or floats in [0, 1].
       attention: [n, H, gh, gw].
       mass: None for the maps themselves; else ``heaviest`` patches that hold that share.
     """

@@ -26,7 +26,7 @@ class Subject:
       name: of its run, and of its step where several are of one run.
       config: with every default filled in from the run.
       pretrained: the encoder, not read yet.
-      views: of the images, [n, H, W, C] of levels, as the encoder takes them.
+      views: of the images, float32 [n, H, W, C] in [0, 1], of the size that the encoder is shown.
       blocks: to be shown.
     """
 
