@@ -35,10 +35,11 @@ from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
+from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.sizes import choose_sizes
-from repre_jax.training.step import loss_gradient_norms, train_step
+from repre_jax.training.step import loss_gradient_norms
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -156,7 +157,7 @@ def train(
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
     loop = TrainingLoop(
-        step=jax.jit(functools.partial(train_step, learner), donate_argnums=0),
+        step=jitted_step(learner),
         total_steps=clock.total_steps,
         log_every=config.logging.every_steps,
         save_every=config.checkpoint.every_steps,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu.parameter_overview import count_parameters, get_parameter_overview
 from ml_collections import ConfigDict
 
@@ -14,7 +13,9 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.survey import check_normalised, in_words
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
-from repre_jax.training import defaults
+from repre_jax.training import defaults, target
+from repre_jax.training.accelerators import Target
+from repre_jax.training.compiled import tree_bytes
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
@@ -32,19 +33,19 @@ def flat_keys(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def explain(config: ConfigDict, config_filename: str) -> str:
+def explain(config: ConfigDict, config_filename: str, absent: Target | None = None) -> str:
     """The resolved run as text.
 
     Args:
       config: after the command line.
       config_filename: as given, "configs/dino_vits.py:baseline", to tell the layers apart.
+      absent: devices that are not here, for which to explain and to compile the step.
     """
-    mesh = make_mesh(config.train.devices)
+    mesh = absent.mesh if absent else make_mesh(config.train.devices)
     images, images_told = _images(config)
-    choices = choose_sizes(
-        config, images=images, devices=mesh.size, on_cpu=jax.default_backend() == "cpu"
-    )
-    resolution = resolve(config, images=images, devices=mesh.size)
+    on_cpu = absent is None and jax.default_backend() == "cpu"
+    choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu)
+    resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
     sections = [
@@ -54,6 +55,9 @@ def explain(config: ConfigDict, config_filename: str) -> str:
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
     ]
+    if absent:
+        title = f"compiled for {absent.name}, one of {mesh.size} devices"
+        sections.append((title, _program_lines(config, absent, images)))
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
 
 
@@ -107,8 +111,7 @@ def _parameter_lines(state: TrainState) -> list[str]:
     parts |= branch
     parts |= {"trained": state.params, "target copy": state.target_params}
     lines = [f"{name:<16}{count_parameters(tree):>14,}" for name, tree in parts.items()]
-    size = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return [*lines, f"{'train state':<16}{size / 2**20:>11,.1f} MiB on every device"]
+    return [*lines, f"{'train state':<16}{tree_bytes(state) / 2**20:>11,.1f} MiB on every device"]
 
 
 def _operation_lines(learner: Learner) -> list[str]:
@@ -119,6 +122,15 @@ def _operation_lines(learner: Learner) -> list[str]:
         f"forward pass    {forward / 1e9:>14,.2f} G, all networks and losses",
         f"step            {step / 1e9:>14,.2f} G",
     ]
+
+
+def _program_lines(config: ConfigDict, absent: Target, images: int) -> list[str]:
+    program = target.compile_for(config, absent, images=images)
+    lines = target.lines(program)
+    if not program.fits:
+        fitting = target.ways_that_fit(config, absent, images=images)
+        lines += [f"with {line}" for line in fitting] or ["nothing that was tried makes it fit"]
+    return lines
 
 
 def _provenance(config: ConfigDict, config_filename: str, choices: list[Choice]) -> list[str]:
