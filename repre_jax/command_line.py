@@ -23,6 +23,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from repre_jax.compilation_cache import keep_compiled_programs
 from repre_jax.config_files import carried, locate, read_config
 from repre_jax.data.sources import check_read, short_name
 from repre_jax.data.workers import WorkerKilled, exit_without_them
@@ -72,6 +73,9 @@ def run() -> None:
     """The command as a process of its own: Ctrl-C and a terminal that goes away are its matter."""
     outlive_terminal()
     end_at_once_on_ctrl_c()
+    trouble = keep_compiled_programs()
+    if trouble:
+        print(trouble, file=sys.stderr)
     code = main()
     if WorkerKilled.happened:
         exit_without_them(code)

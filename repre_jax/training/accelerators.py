@@ -145,6 +145,7 @@ def _gpus(name: str, kind: str, count: int) -> list[jax.Device]:
 
 def _devices(name: str, extra: str, **description: object) -> list[jax.Device]:
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # nothing could load what it keeps
     try:
         return topologies.get_topology_desc(**description).devices
     except (RuntimeError, NotImplementedError) as error:

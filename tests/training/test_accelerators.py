@@ -2,11 +2,19 @@
 
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from repre_jax.errors import UserError
 from repre_jax.training import accelerators
 from repre_jax.training.accelerators import open_target
+
+
+@pytest.fixture(autouse=True)
+def cache_of_the_other_tests():
+    """Stays on: what is compiled for other devices is the one thing that is not kept."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture
