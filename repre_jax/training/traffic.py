@@ -108,6 +108,8 @@ def _moved(
     if opcode == "conditional":
         return max(map(bytes_of, _called(instruction)))
     read = sum(_in_memory(of_name[name]) for name in instruction.operands)
+    if opcode in ("slice", "slice-start", "dynamic-slice"):  # of the rest nothing is read
+        read = min(read, _results(instruction)[0].bytes)
     if opcode == "custom-call":  # cuBLAS lists its working space, bytes, among its outputs
         return read + _in_memory(instruction._replace(arrays=_wide(instruction.arrays)))
     if opcode.endswith("-start"):  # its output is written when it is done
@@ -126,9 +128,9 @@ def _wide(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def _results(instruction: Instruction) -> tuple[Array, ...]:
-    """Arrays that a collective makes; one that is only started lists what it reads before them."""
+    """Arrays that an instruction makes; some that only start list what they read before them."""
     arrays = instruction.arrays
-    if instruction.opcode == "all-gather-start":
+    if instruction.opcode in ("all-gather-start", "slice-start"):
         return arrays[len(instruction.operands) :]
     return arrays[: len(instruction.operands)]
 
@@ -187,9 +189,14 @@ def _closing(text: str) -> int:
 def _arrays(type_text: str) -> tuple[Array, ...]:
     found = []
     for dtype, dims, layout in _ARRAY.findall(type_text):
-        count = math.prod(int(d) for d in dims.split(",") if d)
-        on_chip = bool(re.search(r"S\([1-9]", layout))
-        found.append(Array(dtype, count * _bits(dtype) // 8, on_chip))
+        sides = [int(side) for side in dims.split(",") if side]
+        order, _, placing = layout.strip("{}").partition(":")
+        if order and placing.startswith("T("):  # a TPU's, in tiles that are filled up
+            tile = [int(side) for side in placing[2 : placing.index(")")].split(",")]
+            for axis, side in zip(map(int, order.split(",")), reversed(tile), strict=False):
+                sides[axis] = -(-sides[axis] // side) * side
+        size = math.prod(sides) * _bits(dtype) // 8
+        found.append(Array(dtype, size, bool(re.search(r"S\([1-9]", placing))))
     return tuple(found)
 
 

@@ -81,9 +81,20 @@ def test_gpu():
     assert traffic.collectives == (Collective("all-reduce", "f32", 1, sums),)
 
 
-def test_memory_on_the_chip_is_not_the_devices():
-    tokens, sums = 2 * 16 * 197 * 4 * 64, 4 * 64**2
+def test_memory_on_the_chip_is_not_the_devices_and_tiles_are_filled_up():
+    tokens, sums = 2 * 16 * 256 * 4 * 64, 4 * 64 * 128  # 197 x 64 in tiles of 128 x 8, 64 of 128
     assert read_traffic(TPU).bytes == tokens + sums + 2 * sums
+
+
+def test_of_a_slice_nothing_else_is_read():
+    text = """ENTRY %main (p: u8[128,2,8]) -> u8[128,1,8] {
+  %p = u8[128,2,8]{2,1,0} parameter(0)
+  %slice-start = ((u8[128,2,8]{2,1,0}), u8[128,1,8]{2,1,0:S(1)}, s32[]{:S(2)}) slice-start(%p)
+  %slice-done = u8[128,1,8]{2,1,0:S(1)} slice-done(%slice-start)
+  ROOT %copy = u8[128,1,8]{2,1,0} copy(%slice-done)
+}
+"""
+    assert read_traffic(text).bytes == 2 * 128 * 8
 
 
 def test_a_loop_counts_as_often_as_it_runs():
