@@ -44,6 +44,12 @@ class Row(NamedTuple):
         return f"{self.config} {self.target} {self.batch_size or 'recipe'}"
 
 
+# Compiled in a minute, so that a test can ask whether they are still what they were.
+SMALL = [
+    Row(config, target)
+    for config in ("quickstart", "moco_v3_vits:smoke")
+    for target in ("v5e:2x2", "h100:1")
+]
 FIRST = [
     ("moco_v3_vits", "h100:1", 128),
     ("moco_v3_vits", "v5e:4x4", None),
@@ -57,7 +63,7 @@ def rows() -> list[Row]:
     configs = [name for name in carried() if "batch_size" in read_config(name).get("train", {})]
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target, None) for config in configs for target in HARDWARE]
-    found = []
+    found = list(SMALL)
     for config, target, batch_size in dict.fromkeys([*FIRST, *every]):
         found.append(Row(config, target, batch_size))
         if read_config(config).repre.enabled:

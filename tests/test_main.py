@@ -630,7 +630,7 @@ def test_a_target_that_cannot_be(mistake):
     assert mistake(SMOKE, "--explain", "--target=v9:4").startswith("--target=v9:4 must be a TPU")
 
 
-def test_explain_what_a_target_compiles(run, monkeypatch):
+def test_explain_what_a_target_compiles(run, mistake, monkeypatch):
     sizes = {"parameters": 2**30, "temporaries": 2**31}
     program = Program(2, 64, sizes, 2**31, 9.0, 3e12, 0.5, 4 * 10**9, 0.25, ())
     absent = Target("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})
@@ -643,3 +643,5 @@ def test_explain_what_a_target_compiles(run, monkeypatch):
     section = out.split("compiled for h100:2, one of 2 devices")[1]
     assert "3.00 of 2.00 GiB: does not fit, by 1.00 GiB" in section
     assert "with model.remat=True: fits" in section
+    said = mistake(SMOKE, "--explain", "--target=h100:2", "--config.train.devices=4")
+    assert said == "train.devices=4, but --target=h100:2 has 2: leave it at 0."

@@ -42,6 +42,11 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
       absent: devices that are not here, for which to explain and to compile the step.
     """
     mesh = absent.mesh if absent else make_mesh(config.train.devices)
+    if config.train.devices not in (0, mesh.size):
+        raise UserError(
+            f"train.devices={config.train.devices}, but --target={absent.name} has {mesh.size}: "
+            "leave it at 0."
+        )
     images, images_told = _images(config)
     on_cpu = absent is None and jax.default_backend() == "cpu"
     choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu)

@@ -208,7 +208,10 @@ def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, Con
         kind, _, shape = name.partition(":")
         axes = sorted(map(int, shape.split("x")))
         name = f"{kind}:{'x'.join(map(str, sorted([2 * axes[0], *axes[1:]])))}"
-        target = open_target(name)
+        try:
+            target = open_target(name)
+        except UserError:  # there are no larger ones
+            return
         yield f"--target={name}", config, target
 
 

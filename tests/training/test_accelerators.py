@@ -32,7 +32,9 @@ def described(monkeypatch):
     return told
 
 
-@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:32", "v5e:4by8", "h100", "h100:0", "h100:2x2"])
+@pytest.mark.parametrize(
+    "name", ["v9:2x2", "v5e", "v5e:32", "v5e:4by8", "h100", "h100:0", "h100:2x2"]
+)
 def test_unknown(name):
     with pytest.raises(UserError, match=f"--target={name} must be a TPU .* or a GPU"):
         open_target(name)
@@ -53,7 +55,9 @@ def test_refused_by_the_compiler(monkeypatch):
         raise RuntimeError("Topology layout is not divisible\nby 2x2x1")
 
     monkeypatch.setattr(accelerators.topologies, "get_topology_desc", refuse)
-    with pytest.raises(UserError, match="v5e:3x3 is refused by the compiler: .* divisible by 2x2x1"):
+    with pytest.raises(
+        UserError, match="v5e:3x3 is refused by the compiler: .* divisible by 2x2x1"
+    ):
         open_target("v5e:3x3")
 
 

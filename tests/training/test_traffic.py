@@ -75,7 +75,12 @@ backend_config={"known_trip_count":{"n":"3"}}
 
 def test_gpu():
     tokens, product, sums = 2 * 16 * 197 * 4 * 64, 4 * 64**3, 4 * 64**2
-    transposed, gemm, reduced, exchanged = 2 * tokens, 2 * tokens + product, product + sums, 2 * sums
+    transposed, gemm, reduced, exchanged = (
+        2 * tokens,
+        2 * tokens + product,
+        product + sums,
+        2 * sums,
+    )
     traffic = read_traffic(GPU)
     assert traffic.bytes == transposed + gemm + reduced + exchanged
     assert traffic.collectives == (Collective("all-reduce", "f32", 1, sums),)
