@@ -55,9 +55,7 @@ def test_refused_by_the_compiler(monkeypatch):
         raise RuntimeError("Topology layout is not divisible\nby 2x2x1")
 
     monkeypatch.setattr(accelerators.topologies, "get_topology_desc", refuse)
-    with pytest.raises(
-        UserError, match="v5e:3x3 is refused by the compiler: .* divisible by 2x2x1"
-    ):
+    with pytest.raises(UserError, match=r"v5e:3x3 is refused .* is not divisible by 2x2x1$"):
         open_target("v5e:3x3")
 
 
