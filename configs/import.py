@@ -29,7 +29,7 @@ def get_config():
     config.norm_epsilon = placeholder(float)
     config.pixels = placeholder(str)  # mean, deviation: "imagenet", "half", "unit" (none)
     # Resizes learned positions of a ViT and, of a Swin, tables of relative positions.
-    config.image_size = placeholder(int)  # pixels
+    config.image_size = placeholder(object)  # pixels: 224, or (height, width)
     config.window = placeholder(int)  # of a Swin, in tokens
     config.data = defaults.get_config("dino").data  # images that evaluations take
     return config

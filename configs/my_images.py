@@ -22,7 +22,7 @@ def get_config(variants: str = ""):
     config.data.update({"source": "folder", "name": "", "cache_size": 0})
     for key in ("name", "initialisation"):
         config.model[key] = placeholder(str)
-    config.model.image_size = placeholder(int)  # pixels
+    config.model.image_size = placeholder(object)  # pixels, or (height, width)
     for key in ("batch_size", "epochs"):
         config.train[key] = placeholder(int)
     for key in ("learning_rate", "end_learning_rate", "warmup_epochs", "end_weight_decay"):

@@ -9,6 +9,7 @@ Minutes on a CPU for a few ten thousand images. Then
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 from repre_jax.config_files import apply_variants
 from repre_jax.training import defaults
@@ -21,7 +22,8 @@ def get_config(variants: str = ""):
     config.workdir = "runs/patch_clusters"
     config.data = defaults.get_config("lomar_tokens").data
     config.patch_size = 16  # pixels, of the encoder
-    config.image_size = 224  # pixels
+    config.image_size = FieldReference(224, field_type=object)  # pixels, or (height, width)
+    config.channels = 3  # of the images
     config.vocabulary = 8192  # centroids
     config.patches_per_image = 16
     config.epochs = 1  # over the images

@@ -26,6 +26,7 @@ from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.folder import RunFolder, write_json
+from repre_jax.runs.memory_errors import memory_shortage_told
 from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
 
@@ -81,19 +82,26 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
             if primary:
                 print(in_words(train, None if val is train else val))
             evaluation = Evaluation(config, pretrained, train, val, mesh, folder)
-            measured = task.measure(evaluation)
-            wall_seconds = round(time.monotonic() - started, 2)
+            results = _measured(evaluation, started)
             if primary:
                 folder.write_config()
-            results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
-            if evaluation.features_commits:
-                results["features_commits"] = sorted(evaluation.features_commits)
-            if evaluation.unreadable:
-                results["unreadable"] = evaluation.unreadable
-            if primary:
                 write_json(results_path, results)
     if primary:
         print(f"{results['line']} ({results_path})")
+    return results
+
+
+def _measured(evaluation: Evaluation, started: float) -> dict[str, Any]:
+    """What ``results.json`` says; ``started`` is the monotonic time of the command's start."""
+    advice = "Lower batch_size (of fine-tuning, recipe.batch_size), or set more devices."
+    with memory_shortage_told(advice):
+        measured = TASKS[evaluation.config.task].measure(evaluation)
+    wall_seconds = round(time.monotonic() - started, 2)
+    results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
+    if evaluation.features_commits:
+        results["features_commits"] = sorted(evaluation.features_commits)
+    if evaluation.unreadable:
+        results["unreadable"] = evaluation.unreadable
     return results
 
 

@@ -14,6 +14,7 @@ from repre_jax.convert.architecture import Told
 from repre_jax.convert.files import run_name
 from repre_jax.convert.foreign import read_foreign
 from repre_jax.errors import UserError
+from repre_jax.image_size import check_image_size
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
@@ -21,7 +22,6 @@ from repre_jax.runs.folder import RunFolder
 RANGES = {
     "heads": AT_LEAST_ONE,
     "norm_epsilon": POSITIVE,
-    "image_size": AT_LEAST_ONE,
     "window": AT_LEAST_ONE,
 }
 
@@ -54,6 +54,13 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
       UserError: no source, nothing in it that can be imported, or a folder that holds another run.
     """
     check_ranges(config, RANGES)
+    if config.image_size is not None:
+        check_image_size(config.image_size, "image_size")
+    if config.data.mean or config.data.std:
+        raise UserError(
+            "data.mean and data.std are what the weights were trained with: leave them out, and "
+            "set pixels where nothing tells."
+        )
     if not config.source:
         raise UserError("source is empty: set --config.source=<file of weights>.")
     source = Path(config.source).expanduser().absolute()
@@ -71,7 +78,9 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
     )
     workdir = workdir or Path("runs", run_name(source))
     saved = found.config.copy_and_resolve_references()
+    pixels = {"mean": saved.data.mean, "std": saved.data.std}
     saved.workdir, saved.data = str(workdir), config.data
+    saved.data.update(pixels)
     encoder, target = {"encoder": found.params}, found.weights == "target"
     state = ImportedState(np.int32(0), {} if target else encoder, encoder if target else {})
     if jax.process_index() == 0:

@@ -10,8 +10,9 @@ from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.sources import open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
+from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.losses.masked import patch_targets
-from repre_jax.models.pixels import normalise, patchify
+from repre_jax.models.pixels import as_shares, normalisation_of, normalise, patchify
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range, check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 
@@ -20,7 +21,7 @@ RANGES = {
     "data.workers": NOT_NEGATIVE,
     "data.cache_size": NOT_NEGATIVE,
     "patch_size": AT_LEAST_ONE,
-    "image_size": AT_LEAST_ONE,
+    "channels": AT_LEAST_ONE,
     "vocabulary": Range(2),
     "patches_per_image": AT_LEAST_ONE,
     "epochs": AT_LEAST_ONE,
@@ -39,7 +40,7 @@ def cluster_patches(config: ConfigDict, workdir: Path) -> Path:
       workdir: made if need be.
 
     Returns:
-      The file: "centroids" float32 [K, P * P * 3], and what they were made of.
+      The file: "centroids" float32 [K, P * P * C], and what they were made of.
 
     Raises:
       UserError: whatever the user can mend.
@@ -47,11 +48,13 @@ def cluster_patches(config: ConfigDict, workdir: Path) -> Path:
     from sklearn.cluster import MiniBatchKMeans  # a second to import: only this needs it
 
     check_ranges(config, RANGES)
-    if config.image_size % config.patch_size:
+    check_image_size(config.image_size, "image_size")
+    if any(side % config.patch_size for side in height_and_width(config.image_size)):
         raise UserError(
-            f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}."
+            f"image_size={size_in_words(config.image_size)} is not a multiple of "
+            f"patch_size={config.patch_size}."
         )
-    source = open_source(config.data, "train")
+    source = open_source(config.data, "train", config.channels)
     means = MiniBatchKMeans(config.vocabulary, random_state=config.seed, n_init=1, max_iter=1)
     counted = 0
     for epoch in range(config.epochs):
@@ -82,8 +85,9 @@ def cluster_patches(config: ConfigDict, workdir: Path) -> Path:
 
 
 def _patches(config: ConfigDict, source: Source, epoch: int) -> Iterator[np.ndarray]:
-    """float32 [n, P * P * 3] of a batch of images at a time, so many of each at random."""
+    """float32 [n, P * P * C] of a batch of images at a time, so many of each at random."""
     rng = np.random.default_rng((config.seed, epoch))
+    normalisation = normalisation_of(config.data, channels=config.channels, wanted=True)
     batches = evaluation_batches(
         source,
         image_size=config.image_size,
@@ -92,8 +96,8 @@ def _patches(config: ConfigDict, source: Source, epoch: int) -> Iterator[np.ndar
     )
     with batches:
         for batch in batches:
-            images = batch["image"][batch["mask"]].astype(np.float32) / 255
-            patches = patchify(normalise(images), config.patch_size)
+            images = as_shares(batch["image"][batch["mask"]])
+            patches = patchify(normalise(images, normalisation), config.patch_size)
             count = min(config.patches_per_image, patches.shape[1])
             order = rng.random(patches.shape[:2]).argsort(axis=1)[:, :count]
             chosen = np.take_along_axis(np.asarray(patches), order[..., None], axis=1)

@@ -30,30 +30,28 @@ from repre_jax.runs.images import check_same_images, write_images
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
-from repre_jax.runs.starts import note_start
+from repre_jax.runs.memory_errors import memory_shortage_told
+from repre_jax.runs.profile import Profile
+from repre_jax.runs.starts import devices_told, note_start, read_starts
 from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
 from repre_jax.training.compiled import jitted_step
-from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
 from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.resuming import (
+    FREE_TO_CHANGE,
+    TOLD_WHEN_CHANGED,
+    changes_told,
+    check_changes,
+    ways_to_less_memory,
+)
 from repre_jax.training.sizes import choose_sizes
 from repre_jax.training.step import loss_gradient_norms
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
-# Settings that may differ when a run is resumed: none of them changes what is trained.
-FREE_TO_CHANGE = (
-    "workdir",
-    "stopped_is_success",
-    "data.path",
-    "data.labels",  # what they come to is in the fingerprint of the images
-    "data.workers",
-    "data.cache_path",
-    "checkpoint",
-    "logging",
-)
 PICTURES = 6  # images of which the end of a run shows reconstructions
 
 
@@ -76,19 +74,19 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """Trains what ``config`` describes in the run folder ``workdir``, or goes on with it.
 
     Running it again resumes from the newest checkpoint and ends, bit for bit, where the
-    uninterrupted run would have ended.
+    uninterrupted run would have ended; on other devices, or with the sums of a step in another
+    order (``training.resuming``), where it would have ended up to rounding.
 
     Raises:
       Stopped: Ctrl-C, SIGTERM or SIGHUP came; the step, or the k-NN, under way is done and saved.
       UserError: whatever the user can mend.
     """
     trackers = chosen_trackers(config.logging)
+    Profile.of(config.logging.profile, workdir)  # a mistake is told before anything is opened
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train", config.model.channels)
     check_normalised(config, source)
-    val = None
-    if has_split(config.data, "val"):
-        val = open_source(config.data, "val", config.model.channels)
+    val = _open_val(config, source)
     sizes = {"images": len(source), "devices": mesh.size}
     on_cpu = jax.default_backend() == "cpu"
     choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
@@ -103,6 +101,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             workdir,
             config.to_dict(),
             ignore=FREE_TO_CHANGE,
+            told=TOLD_WHEN_CHANGED,
             defaults=defaults.get_config(config.method.name).to_dict(),
             primary=primary,
         )
@@ -113,8 +112,12 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if folder.summary:
             print(f"{workdir} is finished: its metrics are in {folder.summary_path}.")
             return
+        changes = _changes(config, folder, mesh) if primary else []
         if primary:
-            print(*filter(None, [in_words(source, val), resolution.remark]), sep="\n")
+            print(in_words(source, val), *remarks(resolution, learner), sep="\n")
+        if changes and checkpoint_steps(workdir):
+            print(changes_told(changes))
+        stack.enter_context(memory_shortage_told(_less_memory(config, folder)))
         opened = open_training(
             folder,
             learner.init,
@@ -129,7 +132,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         state, checkpoints, logs, interruption = stack.enter_context(opened)
         if primary:
             write_images(folder, images)
-            note_start(folder, step=int(state.step), devices=mesh.size)
+            note_start(folder, step=int(state.step), devices=mesh.size, changes=changes)
         run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
@@ -138,6 +141,16 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     if primary:
         report_on(folder)
         print(closing_words(config, folder, summary))
+
+
+def _open_val(config: ConfigDict, train: Source) -> Source | None:
+    """The validation images if any; without labels nothing is measured, and no cache is made."""
+    if not has_split(config.data, "val"):
+        return None
+    data = config.data.copy_and_resolve_references()
+    if train.labels is None:
+        data.cache_size = 0
+    return open_source(data, "val", config.model.channels)
 
 
 def _start(config: ConfigDict, learner: Learner, workdir: Path) -> list[Any]:
@@ -150,12 +163,35 @@ def _start(config: ConfigDict, learner: Learner, workdir: Path) -> list[Any]:
     return [start]
 
 
+def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[str]:
+    """Lines "key: old -> new" of what may be another way than at the start before, and is.
+
+    Raises:
+      UserError: the run that goes on would be another one.
+    """
+    changes, now = list(folder.changes), devices_told(mesh.size)
+    if checkpoint_steps(folder.path):
+        check_changes(config, changes)
+    before = [start.get("devices", now) for start in read_starts(folder.path)]
+    if before and before[-1] != now:
+        changes.append(f"devices: {before[-1]} -> {now}")
+    return changes
+
+
+def _less_memory(config: ConfigDict, folder: RunFolder) -> str:
+    """What to do when the devices have too little memory."""
+    return f"Checkpoints in {folder.checkpoints} are intact. Set {ways_to_less_memory(config)}"
+
+
 def train(
     run: Run, state: TrainState, batches: DevicePrefetcher, interruption: Interruption
 ) -> tuple[TrainState, dict[str, float]]:
     """Steps until the end of the run; returns the state and the metrics of the last step."""
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
+    profile = Profile.of(config.logging.profile, run.folder.path / "profile")
+    if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
+        run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
         step=jitted_step(learner),
         total_steps=clock.total_steps,
@@ -171,13 +207,15 @@ def train(
         max_nonfinite_steps=config.train.max_nonfinite_steps,
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
         "--workdir.",
+        profile=profile,
     )
     return loop.run(state, batches, interruption)
 
 
 def measure(run: Run, state: TrainState) -> dict[str, float]:
     """What the encoder is worth now; images that could not be read are noted."""
-    metrics = run.evaluation.measure(evaluated_encoder(run.learner, state))
+    with memory_shortage_told("Lower evaluation.batch_size; it may change when a run is resumed."):
+        metrics = run.evaluation.measure(evaluated_encoder(run.learner, state))
     for name, reason in run.evaluation.unreadable.items():
         run.logs.bad_file(name, reason)
     return metrics

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repre_jax.image_size import height_and_width
 from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
 
@@ -38,7 +39,7 @@ def random_params(encoder: nn.Module, seed: int = 0, deviation: float = 0.2) -> 
 
 @functools.cache
 def _shapes(encoder: nn.Module) -> Any:
-    image = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
+    image = jnp.zeros((1, *height_and_width(encoder.image_size), encoder.channels))
     return jax.eval_shape(lambda: encoder.init(jax.random.key(0), image))["params"]
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -126,6 +127,15 @@ def test_a_workdir_of_other_settings_is_refused(config_of, few_neighbours, tmp_p
     evaluate(config_of("knn", **few_neighbours), tmp_path / "a")
     with pytest.raises(UserError, match=r"temperature: 0.07 -> 0.1"):
         evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), tmp_path / "a")
+
+
+def test_too_little_memory_is_told_with_the_way_out(config_of, monkeypatch):
+    def too_large(evaluation):
+        return jax.block_until_ready(jax.jit(lambda: jnp.zeros(2**44))())
+
+    monkeypatch.setitem(TASKS, "knn", dataclasses.replace(TASKS["knn"], measure=too_large))
+    with pytest.raises(UserError, match=r"have too little memory .*Lower batch_size"):
+        evaluate(config_of("knn"), None)
 
 
 def test_image_size_that_does_not_fit_the_patch(config_of):

@@ -1,6 +1,7 @@
 """The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ from whole_runs import ROOT, command, image_folder, summary
 
 from repre_jax import command_line, pretrain
 from repre_jax.config_files import locate, read_config
+from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
-from repre_jax.training import defaults, target
+from repre_jax.training import defaults, explain, target
 from repre_jax.training.accelerators import Accelerator, Target
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
@@ -94,7 +96,12 @@ def test_unknown_variant(mistake):
 @pytest.mark.parametrize(
     ("config", "given", "words"),
     [
-        ("dino_vits", "model.image_size=0", "model.image_size=0 must be at least 1."),
+        ("dino_vits", "model.image_size=0", "model.image_size=0 must be a whole number of pixels"),
+        ("dino_vits", "model.image_size=big", "model.image_size='big' must be a whole number of"),
+        ("dino_vits", "model.image_size=(32,64,3)", "model.image_size=(32, 64, 3) must be a whole"),
+        ("dino_vits", "model.channels=0", "model.channels=0 must be at least 1."),
+        ("dino_vits", "data.mean=(0.5,)", "data.mean=(0.5,) and data.std=None must both have 3"),
+        ("dino_vits", "data.std=(0.5,0.5,0)", "data.std=(0.5, 0.5, 0) must each be above 0."),
         ("moco_v2_vits", "method.temperature=0", "method.temperature=0.0 must be above 0."),
         ("byol_vits", "train.batch_size=1", "train.batch_size=1 must be at least 2."),
         ("dino_vits", "views.local_crops=-1", "views.local_crops=-1 must be at least 0."),
@@ -355,6 +362,24 @@ def test_no_write_permission(mistake, tmp_path, monkeypatch):
     )
 
 
+def test_no_cache_is_made_of_images_that_nothing_reads(run, tmp_path, monkeypatch):
+    """Those for validation, where there are no labels."""
+
+    def enough(*unused):
+        raise UserError("Enough.")
+
+    monkeypatch.setattr(pretrain, "build_learner", enough)
+    images, made = image_folder(tmp_path / "images"), {}
+    for labels in ("auto", "none"):
+        cache = tmp_path / labels
+        given = {"labels": labels, "cache_size": 16, "cache_path": cache, "path": images}
+        flags = [f"--config.data.{key}={value}" for key, value in given.items()]
+        said = run(*FOLDER, *flags, f"--workdir={tmp_path / 'run'}")
+        assert said[2] == "error: Enough.\n", said
+        made[labels] = sum(path.is_dir() for path in cache.iterdir())
+    assert made == {"auto": 2, "none": 1}
+
+
 # --------------------------------------------------------------------------------------- explain
 
 
@@ -409,7 +434,15 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     assert "The warm-up of 88 steps is longer than the run of 87: " in out
     config = read_config("quickstart")
     config.train.steps = 88  # four epochs of 22 steps
-    assert resolve(config, images=1442, devices=1).remark == ""
+    assert resolve(config, images=1442, devices=1).remarks == []
+
+
+def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
+    monkeypatch.setattr(explain, "device_memory", lambda devices: 2**20)
+    _, out, _ = run(SMOKE, "--explain")
+    told = explained(out)["memory"]
+    assert re.fullmatch(r"about 0\.\d\d GiB in a step, of 0\.00 GiB on each device", told)
+    assert "and each device has 0.0: set a larger train.accumulate or more train.devices" in out
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,9 @@ def write_official(exportable: Exportable, folder: Path) -> None:
 def write_safetensors(exportable: Exportable, folder: Path) -> None:
     """The tree of parameters as it is here, "block_0/mlp/up/kernel" say, for other JAX code."""
     flat = {n: np.asarray(x) for n, x in flatten_dict(exportable.params, sep="/").items()}
-    _write_json(folder / "config.json", {"model": exportable.config.model.to_dict()})
+    mean, std = _pixels(exportable.encoder)
+    about = {"model": exportable.config.model.to_dict(), "pixels": {"mean": mean, "std": std}}
+    _write_json(folder / "config.json", about)
     _write_safetensors(folder, flat)
 
 

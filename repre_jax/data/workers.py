@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from repre_jax.errors import UserError
+from repre_jax.stop_signals import STOP_SIGNALS
 
 Element = TypeVar("Element")
 
@@ -44,7 +45,7 @@ def start_worker(worker: int, workers: int) -> None:
     so watch for it.
     """
     del worker, workers
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
 

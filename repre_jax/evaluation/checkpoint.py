@@ -25,9 +25,8 @@ from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import filled
-from repre_jax.schedules import Clock
 from repre_jax.training import defaults
-from repre_jax.training.learner import init_encoder
+from repre_jax.training.learner import build_method, init_encoder
 
 _NETWORKS = ("params", "target_params", "batch_stats", "target_batch_stats")
 WEIGHTS = ("auto", "online", "target", "random")
@@ -140,9 +139,7 @@ def _opened(
             method = _of_an_import(config.method.name, encoder)
             usual, there = config.source.weights, (config.source.weights,)
         else:
-            method = METHODS[config.method.name].build(
-                config.method, config.views, Clock(1, 1), encoder
-            )
+            method = build_method(config, encoder)
             usual, there = method.evaluated, ("online", "target") if method.target else ("online",)
     except (KeyError, AttributeError, TypeError, ArithmeticError) as error:
         raise UserError(

@@ -9,13 +9,11 @@ import jax
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.stored import read_parts
-from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import Method
 from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import fold
-from repre_jax.schedules import Clock
-from repre_jax.training.learner import init_params
+from repre_jax.training.learner import build_branch, build_method, init_params
 
 
 class OnlineNetwork(NamedTuple):
@@ -44,11 +42,8 @@ def load_online_network(pretrained: Pretrained) -> OnlineNetwork:
         raise UserError("weights=random have learnt no reconstruction")
     config = pretrained.config
     encoder = build_encoder(config, pretrained.encoder.dtype)
-    method = METHODS[config.method.name].build(config.method, config.views, Clock(1, 1), encoder)
-    branch = None
-    if config.repre.enabled:
-        build = BRANCHES[config.repre.branch].build
-        branch = build(config.repre, encoder, config.model, method.loss_name)
+    method = build_method(config, encoder)
+    branch = build_branch(config, encoder, method)
     init = functools.partial(init_params, encoder, method, branch, seed=config.seed)
     params, statistics = jax.eval_shape(init)
     expected = {"params": params}

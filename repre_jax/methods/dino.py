@@ -8,6 +8,7 @@ Source of every number: facebookresearch/dino, main_dino.py.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.data.recipes import ViewRecipe
@@ -147,4 +148,27 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         frozen=tuple(frozen),
         evaluated="target",
         evaluation=EvaluationDefaults(linear="dino"),
+        remarks=lambda seen: _remarks(config, clock),
     )
+
+
+def _remarks(config: ConfigDict, clock: Clock) -> list[str]:
+    """Of ends that a run of this length never reaches."""
+    found, last = [], (clock.total_steps - 1) // clock.steps_per_epoch
+    start, end = config.teacher_temperature_start, config.teacher_temperature
+    epochs = config.teacher_temperature_warmup_epochs
+    if start != end and last < epochs - 1:
+        reached = np.linspace(start, end, epochs)[last]
+        found.append(
+            f"The teacher temperature ends at {reached:.4g}, not at "
+            f"method.teacher_temperature={end:g}, for its warm-up of {epochs:,} epochs is longer "
+            "than the run: lower method.teacher_temperature_warmup_epochs or train longer."
+        )
+    until = clock.steps(config.freeze_last_layer_epochs)
+    if until >= clock.total_steps:
+        found.append(
+            f"The last layer, the prototypes, stays frozen for {until:,} steps, and the run has "
+            f"{clock.total_steps:,}: it is never trained, so lower "
+            "method.freeze_last_layer_epochs or train longer."
+        )
+    return found

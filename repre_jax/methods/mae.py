@@ -130,9 +130,9 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
     Raises:
       UserError: as of ``check``.
     """
+    check(config, encoder)
     grid, patch_size = encoder.grid, encoder.patch_size
     patches = math.prod(grid)
-    check(config, encoder, patches)
     heads = MAEHeads(decoder_of(config, encoder))
 
     def encode(encoder, params, views, keys, taps):
@@ -196,14 +196,14 @@ def decoder_of(config: ConfigDict, encoder: nn.Module) -> MAEDecoder:
     )
 
 
-def check(config: ConfigDict, encoder: nn.Module, patches: int) -> None:
+def check(config: ConfigDict, encoder: nn.Module) -> None:
     """Raises UserError for an encoder that cannot leave patches out, or sizes that cannot be."""
     if not isinstance(encoder, ViT) or encoder.position == "relative":
         raise UserError(
             "method.name=mae leaves patches out, so it needs a ViT with absolute positions: set "
             "model.name=vit_base and model.position=sincos_columns_first."
         )
-
+    patches = math.prod(encoder.grid)
     if not 0 < kept_of(patches, config.mask_ratio) < patches:
         raise UserError(
             f"method.mask_ratio={config.mask_ratio} leaves the encoder none, or all, of the "

@@ -142,6 +142,8 @@ class Method:
       frozen: parameters held still.
       constant_rate: prefixes of the parameters whose learning rate stays at the peak after warm-up.
       painter: how to show what it reconstructs, if anything.
+      remarks: number of images seen by the end of the run, repeated ones each time -> sentences on
+        what the user may not have meant, such as a schedule whose end such a run never reaches.
       check_images: raises UserError when there cannot be so many images in the training set.
     """
 
@@ -164,6 +166,7 @@ class Method:
     frozen: tuple[Frozen, ...] = ()
     constant_rate: tuple[str, ...] = ()
     painter: Painter | None = None
+    remarks: Callable[[int], list[str]] = lambda seen: []
     check_images: Callable[[int], None] = lambda count: None
 
 

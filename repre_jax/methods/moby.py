@@ -6,6 +6,8 @@ Source of every number: SwinTransformer/Transformer-SSL, models/moby.py, moby_ma
 configs/moby_swin_tiny.yaml. Its "NORM_BEFORE_MLP: bn" reaches no code there, hence none here.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from repre_jax.methods.method import (
     whole_views,
     with_overrides,
 )
-from repre_jax.methods.queue import advance, enqueue, random_keys
+from repre_jax.methods.queue import advance, enqueue, random_keys, remarks
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from repre_jax.schedules import Clock, cosine
@@ -98,4 +100,5 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         # Averaged at the start of the official step: see moco_v3.py.
         target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1)),
         memory=Memory(init_memory, update_memory),
+        remarks=functools.partial(remarks, config.queue),
     )

@@ -6,6 +6,8 @@ vision transformer has none of.
 Source of every number: facebookresearch/moco, main_moco.py, moco/builder.py, moco/loader.py.
 """
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from ml_collections.config_dict import placeholder
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.losses.contrastive import queue_info_nce
 from repre_jax.methods.method import Memory, Method, Target, whole_views, with_overrides
-from repre_jax.methods.queue import advance, enqueue, random_keys
+from repre_jax.methods.queue import advance, enqueue, random_keys, remarks
 from repre_jax.models.heads import ProjectionMLP, ProjectorPredictor
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from repre_jax.schedules import Clock, cosine
@@ -97,4 +99,5 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         # Averaged at the start of the official step: see moco_v3.py.
         target=Target(heads=("projector",), momentum=lambda step: momentum(step + 1), views=(1,)),
         memory=Memory(init_memory, update_memory),
+        remarks=functools.partial(remarks, config.queue),
     )

@@ -29,3 +29,13 @@ def enqueue(queue: jax.Array, keys: jax.Array, pointer: jax.Array) -> jax.Array:
 def advance(pointer: jax.Array, batch: int, size: int) -> jax.Array:
     """The oldest row after ``batch`` keys have been written."""
     return (pointer + batch) % size
+
+
+def remarks(size: int, seen: int) -> list[str]:
+    """A sentence where a run of ``seen`` images does not fill a queue of this ``size``."""
+    if seen >= size:
+        return []
+    return [
+        f"The queue holds {size:,} keys and the run sees {seen:,} images: random keys of its start "
+        "stay among the negatives to the end, so lower method.queue or train longer."
+    ]

@@ -25,5 +25,6 @@ def build_encoder(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     Raises:
       UserError: keys that do not fit together.
     """
-    encoder = BACKBONES[config.model.name](config.model, dtype)
-    return encoder.clone(normalisation=normalisation_of(config))
+    model = config.model
+    normalisation = normalisation_of(config.data, channels=model.channels, wanted=model.normalise)
+    return BACKBONES[model.name](model, dtype).clone(normalisation=normalisation)

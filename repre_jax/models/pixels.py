@@ -23,17 +23,19 @@ GREY = Normalisation((0.449,), (0.226,))
 _USUAL = {1: GREY, 3: IMAGENET}
 
 
-def normalisation_of(config: ConfigDict) -> Normalisation | None:
-    """What a run's config says of it; None where pixels stay as they are.
+def normalisation_of(data: ConfigDict, *, channels: int, wanted: bool) -> Normalisation | None:
+    """What a config says of it; None where pixels stay as they are.
 
     Args:
-      config: of a run: ``model.normalise``, ``model.channels``, ``data.mean``, ``data.std``.
+      data: ``config.data``, with ``mean`` and ``std``, each None for the usual ones.
+      channels: C of the images.
+      wanted: ``model.normalise``.
 
     Raises:
       UserError: as many numbers as channels are not given, nor usual.
     """
-    channels, given = config.model.channels, (config.data.mean, config.data.std)
-    if not config.model.normalise:
+    given = (data.mean, data.std)
+    if not wanted:
         if given != (None, None):
             raise UserError(
                 "data.mean and data.std are given, and model.normalise=False reads neither: leave "

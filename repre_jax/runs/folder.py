@@ -5,9 +5,9 @@ metrics.jsonl   one JSON object per log step
 summary.json    final metrics, written when the run is finished
 images.json     which images it was made from (runs/images.py)
 bad_files.txt   images that could not be read, and why
-starts.jsonl    one JSON object per process that trained: command, versions, devices
+starts.jsonl    one JSON object per process that trained: command, versions, devices, changed keys
 report.html     the run as a page (visualize/report), of a finished run or one asked for
-tensorboard/ checkpoints/ figures/ trackers/
+tensorboard/ checkpoints/ figures/ trackers/ profile/
 """
 
 import contextlib
@@ -37,6 +37,8 @@ class RunFolder:
 
     Attributes:
       config: of the run, as given.
+      changes: lines "key: old -> new" of the keys of ``told`` in which the run's config, from
+        ``write_config`` on this one, was another one before.
       path, config_path, metrics_path, summary_path, bad_files_path: where things lie.
       tensorboard, checkpoints, figures: folders.
     """
@@ -47,6 +49,7 @@ class RunFolder:
         config: Mapping[str, Any],
         *,
         ignore: tuple[str, ...] = (),
+        told: tuple[str, ...] = (),
         defaults: Mapping[str, Any] | None = None,
         primary: bool = True,
     ):
@@ -59,6 +62,7 @@ class RunFolder:
           config: resolved config as a nested dictionary of JSON values.
           ignore: dotted keys, or their leading parts, that may differ when a run is resumed
             because they do not change what is trained.
+          told: the same of keys whose difference the user should know of.
           defaults: config of which an older run has what its own lacks.
           primary: whether this process writes.
 
@@ -74,6 +78,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.config = config
+        self.changes: list[str] = []
         self._lock: FileLock | None = None
         if not primary:
             return
@@ -81,7 +86,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         try:
-            _check_same_run(self.path, config, ignore, defaults or {})
+            old = saved_config(self.path)
+            if old is not None:
+                old = filled(old, defaults or {})
+                _check_same_run(self.path, old, config, (*ignore, *told))
+                self.changes = config_differences(old, config, of=told)
         except BaseException:
             self.close()
             raise
@@ -192,6 +201,7 @@ def config_differences(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     ignore: tuple[str, ...] = (),
+    of: tuple[str, ...] | None = None,
 ) -> list[str]:
     """Lines "key: old -> new" for the dotted keys in which two nested configs differ.
 
@@ -199,6 +209,7 @@ def config_differences(
       old: nested dictionary of JSON values.
       new: the same.
       ignore: dotted keys, or their leading parts, that may differ.
+      of: dotted keys, or their leading parts, that are compared; None for all.
     """
     # A tuple and the list that JSON made of it are the same setting.
     old, new = (
@@ -208,7 +219,7 @@ def config_differences(
     keys = [
         key
         for key in sorted(old.keys() | new.keys())
-        if not any(key == part or key.startswith(part + ".") for part in ignore)
+        if not _is_among(key, ignore) and (of is None or _is_among(key, of))
     ]
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
@@ -217,16 +228,17 @@ def config_differences(
     ]
 
 
+def _is_among(key: str, parts: tuple[str, ...]) -> bool:
+    return any(key == part or key.startswith(part + ".") for part in parts)
+
+
 def _check_same_run(
     folder: Path,
-    config: Mapping[str, Any],
-    ignore: tuple[str, ...],
-    defaults: Mapping[str, Any],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    may_differ: tuple[str, ...],
 ) -> None:
-    old = saved_config(folder)
-    if old is None:
-        return
-    differences = config_differences(filled(old, defaults), config, ignore)
+    differences = config_differences(old, new, may_differ)
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from repre_jax.stop_signals import STOP_SIGNALS
 
 
 class Stopped(Exception):
@@ -49,7 +49,7 @@ class Interruption:
             return
         before = {
             number: signal.getsignal(number)
-            for number in _SIGNALS
+            for number in STOP_SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN
         }
         try:

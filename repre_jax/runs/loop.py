@@ -18,6 +18,7 @@ from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.interruption import Interruption, Stopped
 from repre_jax.runs.logs import RunLogs
+from repre_jax.runs.profile import Profile
 from repre_jax.sharding import replicated
 
 Metrics = dict[str, float]
@@ -111,6 +112,7 @@ class TrainingLoop:
       to_host: (step, metrics) -> metrics on the host.
       max_nonfinite_steps: so many steps in a row that are not finite end the run.
       advice: what to do then.
+      profile: steps to be traced.
     """
 
     step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
@@ -126,6 +128,7 @@ class TrainingLoop:
     to_host: Callable[[int, dict[str, jax.Array]], Metrics] = scalars
     max_nonfinite_steps: int = 10
     advice: str = ""
+    profile: Profile | None = None
 
     def run(
         self, state: Any, batches: DevicePrefetcher, interruption: Interruption
@@ -155,13 +158,18 @@ class TrainingLoop:
     def _run(self, state, batches, interruption, stack) -> tuple[Any, Metrics]:
         host_metrics = self._metrics_before(state, batches)
         previous, stop = None, None
+        trace = stack.enter_context(contextlib.ExitStack())
         for step in range(int(state.step) + 1, self.total_steps + 1):
             batch = self._next(batches, state, unsaved=previous is not None)
             self._note_bad_files(batch.pop("replaced"))
             last = step == self.total_steps
             log_now = last or _due(step, self.log_every)
             diagnosis = self.diagnose(state, batch) if log_now and self.diagnose else {}
+            if self.profile:
+                self.profile.begin(step, trace)
             state, metrics = self.step(state, batch)
+            if self.profile:
+                self.profile.end(step, metrics, trace, self.logs.say)
             if previous is None:
                 stack.enter_context(interruption.listening())
             else:

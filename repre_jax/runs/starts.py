@@ -5,6 +5,7 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ _PROGRAMS = ("main.py", "repre-jax")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def note_start(folder: RunFolder, *, step: int, devices: int) -> None:
+def note_start(folder: RunFolder, *, step: int, devices: int, changes: Sequence[str] = ()) -> None:
     """Adds this process to the starts of a run.
 
     Args:
       folder: of the run.
       step: steps that were done before, 0 for a new run.
       devices: that share a step, over all processes.
+      changes: lines "key: old -> new" of what was another way at the start before.
 
     Raises:
       UserError: disk full or no permission.
@@ -40,9 +42,11 @@ def note_start(folder: RunFolder, *, step: int, devices: int) -> None:
         "config": command and _config_name(command),
         "commit": code_commit(),
         "versions": _versions(),
-        "devices": f"{devices} x {jax.devices()[0].device_kind}",
+        "devices": devices_told(devices),
         "processes": jax.process_count(),
     }
+    if changes:
+        start["changed"] = list(changes)
     path = starts_path(folder.path)
     with disk_trouble_told(path), open(path, "a") as file:
         file.write(json.dumps(start) + "\n")
@@ -51,6 +55,11 @@ def note_start(folder: RunFolder, *, step: int, devices: int) -> None:
 def read_starts(run: Path) -> list[dict[str, Any]]:
     """The starts of a run, the first one first; none for a run of an older version."""
     return read_rows(starts_path(run))
+
+
+def devices_told(count: int) -> str:
+    """ "8 x NVIDIA H100 80GB HBM3"."""
+    return f"{count} x {jax.devices()[0].device_kind}"
 
 
 def starts_path(run: Path) -> Path:

@@ -4,7 +4,6 @@ The mesh may be of devices that are not here (``training/accelerators.py``).
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -77,8 +76,3 @@ def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
     parts = ("argument", "output", "alias", "temp")
     sizes = {part: getattr(plan, f"{part}_size_in_bytes") for part in parts}
     return sizes | {"peak": sum(sizes.values()) - 2 * sizes["alias"]}
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of a pytree of arrays or shapes."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

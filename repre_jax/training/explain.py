@@ -15,10 +15,11 @@ from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults, target
 from repre_jax.training.accelerators import Target
-from repre_jax.training.compiled import tree_bytes
-from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
+from repre_jax.training.memory import bytes_of, device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.resuming import undoes_remat, ways_to_less_memory
 from repre_jax.training.sizes import Choice, choose_sizes
 
 
@@ -53,9 +54,10 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
     resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
+    memory = _memory(config, resolution, learner) if absent is None else ("as compiled, below", [])
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
-        ("the run", _run_lines(config, resolution, images_told)),
+        ("the run", _run_lines(config, resolution, learner, images_told, memory)),
         ("parameters", _parameter_lines(state)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
@@ -87,9 +89,16 @@ def _images(config: ConfigDict) -> tuple[int, str]:
         raise
 
 
-def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]:
+def _run_lines(
+    config: ConfigDict,
+    r: Resolution,
+    learner: Learner,
+    images_told: str,
+    memory: tuple[str, list[str]],
+) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
+    taken, shortage = memory
     decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
     return [
         f"method          {config.method.name}, RePre {'on' if config.repre.enabled else 'off'}",
@@ -102,8 +111,26 @@ def _run_lines(config: ConfigDict, r: Resolution, images_told: str) -> list[str]
         f"optimizer       {optimizer.name}",
         f"weight decay    {decay} on {optimizer.decay}",
         f"compute dtype   {r.compute_dtype.name}",
+        f"memory          {taken}",
         f"run folder      {config.workdir}",
-        *([f"note            {r.remark}"] if r.remark else []),
+        *(f"note            {note}" for note in [*remarks(r, learner), *shortage]),
+    ]
+
+
+def _memory(config: ConfigDict, r: Resolution, learner: Learner) -> tuple[str, list[str]]:
+    """(what a step takes and a device has, what to do where that is too little)."""
+    if config.model.remat and undoes_remat():
+        config = config.copy_and_resolve_references()
+        config.model.remat = False
+        learner = build_learner(config, r)
+    taken = step_memory(learner, r.batch_size // r.devices) / 2**30
+    there = device_memory(r.devices) / 2**30
+    told = f"about {taken:,.2f} GiB in a step, of {there:,.2f} GiB on each device"
+    if taken <= there:
+        return told, []
+    return told, [
+        f"A step takes about {taken:,.1f} GiB and each device has {there:,.1f}: set "
+        f"{ways_to_less_memory(config)}"
     ]
 
 
@@ -116,7 +143,7 @@ def _parameter_lines(state: TrainState) -> list[str]:
     parts |= branch
     parts |= {"trained": state.params, "target copy": state.target_params}
     lines = [f"{name:<16}{count_parameters(tree):>14,}" for name, tree in parts.items()]
-    return [*lines, f"{'train state':<16}{tree_bytes(state) / 2**20:>11,.1f} MiB on every device"]
+    return [*lines, f"{'train state':<16}{bytes_of(state) / 2**20:>11,.1f} MiB on every device"]
 
 
 def _operation_lines(learner: Learner) -> list[str]:

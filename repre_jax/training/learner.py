@@ -19,9 +19,11 @@ from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Keys, Method, Whole
 from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.random_streams import Stream, example_keys, step_key
-from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Schedule, cosine
+from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, cosine
 from repre_jax.training import optimizers
 from repre_jax.training.resolution import Resolution
+
+NO_RUN = Clock(1, 1)  # for a method of which no step is taken: what it shows has no schedule
 
 
 class TrainState(struct.PyTreeNode):
@@ -186,13 +188,9 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
       UserError: parts that do not fit together.
     """
     encoder = build_encoder(config, resolution.compute_dtype)
-    module = METHODS[config.method.name]
-    method = module.build(config.method, config.views, resolution.clock, encoder)
+    method = build_method(config, encoder, resolution.clock)
     method.check_images(resolution.images)
-    branch = None
-    if config.repre.enabled:
-        build = BRANCHES[config.repre.branch].build
-        branch = build(config.repre, encoder, config.model, method.loss_name)
+    branch = build_branch(config, encoder, method)
     _check_views(method, encoder, branch, config.method.name)
     _check_stem(method, encoder, config)
     learning_rate = LEARNING_RATE_SCHEDULES[config.optimizer.schedule](
@@ -208,6 +206,32 @@ def build_learner(config: ConfigDict, resolution: Resolution) -> Learner:
         seed=config.seed,
         accumulate=config.train.accumulate,
     )
+
+
+def build_method(config: ConfigDict, encoder: nn.Module, clock: Clock = NO_RUN) -> Method:
+    """The framework of a config, for a run of this length or for none."""
+    return METHODS[config.method.name].build(config.method, config.views, clock, encoder)
+
+
+def build_branch(config: ConfigDict, encoder: nn.Module, method: Method) -> Branch | None:
+    """The reconstruction branch of a config, None for the baseline."""
+    if not config.repre.enabled:
+        return None
+    build = BRANCHES[config.repre.branch].build
+    return build(config.repre, encoder, config.model, method.loss_name)
+
+
+def remarks(resolution: Resolution, learner: Learner) -> list[str]:
+    """What the user may not have meant by a run, in sentences; mostly none."""
+    seen = resolution.clock.total_steps * resolution.batch_size
+    found = [*resolution.remarks, *learner.method.remarks(seen)]
+    channels, views = learner.encoder.channels, learner.method.views
+    if channels != 3 and (views.jitter_probability or views.grey_probability):
+        found.append(
+            f"Of images of {channels} channel(s), colour jitter changes brightness and contrast "
+            "alone, and none becomes grey."
+        )
+    return found
 
 
 def _build_optimizer(config, resolution, learning_rate, encoder, method, branch):

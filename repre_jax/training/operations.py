@@ -34,7 +34,7 @@ def step_multiply_adds(learner: Learner, batch_size: int) -> int:
     Twice as many are its floating-point operations.
     """
     return multiply_adds(
-        functools.partial(loss_and_gradients, learner), *_inputs(learner, batch_size)
+        functools.partial(loss_and_gradients, learner), *step_inputs(learner, batch_size)
     )
 
 
@@ -48,7 +48,7 @@ def forward_multiply_adds(learner: Learner, batch_size: int) -> int:
         loss, _ = framework_objective(learner, state, state.params, encoded.inputs, target)
         return loss + branch_objective(learner, state.params, encoded.maps, views, keys)[0]
 
-    return multiply_adds(forward, *_inputs(learner, batch_size))
+    return multiply_adds(forward, *step_inputs(learner, batch_size))
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
@@ -56,8 +56,8 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
-    """Shapes of state, views and keys."""
+def step_inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
+    """Shapes of what ``loss_and_gradients`` takes for a batch: (state, views, keys)."""
     batch = abstract_batch(learner, batch_size)
     state = jax.eval_shape(learner.init)
     keys = jax.eval_shape(learner.keys, batch, state.step)
@@ -78,11 +78,12 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
             total += _of_jaxpr(equation.params["branches"][-1].jaxpr)
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += times * sum(map(_of_jaxpr, _inner(equation)))
+            total += times * sum(map(_of_jaxpr, inner_jaxprs(equation)))
     return total
 
 
-def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+def inner_jaxprs(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    """Programs inside an equation: of a loop, a branch, a recomputed block."""
     found = []
     is_jaxpr = lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)  # noqa: E731
     for value in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):

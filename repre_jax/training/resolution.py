@@ -105,18 +105,18 @@ class Resolution:
         return self.clock.total_steps / self.clock.steps_per_epoch
 
     @property
-    def remark(self) -> str:
-        """What the user may not have meant, a sentence; empty mostly.
+    def remarks(self) -> list[str]:
+        """What the user may not have meant, in sentences; mostly none.
 
         DINO's code stops at a warm-up longer than the run, those of the other papers go on in it.
         """
         if self.warm_up.steps <= self.clock.total_steps:
-            return ""
-        return (
+            return []
+        return [
             f"The warm-up of {self.warm_up.steps:,} steps is longer than the run of "
             f"{self.clock.total_steps:,}: the learning rate never reaches its peak, so lower "
             "optimizer.warmup_epochs or train longer."
-        )
+        ]
 
 
 def resolve(

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
 from repre_jax.training.accelerators import Target, open_target
-from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes, tree_bytes
+from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
 from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.memory import bytes_of
 from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
 from repre_jax.training.traffic import Collective, read_traffic
@@ -176,9 +177,9 @@ def _parts(learner: Learner, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str
         "target network": state.target_params,
         "optimizer": state.opt_state,
     }
-    memory = {name: tree_bytes(tree) for name, tree in parts.items()}
-    other = tree_bytes(state) - sum(memory.values())
-    return memory | {"other state": other, "batch": tree_bytes(batch)}
+    memory = {name: bytes_of(tree) for name, tree in parts.items()}
+    other = bytes_of(state) - sum(memory.values())
+    return memory | {"other state": other, "batch": bytes_of(batch)}
 
 
 def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:

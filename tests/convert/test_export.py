@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from foreign_weights import random_params, swin, vit
@@ -16,6 +17,8 @@ from repre_jax.convert.export import WRITERS, export
 from repre_jax.convert.foreign import imported_config, read_foreign
 from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
+from repre_jax.models import build_encoder
+from repre_jax.models.pixels import Normalisation
 from repre_jax.training import defaults
 
 ENCODERS = {
@@ -67,6 +70,31 @@ def test_what_is_exported_comes_back_bit_for_bit(tmp_path, uncompared, kind, for
     if format != "official":
         files = {p.name for p in (tmp_path / "out").iterdir()} - {"preprocessor_config.json"}
         assert files == {"README.md", "config.json", "model.safetensors"}
+
+
+BANDS = vit(
+    heads=4,
+    channels=2,
+    image_size=(16, 48),
+    normalisation=Normalisation((0.5, 0.25), (0.125, 0.5)),
+)
+
+
+def test_a_rectangle_of_bands_comes_back_from_timm(tmp_path, uncompared):
+    original = exportable(BANDS)
+    export(original, tmp_path / "out", "timm")
+    found = read_foreign(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, found.params, original.params)
+    made = build_encoder(found.config, jnp.float32)
+    for key in ("grid", "channels", "normalisation"):
+        assert getattr(made, key) == getattr(BANDS, key)
+    assert "squares of RGB" in told(BANDS, tmp_path / "a", "huggingface")
+
+
+def test_a_rectangle_of_bands_is_written_for_jax(tmp_path):
+    said = export(exportable(BANDS), tmp_path / "out", "safetensors")
+    assert said.startswith("Tokens of random images differ by at most")
+    assert "16 x 48 pixels, 2 channel(s)" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("weights", ["online", "target"])

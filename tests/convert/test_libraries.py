@@ -22,7 +22,7 @@ from repre_jax.convert.foreign import imported_config, read_foreign
 from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, TIMM_SWIN, VIT
 from repre_jax.convert.writers import Exportable, their_tensors
 from repre_jax.data.host.crops import centre_view
-from repre_jax.models import BACKBONES
+from repre_jax.models import build_encoder
 from repre_jax.models.pixels import IMAGENET, encoder_input
 from repre_jax.models.positions import bicubic_resize_matrix
 from repre_jax.models.taps import read_block
@@ -117,7 +117,7 @@ def run(model, images) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def run_ours(found, images) -> tuple[np.ndarray, list[np.ndarray]]:
-    encoder = BACKBONES[found.config.model.name](found.config.model, jnp.float32)
+    encoder = build_encoder(found.config, jnp.float32)
     encoded, sown = jax.jit(
         lambda params, x: encoder.apply({"params": params}, x, mutable=["intermediates"])
     )(found.params, images)
@@ -176,7 +176,7 @@ def test_published_sizes_go_out_are_opened_and_come_back_bit_for_bit(tmp_path, n
     if name.startswith("swin"):
         config.model.patch_size = 4
     config.source = ConfigDict({"file": "x.pth", "format": "ViT", "weights": "online"})
-    encoder = BACKBONES[name](config.model, jnp.float32)
+    encoder = build_encoder(config, jnp.float32)
     params = random_params(encoder, deviation=0.03)
     original = Exportable(encoder, params, config, tmp_path / "run", 0, "online")
     assert "differ by at most" in export(original, tmp_path / "out", format)

@@ -10,7 +10,7 @@ from tiny import BATCH, STEPS_PER_EPOCH, random_keys, random_state, random_views
 
 from repre_jax.methods import windows
 from repre_jax.methods.method import Keys
-from repre_jax.training.learner import build_learner
+from repre_jax.training.learner import build_learner, remarks
 from repre_jax.training.resolution import resolve
 from repre_jax.training.step import loss_and_gradients
 from repre_jax.visualize.reconstructions import painters
@@ -61,3 +61,12 @@ def test_a_masked_picture_of_a_rectangle_keeps_what_was_seen():
     shown = ~np.asarray(picture.hidden)
     np.testing.assert_array_equal(np.asarray(picture.painted)[shown], np.asarray(images)[shown])
     assert 0 < shown.mean() < 1
+
+
+def test_colours_that_are_none_are_told():
+    config = tiny_config("dino")
+    resolution = resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1)
+    said = " ".join(remarks(resolution, learner_of("dino")))
+    assert "Of images of 2 channel(s), colour jitter changes brightness and contrast alone" in said
+    assert "colour jitter" not in " ".join(remarks(resolution, build_learner(config, resolution)))
+    assert "colour jitter" not in " ".join(remarks(resolution, learner_of("mae")))

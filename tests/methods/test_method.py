@@ -1,11 +1,15 @@
-"""What a method makes of ``config.views``."""
+"""What a method makes of ``config.views``, and says of a run that is too short for it."""
 
 import json
 
+import jax.numpy as jnp
+import pytest
 from ml_collections import ConfigDict
+from tiny import STEPS_PER_EPOCH, TOTAL_STEPS, tiny_config, tiny_learner
 
 from repre_jax.methods import dino
 from repre_jax.methods.method import with_overrides
+from repre_jax.schedules import epoch_linear
 from repre_jax.training import defaults
 
 
@@ -19,3 +23,33 @@ def test_a_recorded_config_gives_the_recipe_that_the_config_gave():
     assert recipe == with_overrides(dino.VIEWS, views)
     assert recipe.blur_probability == (0.25, 0.75)
     hash(recipe)
+
+
+def remarks(method, seen=10**6, **settings):
+    config = tiny_config(method)
+    config.method.update(settings)
+    return tiny_learner(config).method.remarks(seen)
+
+
+def test_a_teacher_temperature_that_is_not_reached_is_told():
+    """The run has two epochs."""
+    given = {"teacher_temperature_start": 0.02, "teacher_temperature": 0.06}
+    (told,) = remarks("dino", teacher_temperature_warmup_epochs=5, **given)
+    schedule = epoch_linear(0.02, 0.06, epochs=5, steps_per_epoch=STEPS_PER_EPOCH)
+    assert float(schedule(jnp.int32(TOTAL_STEPS - 1))) == pytest.approx(0.03)
+    assert "ends at 0.03, not at method.teacher_temperature=0.06" in told
+    assert remarks("dino", teacher_temperature_warmup_epochs=2, **given) == []
+
+
+def test_a_last_layer_that_stays_frozen_is_told():
+    no_warm_up = {"teacher_temperature_warmup_epochs": 0}
+    (told,) = remarks("dino", freeze_last_layer_epochs=2.0, **no_warm_up)
+    assert "frozen for 8 steps, and the run has 8: it is never trained" in told
+    assert remarks("dino", freeze_last_layer_epochs=1.8, **no_warm_up) == []
+
+
+@pytest.mark.parametrize("method", ["moco_v2", "moby"])
+def test_a_queue_that_is_never_filled_is_told(method):
+    (told,) = remarks(method, seen=99, queue=100)
+    assert "The queue holds 100 keys and the run sees 99 images" in told
+    assert remarks(method, seen=100, queue=100) == []

@@ -82,6 +82,20 @@ def test_ignored_keys_may_differ(tmp_path):
         RunFolder(tmp_path, other | {"optimizer_name": "x"}, ignore=("optimizer",))
 
 
+def test_differences_that_are_told_do_not_refuse(tmp_path):
+    begin(tmp_path)
+    other = changed(warmup=20) | {"workdir": "elsewhere"}
+    folder = RunFolder(tmp_path, other, ignore=("workdir",), told=("optimizer.warmup",))
+    assert folder.changes == ["optimizer.warmup: 10 -> 20"]
+    folder.write_config()
+    folder.close()
+    same = RunFolder(tmp_path, other, ignore=("workdir",), told=("optimizer.warmup",))
+    assert same.changes == []
+    same.close()
+    with pytest.raises(UserError, match="learning_rate"):
+        RunFolder(tmp_path, changed(learning_rate=1), told=("optimizer.warmup",))
+
+
 def test_a_key_that_came_later_has_its_default_in_older_runs(tmp_path):
     begin(tmp_path)
     later = CONFIG | {"data": {"labels": "auto"}}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from repre_jax.errors import UserError
 from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import TrainingLoop, open_training
+from repre_jax.runs.profile import Profile
 from repre_jax.sharding import make_mesh
 
 TOTAL = 6
@@ -207,3 +209,39 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
     assert note == {"step": 5, "loss": 10.0, "features_not_finite_of": [], "images": [0, 1]}
     state, _ = train(tmp_path / "other", bad_step=5, max_nonfinite_steps=5)
     assert float(state.total) == 16.0
+
+
+def test_the_steps_asked_for_are_traced(tmp_path, monkeypatch, capsys):
+    traced = []
+
+    @contextlib.contextmanager
+    def trace(folder):
+        traced.append(("begin", folder))
+        yield
+        traced.append(("end", folder))
+
+    monkeypatch.setattr(jax.profiler, "trace", trace)
+    profile = Profile.of("2:3", tmp_path / "profile")
+    taken = add
+
+    def seen(state, batch):
+        traced.append(int(state.step) + 1)
+        return taken(state, batch)
+
+    monkeypatch.setitem(globals(), "add", seen)
+    train(tmp_path / "run", profile=profile)
+    begin, end = ("begin", profile.folder), ("end", profile.folder)
+    assert traced[:6] == [1, begin, 2, 3, end, 4]
+    assert f"Steps 2 to 3 are traced in {profile.folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("steps", ["2", "3:2", "0:2", "a:b", "1:2:3"])
+def test_steps_that_cannot_be_traced(steps):
+    with pytest.raises(UserError, match=r"logging\.profile="):
+        Profile.of(steps, Path("x"))
+
+
+def test_a_trace_that_never_begins_is_known():
+    profile = Profile.of("5:9", Path("x"))
+    assert profile.lies_within(5, 5) and profile.lies_within(1, 20)
+    assert not profile.lies_within(6, 20) and not profile.lies_within(1, 4)

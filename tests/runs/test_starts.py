@@ -28,6 +28,7 @@ def test_every_process_of_a_run_is_noted(noted, tmp_path):
     assert first["config"] == "dino_vits:baseline,smoke"
     assert (first["step"], first["devices"]) == (7, "8 x cpu")
     assert first["versions"]["jax"].count(".") == 2
+    assert "changed" not in first
     second = noted("/bin/repre-jax", "--config=dino_vits")
     assert second["command"] == "repre-jax --config=dino_vits"
     assert read_starts(tmp_path / "run") == [first, second]

@@ -40,7 +40,7 @@ def test_many_images_on_eight_accelerators_get_the_paper():
 def test_sizes_fit_few_images_and_any_devices(images, devices, on_cpu):
     config, _ = chosen(images, devices, on_cpu)
     run = resolve(config, images=images, devices=devices)
-    assert run.clock.total_steps >= 100 and run.remark == ""
+    assert run.clock.total_steps >= 100 and run.remarks == []
     assert config.method.prototypes <= max(256, 4 * images)
     assert 0.5 <= config.method.momentum < 1
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from repre_jax.stop_signals import STOP_SIGNALS
+
 # Bookkeeping that the host reads after each step and the device never needs.
 _HOST_KEYS = ("replaced",)
 _POLL_SECONDS = 0.1
@@ -83,7 +85,7 @@ def prefetch_to_device(
 
 def _fill(batches, sharding, ready: queue.Queue, stop: threading.Event) -> None:
     # Worker processes that this thread starts inherit it, before they can see to it themselves.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         for batch in batches:
             on_device = {

@@ -19,6 +19,7 @@ import numpy as np
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.pixel_format import RGB
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.features import extract_features
@@ -144,6 +145,11 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
     recipe = with_changes(published_recipe_of(evaluation), config.recipe.to_dict())
     devices = evaluation.mesh.size
+    if recipe.rand_augment and train.pixels != RGB:
+        raise UserError(
+            "RandAugment is defined for RGB of 8 bits, which these images are not: set "
+            "--config.recipe.rand_augment=0."
+        )
     if recipe.batch_size % devices:
         raise UserError(
             f"recipe.batch_size={recipe.batch_size} cannot be split over {devices} devices; choose "

@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import run_config
 from repre_jax.losses.meters import collapse_verdict
-from repre_jax.methods import METHODS
 from repre_jax.models import build_encoder
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.starts import read_starts
-from repre_jax.schedules import Clock
+from repre_jax.training.learner import build_method
 
 _NOT_METRICS = ("step", "wall_seconds")
 
@@ -95,9 +94,7 @@ class RecordedRun:
         """What the meters say at the last row that has them: "" is healthy, None not measured."""
         try:
             encoder = build_encoder(self.config, jnp.float32)
-            method = METHODS[self.config.method.name].build(
-                self.config.method, self.config.views, Clock(1, 1), encoder
-            )
+            method = build_method(self.config, encoder)
         except (UserError, LookupError, AttributeError, TypeError, ArithmeticError):
             return None  # a run of a version that knew other models: its curves are there
         names = ("feature_std", "effective_rank", "teacher_entropy", "teacher_divergence")
