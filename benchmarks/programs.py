@@ -104,17 +104,17 @@ def table(made: dict[str, dict[str, Any]]) -> str:
             f"{row['batch_size'] // row['devices']}",
             f"{_gib(row['wanted'])} of {_gib(row['available'])}{'' if row['fits'] else ', no'}",
             _gib(row["memory"]["temporaries"]),
-            f"{row['operations'] / 1e12:.1f}",
+            f"{row['operations'] / 1e12:.3g}",
         ]
         if row["bytes"] is None:
             cells += ["refused", "", "", ""]
         else:
             exchanged = sum(c["bytes"] for c in row["collectives"]) / 2**20
             cells += [
-                f"{row['bytes'] / 1e9:.0f}",
+                f"{row['bytes'] / 1e9:.3g}",
                 f"{_ms(row['byte_seconds'])} / {_ms(row['operation_seconds'])}",
                 f"{row['images_per_second']:,.0f}",
-                f"{exchanged:.0f}",
+                f"{exchanged:.3g}",
             ]
         cells.append(f"{row['compile_seconds']:.0f} s")
         lines.append(f"| {' | '.join(cells)} |")
@@ -142,11 +142,11 @@ def main(argv: list[str]) -> None:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f}"
+    return f"{size / 2**30:.3g}"
 
 
 def _ms(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds * 1e3:.0f}"
+    return "unknown" if seconds is None else f"{seconds * 1e3:.3g}"
 
 
 if __name__ == "__main__":

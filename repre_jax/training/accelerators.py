@@ -126,6 +126,8 @@ def _tpus(name: str, kind: str) -> list[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any that it knows
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # One process at a time may have a TPU; none is had here.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # The two cores of a v4 or v5p chip are one device of JAX.
     cores = {"chip_config_name": "megacore"} if kind in ("v4", "v5p") else {}
     return _devices(name, "tpu", platform="tpu", topology_name=name, **cores)
