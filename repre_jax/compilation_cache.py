@@ -27,7 +27,9 @@ def keep_compiled_programs() -> str:
     """
     if _VARIABLE in os.environ:
         return ""
-    folder = Path.home() / ".cache" / "repre_jax" / "compiled"
+    folder = Path(os.path.expanduser("~/.cache/repre_jax/compiled"))
+    if not folder.is_absolute():
+        return _refusal(folder, "this user has no home")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _make_room(folder)

@@ -69,6 +69,11 @@ def test_a_home_that_is_none(home):
     assert said.startswith(f"Compiled programs are not kept in {home}") and said.endswith(".")
 
 
+def test_no_home(home, monkeypatch):
+    monkeypatch.setattr(compilation_cache.os.path, "expanduser", lambda path: path)
+    assert keep_compiled_programs().endswith("every start compiles: this user has no home.")
+
+
 def test_a_full_disk(home, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(compilation_cache.shutil, "disk_usage", lambda _: usage(10**6))
