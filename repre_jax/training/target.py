@@ -138,12 +138,12 @@ def lines(program: Program) -> list[str]:
         f"memory            {_memory_line(program)}",
         *("  " + line for line in memory),
         f"compiled in       {program.compile_seconds:,.0f} s",
-        f"operations        {program.operations / 1e12:,.2f} T a step",
+        f"operations        {program.operations / 1e12:,.3g} T a step",
     ]
     if program.bytes is None:
         return told
     told += [
-        f"bytes             {program.bytes / 1e9:,.1f} GB a step",
+        f"bytes             {program.bytes / 1e9:,.3g} GB a step",
         f"at most           {_speed_line(program)}",
     ]
     exchanged = [
