@@ -21,11 +21,13 @@ _OF_TYPE = {
     float: ("many", "1/2", "(1.0,)", "1,5"),
     bool: ("maybe", "2", "None"),
     tuple: ("many", "(1,", "('a', 'b')", "(None, None)", "((1, 2), 3)"),
+    object: ("many", "3.5", "(8,)", "(8, 8, 8)", "('a', 8)", "True"),  # sizes of images
 }
 _OUT_OF_RANGE = {
     int: ("-1", "-17", "-100000"),
     float: ("nan", "inf", "-inf", "1e300", "-0.5"),
     tuple: (str((-0.1,) * 9),),  # too many and too small
+    object: ("-1", "0", "(0, 8)"),
 }
 
 

@@ -25,7 +25,7 @@ from repre_jax.evaluation.finetune.recipes import mixing_of, published_recipe, v
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.methods import METHODS, repre
 from repre_jax.methods.method import Method
-from repre_jax.models import BACKBONES, VIT_SIZES
+from repre_jax.models import VIT_SIZES, build_encoder
 from repre_jax.models.heads import Projected
 from repre_jax.models.swin import SWIN_SIZES
 from repre_jax.training.learner import init_params
@@ -99,15 +99,16 @@ SEEN = {
 def test_pre_training(name):
     config = read_config(name)
     run = resolve(config, images=STEPS_PER_EPOCH * config.train.batch_size, devices=8)
-    encoder = BACKBONES[config.model.name](config.model, jnp.float32)
+    encoder = build_encoder(config, jnp.float32)
     method = METHODS[config.method.name].build(config.method, config.views, run.clock, encoder)
     description = recipe_of(config, run) | {
         "views": views(method.views),
         "encoder": {
             field.name: getattr(encoder, field.name)
             for field in dataclasses.fields(encoder)
-            if field.name not in ("dtype", "remat", "parent", "name")
+            if field.name not in ("dtype", "remat", "parent", "name", "normalisation")
         },
+        "pixels": encoder.normalisation._asdict() if encoder.normalisation else {},
         "evaluated": method.evaluated,
         "evaluation": vars(method.evaluation),
         "target": target_of(method, run.clock.total_steps),
