@@ -15,7 +15,8 @@ from repre_jax.data.host.cores import usable_cores
 from repre_jax.runs.commit import code_commit
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-headless", "pillow")
+_PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "flax", "optax", "grain", "numpy")
+_PACKAGES += ("opencv-python-headless", "pillow")
 
 
 def provenance(*, device: bool = True, in_child: bool = False) -> dict:

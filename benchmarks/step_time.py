@@ -27,17 +27,16 @@ from clu.parameter_overview import count_parameters
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks.device_peaks import peak_flops_per_second
 from benchmarks.provenance import provenance, save_result
 from repre_jax import command_line
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
-from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.training.accelerators import peak_flops_per_second
+from repre_jax.training.compiled import abstract_batch, jitted_step, memory_bytes
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import step_multiply_adds
 from repre_jax.training.resolution import resolve
-from repre_jax.training.step import train_step
 
 flags.DEFINE_integer("batch_size", None, "images a step; default: 4 a device on a CPU, else 128")
 flags.DEFINE_integer("image_size", None, "side of a global view in pixels; default: the config's")
@@ -160,25 +159,18 @@ def variants(config: ConfigDict, widths: Sequence[str]) -> dict[str, ConfigDict]
 def synthetic_batch(learner: Learner, batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
     """A batch of noise in the form in which the pipeline hands batches to the step."""
     rng = np.random.default_rng(0)
-    recipe, encoder = learner.method.views, learner.encoder
-
-    def pixels(views: int, size: ImageSize) -> np.ndarray:
-        shape = (batch_size, views, *height_and_width(size), encoder.channels)
-        return rng.integers(0, 256, shape, np.uint8)
-
-    batch = {"global": pixels(recipe.global_crops, encoder.image_size)}
-    if recipe.local_crops:
-        batch["local"] = pixels(recipe.local_crops, recipe.local_size)
+    shapes = abstract_batch(learner, batch_size)
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    for name in {"global", "local"} & set(batch):
+        batch[name] = rng.integers(0, 256, batch[name].shape, np.uint8)
     batch["index"] = np.arange(batch_size, dtype=np.int32)
-    batch["epoch"] = np.zeros(batch_size, np.int32)
-    batch["label"] = np.full(batch_size, -1, np.int32)
     return jax.device_put(batch, by_row(mesh))
 
 
 def make_program(learner: Learner, batch: dict[str, jax.Array], mesh: Mesh) -> Program:
     """Compiles a train step and takes it once."""
     state = jax.jit(learner.init, out_shardings=replicated(mesh))()
-    step = jax.jit(functools.partial(train_step, learner), donate_argnums=0)
+    step = jitted_step(learner)
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     traced = time.perf_counter()
@@ -227,12 +219,6 @@ def describe(
     median = statistics.median(seconds)
     flops = 2 * step_multiply_adds(program.learner, batch_size)
     rate = flops / median
-    memory = program.compiled.memory_analysis()
-    bytes_of = {
-        part: getattr(memory, f"{part}_size_in_bytes")
-        for part in ("argument", "output", "alias", "temp")
-    }
-    in_use = sum(bytes_of.values()) - 2 * bytes_of["alias"]
     return {
         "name": name,
         "parameters": count_parameters(program.state.params),
@@ -247,7 +233,7 @@ def describe(
         "share_of_peak": None if peak is None else round(rate / (peak * devices), 4),
         "trace_seconds": round(program.trace_seconds, 2),
         "compile_seconds": round(program.compile_seconds, 2),
-        "memory_bytes_per_device": bytes_of | {"peak": in_use},
+        "memory_bytes_per_device": memory_bytes(program.compiled),
         "compilations": program.step._cache_size(),
     }
 

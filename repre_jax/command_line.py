@@ -23,6 +23,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from repre_jax.compilation_cache import keep_compiled_programs
 from repre_jax.config_files import carried, locate, read_config
 from repre_jax.data.sources import check_read, short_name
 from repre_jax.data.workers import WorkerKilled, exit_without_them
@@ -39,6 +40,7 @@ from repre_jax.report import report
 from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
 from repre_jax.table import tabulate
 from repre_jax.terminal import outlive_terminal
+from repre_jax.training.accelerators import open_target
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
@@ -56,12 +58,14 @@ class Command(NamedTuple):
       config: with the overrides and its workdir.
       config_file: path of the config, with variants after a colon.
       explain: whether only to tell what a run would be.
+      target: devices that are not here, to compile for; empty: none.
       distributed: whether to join the other machines first.
     """
 
     config: ConfigDict
     config_file: str
     explain: bool
+    target: str
     distributed: bool
 
 
@@ -69,6 +73,9 @@ def run() -> None:
     """The command as a process of its own: Ctrl-C and a terminal that goes away are its matter."""
     outlive_terminal()
     end_at_once_on_ctrl_c()
+    trouble = keep_compiled_programs()
+    if trouble:
+        print(trouble, file=sys.stderr)
     code = main()
     if WorkerKilled.happened:
         exit_without_them(code)
@@ -89,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         if command.explain:
             if config.task != "pretrain":
                 raise UserError(f"--explain is for pre-training, not for task {config.task}.")
-            print(explain(config, command.config_file))
+            absent = open_target(command.target) if command.target else None
+            print(explain(config, command.config_file, absent))
             return 0
         if command.distributed:
             _join()
@@ -141,13 +149,15 @@ def parse(argv: list[str]) -> Command | None:
             f"task={config.task!r} does not fit {config_file}, which has the keys of another task: "
             "take a config of its own."
         )
+    if values.target and not values.explain:
+        raise UserError("--target compiles for devices that are not here: give --explain, too.")
     if config.task in ("pretrain", "import"):  # evaluations take their images from the run
         of_data = [key.removeprefix("data.") for key in given if key.startswith("data.")]
         _settle_data(config.data, config_file, of_data)
     config.workdir = values.workdir or config.workdir
     if config.task == "pretrain":
         config.workdir = config.workdir or _default_workdir(config, config_file)
-    return Command(config, config_file, values.explain, values.distributed)
+    return Command(config, config_file, values.explain, values.target, values.distributed)
 
 
 def help_text() -> str:
@@ -180,6 +190,12 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     )
     flags.DEFINE_bool(
         "explain", False, "Print what the run would be, and train nothing.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "target",
+        "",
+        "With --explain: compile the step for devices that are not here: v5e:4x8, h100:8, ...",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "distributed",

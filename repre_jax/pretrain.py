@@ -37,6 +37,7 @@ from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
+from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.resuming import (
@@ -47,7 +48,7 @@ from repre_jax.training.resuming import (
     ways_to_less_memory,
 )
 from repre_jax.training.sizes import choose_sizes
-from repre_jax.training.step import loss_gradient_norms, train_step
+from repre_jax.training.step import loss_gradient_norms
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -192,7 +193,7 @@ def train(
     if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
         run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
-        step=jax.jit(functools.partial(train_step, learner), donate_argnums=0),
+        step=jitted_step(learner),
         total_steps=clock.total_steps,
         log_every=config.logging.every_steps,
         save_every=config.checkpoint.every_steps,

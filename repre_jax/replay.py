@@ -1,6 +1,5 @@
 """A step of a pre-training run once more, to see where it stops being finite."""
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import checkpoint_steps, run_config
-from repre_jax.sharding import by_row, make_mesh, replicated
+from repre_jax.sharding import abstract, by_row, make_mesh, replicated
+from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.resolution import resolve
-from repre_jax.training.step import augmented_views, loss_and_gradients, train_step
+from repre_jax.training.step import augmented_views, loss_and_gradients
 
 
 def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
@@ -57,7 +57,7 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
         workers=saved.data.workers,
     )
     with prefetch_to_device(batches, by_row(mesh)) as batches:
-        go = jax.jit(functools.partial(train_step, learner), donate_argnums=0)
+        go = jitted_step(learner)
         for batch in batches:
             batch.pop("replaced")
             if int(state.step) == step - 1:
@@ -86,12 +86,9 @@ def _state_before(learner: Learner, run: Path, step: int, sharding) -> TrainStat
     before = [number for number in checkpoint_steps(run) if number < step]
     if not before:
         return jax.jit(learner.init, out_shardings=sharding)()
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(learner.init),
-    )
+    shapes = abstract(learner.init, sharding)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(run / "checkpoints" / str(before[-1]) / "state", abstract)
+        return checkpointer.restore(run / "checkpoints" / str(before[-1]) / "state", shapes)
 
 
 def _findings(

@@ -4,8 +4,11 @@ The jitted step sees the global batch, so losses and BatchNorm need no axis name
 only mean that ``jax.distributed`` was initialised before the mesh is made.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from repre_jax.errors import UserError
 
@@ -35,3 +38,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_row(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec("batch"))
+
+
+def abstract(init: Callable[..., Any], sharding: Sharding, *inputs: Any) -> Any:
+    """Shapes of what ``init`` makes of ``inputs``, each with that sharding; nothing is computed."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(init, *inputs),
+    )

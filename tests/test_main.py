@@ -11,14 +11,17 @@ import pytest
 from tiny import CONTRASTIVE
 from whole_runs import ROOT, command, image_folder, summary
 
-from repre_jax import pretrain
+from repre_jax import command_line, pretrain
 from repre_jax.config_files import locate, read_config
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
-from repre_jax.training import defaults, explain
+from repre_jax.sharding import make_mesh
+from repre_jax.training import defaults, explain, target
+from repre_jax.training.accelerators import Accelerator, Target
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
 from repre_jax.training.sizes import choose_sizes
+from repre_jax.training.target import Program
 
 SMOKE = "--config=configs/quickstart.py:smoke"
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -649,3 +652,29 @@ def test_closing_words_tell_results_places_and_next_commands(tmp_path):
     for line in commands:
         assert locate(line.split("--config=")[1].split()[0].partition(":")[0])
         assert line.endswith(f"--config.checkpoint={tmp_path}")
+
+
+# ---------------------------------------------------------------------------- absent hardware
+
+
+def test_a_target_that_cannot_be(mistake):
+    said = mistake(SMOKE, "--target=v5e:4x8")
+    assert said == "--target compiles for devices that are not here: give --explain, too."
+    assert mistake(SMOKE, "--explain", "--target=v9:4").startswith("--target=v9:4 must be a TPU")
+
+
+def test_explain_what_a_target_compiles(run, mistake, monkeypatch):
+    sizes = {"parameters": 2**30, "temporaries": 2**31}
+    program = Program(2, 64, sizes, 2**31, 9.0, 3e12, 0.5, 4 * 10**9, 0.25, ())
+    absent = Target("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})
+    monkeypatch.setattr(command_line, "open_target", lambda name: absent)
+    monkeypatch.setattr(target, "compile_for", lambda *_, **__: program)
+    monkeypatch.setattr(target, "ways_that_fit", lambda *_, **__: ["model.remat=True: fits"])
+    code, out, _ = run("--config=quickstart", "--explain", "--target=h100:2")
+    assert code == 0
+    assert "compute dtype   bfloat16" in out and "64 = 2 device(s)" in out
+    section = out.split("compiled for h100:2, one of 2 devices")[1]
+    assert "3.00 of 2.00 GiB: does not fit, by 1.00 GiB" in section
+    assert "with model.remat=True: fits" in section
+    said = mistake(SMOKE, "--explain", "--target=h100:2", "--config.train.devices=4")
+    assert said == "train.devices=4, but --target=h100:2 has 2: leave it at 0."

@@ -20,7 +20,7 @@ def attend(
       [B, N, H, D / H].
     """
     return jax.lax.platform_dependent(
-        query, key, value, bias, cpu=_attend_on_cpu, default=jax.nn.dot_product_attention
+        query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
     )
 
 
@@ -34,6 +34,43 @@ def first_token_weights(
     """
     first, key = jnp.swapaxes(query[:, :1], 1, 2), jnp.swapaxes(key, 1, 2)
     return _weights(first, key, None if bias is None else bias[:, :, :1])[:, :, 0]
+
+
+@jax.custom_vjp
+def _attend_on_accelerators(query, key, value, bias):
+    """The same, keeping one [B, H, N, N] for the gradient: the weights, in the compute dtype.
+
+    What bounds these devices is memory, and JAX would keep logits or softmax in float32 besides.
+    """
+    return _attended_and_kept(query, key, value, bias)[0]
+
+
+def _attended_and_kept(query, key, value, bias):
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key))
+    weights = _weights(*heads_first, bias).astype(value.dtype)
+    attended = jnp.einsum("bhns,bshd->bnhd", weights, value)
+    return attended, (query, key, value, bias, weights)
+
+
+def _attend_backward(kept, gradient):
+    query, key, value, bias, weights = kept
+    # Or XLA, to which more digits are as good, keeps the float32 that the weights were made of.
+    weights = jax.lax.optimization_barrier(weights)
+    of_value = jnp.einsum("bhns,bnhd->bshd", weights, gradient)
+    of_weights = jnp.einsum("bnhd,bshd->bhns", gradient, value, preferred_element_type=jnp.float32)
+    product = weights * of_weights  # float32
+    of_logits = product - weights * jnp.sum(product, axis=-1, keepdims=True)
+    of_bias = bias
+    if bias is not None:
+        of_bias = of_logits if bias.shape[0] > 1 else jnp.sum(of_logits, axis=0, keepdims=True)
+        of_bias = of_bias.astype(bias.dtype)
+    scaled = (of_logits * query.shape[-1] ** -0.5).astype(query.dtype)
+    of_query = jnp.einsum("bhns,bshd->bnhd", scaled, key)
+    of_key = jnp.einsum("bhns,bnhd->bshd", scaled, query)
+    return of_query, of_key, of_value, of_bias
+
+
+_attend_on_accelerators.defvjp(_attended_and_kept, _attend_backward)
 
 
 def _attend_on_cpu(query, key, value, bias):

@@ -29,6 +29,7 @@ from repre_jax.runs.fingerprints import (
     structure_sha256,
 )
 from repre_jax.runs.folder import write_text
+from repre_jax.sharding import abstract
 
 _YEARS = 10 * 365 * 24 * 3600  # seconds
 
@@ -154,11 +155,7 @@ class Checkpoints:
           sharding: of all arrays of the state.
           *inputs: pytrees of arrays.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(init, *inputs),
-        )
-        state, messages = self.restore_newest(abstract)
+        state, messages = self.restore_newest(abstract(init, sharding, *inputs))
         if state is None:
             return jax.jit(init, out_shardings=sharding)(*inputs), messages
         return state, [*messages, f"Resumed at step {int(state.step):,}."]

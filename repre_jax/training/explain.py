@@ -13,7 +13,8 @@ from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.survey import check_normalised, in_words
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
-from repre_jax.training import defaults
+from repre_jax.training import defaults, target
+from repre_jax.training.accelerators import Target
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
 from repre_jax.training.memory import bytes_of, device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
@@ -33,28 +34,37 @@ def flat_keys(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def explain(config: ConfigDict, config_filename: str) -> str:
+def explain(config: ConfigDict, config_filename: str, absent: Target | None = None) -> str:
     """The resolved run as text.
 
     Args:
       config: after the command line.
       config_filename: as given, "configs/dino_vits.py:baseline", to tell the layers apart.
+      absent: devices that are not here, for which to explain and to compile the step.
     """
-    mesh = make_mesh(config.train.devices)
+    mesh = absent.mesh if absent else make_mesh(config.train.devices)
+    if config.train.devices not in (0, mesh.size):
+        raise UserError(
+            f"train.devices={config.train.devices}, but --target={absent.name} has {mesh.size}: "
+            "leave it at 0."
+        )
     images, images_told = _images(config)
-    choices = choose_sizes(
-        config, images=images, devices=mesh.size, on_cpu=jax.default_backend() == "cpu"
-    )
-    resolution = resolve(config, images=images, devices=mesh.size)
+    on_cpu = absent is None and jax.default_backend() == "cpu"
+    choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu)
+    resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
+    memory = _memory(config, resolution, learner) if absent is None else ("as compiled, below", [])
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
-        ("the run", _run_lines(config, resolution, learner, images_told)),
+        ("the run", _run_lines(config, resolution, learner, images_told, memory)),
         ("parameters", _parameter_lines(state)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
     ]
+    if absent:
+        title = f"compiled for {absent.name}, one of {mesh.size} devices"
+        sections.append((title, _program_lines(config, absent, images)))
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
 
 
@@ -79,10 +89,16 @@ def _images(config: ConfigDict) -> tuple[int, str]:
         raise
 
 
-def _run_lines(config: ConfigDict, r: Resolution, learner: Learner, images_told: str) -> list[str]:
+def _run_lines(
+    config: ConfigDict,
+    r: Resolution,
+    learner: Learner,
+    images_told: str,
+    memory: tuple[str, list[str]],
+) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
-    memory, shortage = _memory(config, r, learner)
+    taken, shortage = memory
     decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
     return [
         f"method          {config.method.name}, RePre {'on' if config.repre.enabled else 'off'}",
@@ -95,7 +111,7 @@ def _run_lines(config: ConfigDict, r: Resolution, learner: Learner, images_told:
         f"optimizer       {optimizer.name}",
         f"weight decay    {decay} on {optimizer.decay}",
         f"compute dtype   {r.compute_dtype.name}",
-        f"memory          {memory}",
+        f"memory          {taken}",
         f"run folder      {config.workdir}",
         *(f"note            {note}" for note in [*remarks(r, learner), *shortage]),
     ]
@@ -138,6 +154,15 @@ def _operation_lines(learner: Learner) -> list[str]:
         f"forward pass    {forward / 1e9:>14,.2f} G, all networks and losses",
         f"step            {step / 1e9:>14,.2f} G",
     ]
+
+
+def _program_lines(config: ConfigDict, absent: Target, images: int) -> list[str]:
+    program = target.compile_for(config, absent, images=images)
+    lines = target.lines(program)
+    if not program.fits:
+        fitting = target.ways_that_fit(config, absent, images=images)
+        lines += [f"with {line}" for line in fitting] or ["nothing that was tried makes it fit"]
+    return lines
 
 
 def _provenance(config: ConfigDict, config_filename: str, choices: list[Choice]) -> list[str]:

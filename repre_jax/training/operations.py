@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from repre_jax.image_size import ImageSize, height_and_width
+from repre_jax.training.compiled import abstract_batch
 from repre_jax.training.learner import Learner
 from repre_jax.training.step import (
     branch_objective,
@@ -58,18 +58,12 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
 
 def step_inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
     """Shapes of what ``loss_and_gradients`` takes for a batch: (state, views, keys)."""
-    recipe, encoder = learner.method.views, learner.encoder
-
-    def pixels(views: int, size: ImageSize) -> jax.ShapeDtypeStruct:
-        shape = (batch_size, views, *height_and_width(size), encoder.channels)
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    row = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    views = {"global": pixels(recipe.global_crops, encoder.image_size), "index": row}
-    if recipe.local_crops:
-        views["local"] = pixels(recipe.local_crops, recipe.local_size)
+    batch = abstract_batch(learner, batch_size)
     state = jax.eval_shape(learner.init)
-    keys = jax.eval_shape(learner.keys, {"epoch": row, "index": row}, state.step)
+    keys = jax.eval_shape(learner.keys, batch, state.step)
+    views = {"index": batch["index"]}
+    for name in {"global", "local"} & set(batch):
+        views[name] = jax.ShapeDtypeStruct(batch[name].shape, jnp.float32)  # augmented
     return state, views, keys
 
 

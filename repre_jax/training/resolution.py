@@ -119,13 +119,16 @@ class Resolution:
         ]
 
 
-def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
+def resolve(
+    config: ConfigDict, *, images: int, devices: int, on_cpu: bool | None = None
+) -> Resolution:
     """Derives the numbers of a run and checks that they fit together.
 
     Args:
       config: of a pre-training run.
       images: in the training set.
       devices: that share a step.
+      on_cpu: whether they are a CPU's; None: those of this process, whatever they are.
 
     Raises:
       UserError: a name that does not exist, or numbers that do not fit.
@@ -163,7 +166,7 @@ def resolve(config: ConfigDict, *, images: int, devices: int) -> Resolution:
             start=config.optimizer.start_learning_rate * end_scale,
             end=config.optimizer.end_learning_rate * end_scale,
         ),
-        compute_dtype=compute_dtype(config.train.compute_dtype),
+        compute_dtype=compute_dtype(config.train.compute_dtype, on_cpu),
     )
 
 
@@ -205,8 +208,15 @@ def _check_names(config: ConfigDict) -> None:
         )
 
 
-def compute_dtype(name: str) -> jnp.dtype:
-    """The type of activations: "float32", "bfloat16", or what suits the device ("auto")."""
+def compute_dtype(name: str, on_cpu: bool | None = None) -> jnp.dtype:
+    """The type of activations: "float32", "bfloat16", or what suits the device ("auto").
+
+    Args:
+      name: of ``COMPUTE_DTYPES``.
+      on_cpu: as of ``resolve``.
+    """
+    if on_cpu is None:
+        on_cpu = jax.default_backend() == "cpu"
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if on_cpu else "bfloat16"
     return jnp.dtype(name)

@@ -4,10 +4,10 @@ import jax
 import pytest
 
 from benchmarks import provenance, step_time
-from benchmarks.device_peaks import peak_flops_per_second
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
+from repre_jax.training.accelerators import peak_flops_per_second
 
 
 @pytest.fixture(scope="module")

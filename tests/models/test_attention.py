@@ -5,28 +5,51 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.models.attention import attend, first_token_weights
+from repre_jax.models.attention import _attend_on_accelerators, attend, first_token_weights
 
 
-@pytest.mark.parametrize("bias", [None, 1, 2])
-@pytest.mark.parametrize("tokens", [7, 300])
-def test_values_and_gradients(tokens, bias):
+def check_values_and_gradients(attention, tokens, bias, dtype=jnp.float32, tolerance=1e-5):
+    """Beside JAX's own in float32."""
     keys = jax.random.split(jax.random.key(0), 5)
     query, key, value, weights = (jax.random.normal(k, (2, tokens, 3, 4)) for k in keys[:4])
     inputs = [query, key, value]
     if bias:
         inputs.append(jax.random.normal(keys[4], (bias, 3, tokens, tokens)))
 
-    def results(attention):
-        loss = lambda *inputs: jnp.sum(weights * attention(*inputs))  # noqa: E731
+    def results(attention, dtype):
+        def loss(*inputs):
+            query, key, value, *bias = inputs
+            tokens = (x.astype(dtype) for x in (query, key, value))
+            return jnp.sum(weights * attention(*tokens, *(bias or [None])))
+
         return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(inputs)))))(*inputs)
 
     for ours, theirs in zip(
-        jax.tree.leaves(results(attend)),
-        jax.tree.leaves(results(jax.nn.dot_product_attention)),
+        jax.tree.leaves(results(attention, dtype)),
+        jax.tree.leaves(results(jax.nn.dot_product_attention, jnp.float32)),
         strict=True,
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bias", [None, 1, 2])
+@pytest.mark.parametrize("tokens", [7, 300])
+def test_values_and_gradients(tokens, bias):
+    check_values_and_gradients(attend, tokens, bias)
+
+
+@pytest.mark.parametrize("bias", [None, 1, 2])
+def test_values_and_gradients_on_accelerators(bias):
+    check_values_and_gradients(_attend_on_accelerators, 7, bias)
+    check_values_and_gradients(_attend_on_accelerators, 7, bias, jnp.bfloat16, 0.05)
+
+
+def test_accelerators_keep_one_array_of_pairs():
+    """The weights, in bfloat16, for the gradient."""
+    tokens = [jax.ShapeDtypeStruct((2, 7, 3, 4), jnp.bfloat16)] * 3
+    kept = jax.eval_shape(lambda *x: jax.vjp(_attend_on_accelerators, *x, None)[1], *tokens)
+    pairs = [x for x in jax.tree.leaves(kept) if x.shape == (2, 3, 7, 7)]
+    assert [x.dtype.name for x in pairs] == ["bfloat16"]
 
 
 @pytest.mark.parametrize("bias", [None, 1, 2])

@@ -1,0 +1,153 @@
+"""What compilers say of every config's train step on hardware that is not here.
+
+    pip install '.[tpu,cuda]'
+    python -m benchmarks.programs                                  # hours; goes on where it stopped
+    python -m benchmarks.programs --only='dino_vits.* v5e:4x4'     # rows that match
+
+A row is a config, without RePre or with it, its devices and its batch. Nothing runs: memory and
+traffic are the compiler's, the time is what the data sheet allows for them. Writes
+``results/programs.json`` after every row; a row that stands there is not made again.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from benchmarks.options import start
+from benchmarks.provenance import RESULTS, provenance, save_result
+from repre_jax.config_files import carried, read_config
+from repre_jax.errors import UserError
+from repre_jax.training.accelerators import open_target
+from repre_jax.training.target import Program, compile_for
+
+OPTIONS = flags.FlagValues()
+_ONLY = flags.DEFINE_string(
+    "only", "", "regular expression of the rows to make", flag_values=OPTIONS
+)
+
+HARDWARE = ("v5e:4x8", "v5p:2x4x4", "h100:8", "h200:8")
+TRAINING_IMAGES = 1_281_167  # ImageNet's; it only sets the length of the schedules
+
+
+class Row(NamedTuple):
+    """A program: config with variants, target, and images a step or None for the config's."""
+
+    config: str
+    target: str
+    batch_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """By which the result has it: "dino_vits:baseline v5e:4x8 1024"."""
+        return f"{self.config} {self.target} {self.batch_size or 'recipe'}"
+
+
+# Compiled in a minute, so that a test can ask whether they are still what they were.
+SMALL = [
+    Row(config, target)
+    for config in ("quickstart", "moco_v3_vits:smoke")
+    for target in ("v5e:2x2", "h100:1")
+]
+FIRST = [
+    ("moco_v3_vits", "h100:1", 128),
+    ("moco_v3_vits", "v5e:4x4", None),
+    ("moco_v3_vits", "v5e:4x8", None),
+    ("dino_vits", "v5e:4x4", None),
+]
+
+
+def rows() -> list[Row]:
+    """Every row, the most wanted first."""
+    configs = [name for name in carried() if "batch_size" in read_config(name).get("train", {})]
+    configs = [name for name in configs if read_config(name).task == "pretrain"]
+    every = [(config, target, None) for config in configs for target in HARDWARE]
+    found = list(SMALL)
+    for config, target, batch_size in dict.fromkeys([*FIRST, *every]):
+        found.append(Row(config, target, batch_size))
+        if read_config(config).repre.enabled:
+            found.append(Row(f"{config}:baseline", target, batch_size))
+    return found
+
+
+def compile_row(row: Row) -> dict[str, Any]:
+    """What the result file has of a row."""
+    config = read_config(row.config)
+    config.train.batch_size = row.batch_size or config.train.batch_size
+    program = compile_for(config, open_target(row.target), images=TRAINING_IMAGES)
+    return provenance(device=False) | described(program)
+
+
+def described(program: Program) -> dict[str, Any]:
+    """A program for the result file."""
+    found = program._asdict() | {"wanted": program.wanted, "fits": program.fits}
+    if program.bytes is None:
+        return found
+    return found | {
+        "collectives": [collective._asdict() for collective in program.collectives],
+        "seconds": program.seconds,
+        "images_per_second": program.images_per_second,
+    }
+
+
+def table(made: dict[str, dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| program | images a device | GiB wanted of there | temporaries | TFLOP | GB moved | "
+        "ms, bytes / operations | images/s at most | exchanged, MiB | compiled in |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in made.items():
+        cells = [
+            name,
+            f"{row['batch_size'] // row['devices']}",
+            f"{_gib(row['wanted'])} of {_gib(row['available'])}{'' if row['fits'] else ', no'}",
+            _gib(row["memory"]["temporaries"]),
+            f"{row['operations'] / 1e12:.3g}",
+        ]
+        if row["bytes"] is None:
+            cells += ["refused", "", "", ""]
+        else:
+            exchanged = sum(c["bytes"] for c in row["collectives"]) / 2**20
+            cells += [
+                f"{row['bytes'] / 1e9:.3g}",
+                f"{_ms(row['byte_seconds'])} / {_ms(row['operation_seconds'])}",
+                f"{row['images_per_second']:,.0f}",
+                f"{exchanged:.3g}",
+            ]
+        cells.append(f"{row['compile_seconds']:.0f} s")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    path = RESULTS / "programs.json"
+    made = json.loads(path.read_text()) if path.exists() else {}
+    wanted = [row for row in rows() if re.search(_ONLY.value, row.name)]
+    if not wanted:
+        raise UserError(f"--only={_ONLY.value} matches no row.")
+    for row in wanted:
+        if row.name in made:
+            continue
+        try:
+            made[row.name] = compile_row(row)
+        except UserError as error:
+            print(f"{row.name}: {error}")
+            continue
+        save_result("programs", made)
+        print(table({row.name: made[row.name]}).splitlines()[-1], flush=True)
+    print(table(made))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds * 1e3:.3g}"
+
+
+if __name__ == "__main__":
+    start(main, OPTIONS)

@@ -1,0 +1,78 @@
+"""The train step as a program: jitted, and compiled from shapes for the devices of a mesh.
+
+The mesh may be of devices that are not here (``training/accelerators.py``).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, Sharding
+
+from repre_jax.data.pixel_format import RGB
+from repre_jax.image_size import ImageSize, height_and_width
+from repre_jax.sharding import abstract, by_row, replicated
+from repre_jax.training.learner import Learner
+from repre_jax.training.step import train_step
+
+Batch = dict[str, jax.ShapeDtypeStruct]
+
+
+def jitted_step(learner: Learner) -> jax.stages.Wrapped:
+    """``train_step`` of a learner, (state, batch) -> (state, metrics); it takes over the state."""
+    return jax.jit(functools.partial(train_step, learner), donate_argnums=0)
+
+
+def abstract_batch(
+    learner: Learner,
+    batch_size: int,
+    sharding: Sharding | None = None,
+    *,
+    pixels: np.dtype = RGB.dtype,
+) -> Batch:
+    """Shapes of a batch of ``data.pipeline``.
+
+    Args:
+      learner: whose views and encoder say how large the images are.
+      batch_size: images a step, over all devices.
+      sharding: of every array.
+      pixels: type of the stored values, ``PixelFormat.dtype``.
+    """
+    recipe, encoder = learner.method.views, learner.encoder
+
+    def images(views: int, size: ImageSize) -> jax.ShapeDtypeStruct:
+        shape = (batch_size, views, *height_and_width(size), encoder.channels)
+        return jax.ShapeDtypeStruct(shape, pixels, sharding=sharding)
+
+    batch = {"global": images(recipe.global_crops, encoder.image_size)}
+    if recipe.local_crops:
+        batch["local"] = images(recipe.local_crops, recipe.local_size)
+    numbers = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=sharding)
+    return batch | dict.fromkeys(("index", "epoch", "label"), numbers)
+
+
+def lowered_step(learner: Learner, batch_size: int, mesh: Mesh, **batch: Any) -> jax.stages.Lowered:
+    """``jitted_step`` for the devices of a mesh, ready to be compiled.
+
+    Args:
+      learner: static parts.
+      batch_size: images a step, over all devices.
+      mesh: devices that share a step.
+      **batch: further arguments of ``abstract_batch``.
+    """
+    state = abstract(learner.init, replicated(mesh))
+    return jitted_step(learner).lower(
+        state, abstract_batch(learner, batch_size, by_row(mesh), **batch)
+    )
+
+
+def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """The compiler's plan for one device: bytes of "argument", "output", "alias", "temp", "peak".
+
+    "alias" is what the successor of a donated argument takes over; "peak" counts it once.
+    """
+    plan = compiled.memory_analysis()
+    parts = ("argument", "output", "alias", "temp")
+    sizes = {part: getattr(plan, f"{part}_size_in_bytes") for part in parts}
+    return sizes | {"peak": sum(sizes.values()) - 2 * sizes["alias"]}

@@ -1,0 +1,222 @@
+"""What a compiler says of the step of a config for devices that are not here.
+
+Nothing runs: these are the compiler's own plan of memory, what its program reads and writes, and
+the least time that the data sheet allows for that. No step is faster; every one is slower.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from repre_jax.data.pixel_format import pixel_format
+from repre_jax.errors import UserError
+from repre_jax.training.accelerators import Target, open_target
+from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
+from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.memory import bytes_of
+from repre_jax.training.operations import step_multiply_adds
+from repre_jax.training.resolution import resolve
+from repre_jax.training.traffic import Collective, read_traffic
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_REFUSED = re.compile(r"RESOURCE_EXHAUSTED.*temporaries \(([\d.]+)([KMGT])\)", re.DOTALL)
+
+
+class Program(NamedTuple):
+    """The compiled step, as one device sees it.
+
+    Attributes:
+      devices: that share the step.
+      batch_size: images a step, over all of them.
+      memory: {"parameters", "target network", "optimizer", "other state", "batch", "temporaries"}
+        in bytes, alive together.
+      available: bytes that a program may have.
+      compile_seconds: with tracing.
+      operations: two for each multiply-add.
+      operation_seconds: that the data sheet allows for them; None where it has no figure for the
+        compute dtype.
+      bytes: read from and written to its memory; None for a program that the compiler refused,
+        and so is what follows.
+      byte_seconds: that the data sheet allows for them.
+      collectives: what it exchanges with other devices.
+    """
+
+    devices: int
+    batch_size: int
+    memory: dict[str, int]
+    available: int
+    compile_seconds: float
+    operations: float
+    operation_seconds: float | None
+    bytes: int | None = None
+    byte_seconds: float | None = None
+    collectives: tuple[Collective, ...] | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that it needs at once."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has that much memory."""
+        return self.wanted <= self.available
+
+    @property
+    def seconds(self) -> float:
+        """The least that a step can take."""
+        return max(self.operation_seconds or 0.0, self.byte_seconds)
+
+    @property
+    def images_per_second(self) -> float:
+        """The most that all devices together can do."""
+        return self.batch_size / self.seconds
+
+
+def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
+    """Compiles the train step of a config for a target.
+
+    Args:
+      config: of a pre-training run.
+      target: of ``open_target``.
+      images: in the training set.
+
+    Raises:
+      UserError: numbers that do not fit together, such as a batch that the devices cannot share.
+    """
+    devices = target.mesh.size
+    resolution = resolve(config, images=images, devices=devices, on_cpu=False)
+    learner, batch_size = build_learner(config, resolution), resolution.batch_size
+    pixels = pixel_format(config.data, config.model.channels).dtype
+    memory = _parts(learner, abstract_batch(learner, batch_size // devices, pixels=pixels))
+    operations = 2 * step_multiply_adds(learner, batch_size) / devices
+    known = resolution.compute_dtype.name == "bfloat16"
+    start = time.perf_counter()
+    lowered = lowered_step(learner, batch_size, target.mesh, pixels=pixels)
+    traffic = {}
+    try:
+        compiled = lowered.compile(compiler_options=target.compiler_options)
+    except jax.errors.JaxRuntimeError as error:
+        memory["temporaries"] = _refused_bytes(error)
+    else:
+        plan = memory_bytes(compiled)
+        memory["temporaries"] = plan["peak"] - plan["argument"]
+        found = read_traffic(compiled.as_text())
+        traffic = found._asdict() | {"byte_seconds": found.bytes / target.accelerator.bandwidth}
+    return Program(
+        devices=devices,
+        batch_size=batch_size,
+        memory=memory,
+        available=target.memory,
+        compile_seconds=time.perf_counter() - start,
+        operations=operations,
+        operation_seconds=operations / target.accelerator.operations if known else None,
+        **traffic,
+    )
+
+
+def ways_that_fit(config: ConfigDict, target: Target, *, images: int) -> Iterator[str]:
+    """Settings with which a program that does not fit does, one of each kind, each compiled."""
+    for change in (_accumulated, _rematerialised, _more_devices):
+        for told, other_config, other_target in change(config, target):
+            with contextlib.suppress(UserError):  # a batch that cannot be shared so
+                program = compile_for(other_config, other_target, images=images)
+                if program.fits:
+                    yield f"{told}: {_memory_line(program)}; {_speed_line(program)}"
+                    break
+
+
+def lines(program: Program) -> list[str]:
+    """What is told of a program, a line each."""
+    memory = [f"{name:<18}{size / 2**30:>9.3f} GiB" for name, size in program.memory.items()]
+    told = [
+        f"memory            {_memory_line(program)}",
+        *("  " + line for line in memory),
+        f"compiled in       {program.compile_seconds:,.0f} s",
+        f"operations        {program.operations / 1e12:,.3g} T a step",
+    ]
+    if program.bytes is None:
+        return told
+    told += [
+        f"bytes             {program.bytes / 1e9:,.3g} GB a step",
+        f"at most           {_speed_line(program)}",
+    ]
+    exchanged = [
+        f"{c.kind} of {c.arrays} {c.dtype} arrays, {c.bytes / 2**20:,.2f} MiB"
+        for c in program.collectives
+    ]
+    return told + [f"exchanged         {line}" for line in exchanged or ["nothing"]]
+
+
+def _memory_line(program: Program) -> str:
+    there, wanted = program.available / 2**30, program.wanted / 2**30
+    verdict = "fits, with" if program.fits else "does not fit, by"
+    return f"{wanted:.2f} of {there:.2f} GiB: {verdict} {abs(there - wanted):.2f} GiB"
+
+
+def _speed_line(program: Program) -> str:
+    operations = program.operation_seconds
+    by_operations = "not known" if operations is None else f"{operations * 1e3:,.1f} ms"
+    by_bytes = f"{program.byte_seconds * 1e3:,.1f} ms"
+    return (
+        f"{program.images_per_second:,.0f} images/s: a step takes {by_bytes} for its bytes and "
+        f"{by_operations} for its operations, by the data sheet"
+    )
+
+
+def _parts(learner: Learner, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
+    """Bytes of what a step takes."""
+    state = jax.eval_shape(learner.init)
+    parts = {
+        "parameters": state.params,
+        "target network": state.target_params,
+        "optimizer": state.opt_state,
+    }
+    memory = {name: bytes_of(tree) for name, tree in parts.items()}
+    other = bytes_of(state) - sum(memory.values())
+    return memory | {"other state": other, "batch": bytes_of(batch)}
+
+
+def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:
+    """Temporaries that a refused program wanted; other refusals are no matter of memory."""
+    found = _REFUSED.search(str(error))
+    if found is None:
+        raise error
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+    count = config.train.accumulate
+    while (count := 2 * count) * target.mesh.size <= config.train.batch_size:
+        changed = _changed(config, "train", "accumulate", count)
+        yield f"train.accumulate={count}", changed, target
+
+
+def _rematerialised(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+    if not config.model.remat:
+        yield "model.remat=True", _changed(config, "model", "remat", True), target
+
+
+def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+    """Twice as many, and twice as many again, as long as each has an image."""
+    name = target.name
+    while 2 * target.mesh.size <= config.train.batch_size:
+        kind, _, shape = name.partition(":")
+        axes = sorted(map(int, shape.split("x")))
+        name = f"{kind}:{'x'.join(map(str, sorted([2 * axes[0], *axes[1:]])))}"
+        try:
+            target = open_target(name)
+        except UserError:  # there are no larger ones
+            return
+        yield f"--target={name}", config, target
+
+
+def _changed(config: ConfigDict, section: str, key: str, value: object) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed[section][key] = value
+    return changed
