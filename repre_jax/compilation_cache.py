@@ -4,7 +4,9 @@ JAX's own cache, in one folder for all tasks. Several processes may share it: an
 written, by one that is busy or was killed, is no entry.
 """
 
+import hashlib
 import os
+import platform
 import shutil
 import warnings
 from pathlib import Path
@@ -17,7 +19,7 @@ _LEAST_FREE_BYTES = 10**9
 
 
 def keep_compiled_programs() -> str:
-    """Turns the cache on; in ``~/.cache/repre_jax/compiled`` unless the environment says where.
+    """Turns the cache on; below ``~/.cache/repre_jax/compiled`` unless the environment says where.
 
     ``JAX_COMPILATION_CACHE_DIR`` names another folder, which is left to JAX; empty, it turns the
     cache off. To be called before anything is compiled.
@@ -27,7 +29,7 @@ def keep_compiled_programs() -> str:
     """
     if _VARIABLE in os.environ:
         return ""
-    folder = Path(os.path.expanduser("~/.cache/repre_jax/compiled"))
+    folder = Path(os.path.expanduser("~/.cache/repre_jax/compiled"), _machine())
     if not folder.is_absolute():
         return _refusal(folder, "this user has no home")
     try:
@@ -44,6 +46,21 @@ def keep_compiled_programs() -> str:
     # A program that cannot be read or written is compiled: that costs time and nothing else.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return ""
+
+
+def _machine() -> str:
+    """A name for CPUs of these instructions.
+
+    JAX's keys tell compilers and options apart but not CPUs, and a home may serve several machines.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    # "flags" on x86, "Features" on ARM.
+    known = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    told = " ".join([platform.machine(), platform.processor(), *known])
+    return f"{platform.machine()}-{hashlib.blake2b(told.encode(), digest_size=4).hexdigest()}"
 
 
 def _make_room(folder: Path) -> None:

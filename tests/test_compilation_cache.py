@@ -82,8 +82,8 @@ def test_a_full_disk(home, monkeypatch):
 
 def test_the_oldest_make_room(home, monkeypatch):
     monkeypatch.setattr(compilation_cache, "_MOST_BYTES", 25)
-    folder = home / ".cache" / "repre_jax" / "compiled"
-    folder.mkdir(parents=True)
+    keep_compiled_programs()
+    (folder,) = (home / ".cache" / "repre_jax" / "compiled").iterdir()  # of this CPU
     for number in range(4):
         path = folder / str(number)
         path.write_bytes(bytes(10))
