@@ -22,6 +22,7 @@ from repre_jax.runs.folder import RunFolder
 RANGES = {
     "heads": AT_LEAST_ONE,
     "norm_epsilon": POSITIVE,
+    "image_size": AT_LEAST_ONE,
     "window": AT_LEAST_ONE,
 }
 

@@ -96,9 +96,13 @@ def test_unknown_variant(mistake):
 @pytest.mark.parametrize(
     ("config", "given", "words"),
     [
-        ("dino_vits", "model.image_size=0", "model.image_size=0 must be a whole number of pixels"),
-        ("dino_vits", "model.image_size=big", "model.image_size='big' must be a whole number of"),
-        ("dino_vits", "model.image_size=(32,64,3)", "model.image_size=(32, 64, 3) must be a whole"),
+        ("dino_vits", "model.image_size=0", "model.image_size=0 must be at least 1."),
+        ("dino_vits", "model.image_size=big", "model.image_size=big must be a whole number."),
+        (
+            "dino_vits",
+            "model.image_size=(32,64,3)",
+            "must be one number of pixels, or (height",
+        ),
         ("dino_vits", "model.channels=0", "model.channels=0 must be at least 1."),
         ("dino_vits", "data.mean=(0.5,)", "data.mean=(0.5,) and data.std=None must both have 3"),
         ("dino_vits", "data.std=(0.5,0.5,0)", "data.std=(0.5, 0.5, 0) must each be above 0."),

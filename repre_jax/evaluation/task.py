@@ -31,6 +31,7 @@ DATA_RANGES = {"data.workers": NOT_NEGATIVE, "data.cache_size": NOT_NEGATIVE}
 SHARED_RANGES = {
     "seed": SEED,
     "step": NOT_NEGATIVE,
+    "image_size": AT_LEAST_ONE,
     "batch_size": AT_LEAST_ONE,
     "devices": NOT_NEGATIVE,
     **DATA_RANGES,

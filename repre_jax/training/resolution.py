@@ -32,6 +32,7 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 RANGES = {
     "seed": SEED,
     "model.patch_size": AT_LEAST_ONE,
+    "model.image_size": AT_LEAST_ONE,
     "model.channels": AT_LEAST_ONE,
     "model.width": AT_LEAST_ONE,
     "model.depth": AT_LEAST_ONE,
