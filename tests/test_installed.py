@@ -72,7 +72,7 @@ def test_importing_the_package_is_light(installed):
 
 
 def test_explaining_a_carried_config(installed):
-    told = installed("repre-jax", "--config=dino_vits", "--explain")
+    told = installed("repre-jax", "--config=dino_vits:smoke", "--explain")
     assert (told.returncode, told.stderr) == (0, "")
     assert "method          dino, RePre on" in told.stdout
     assert "model.drop_path = 0.1   [dino_vits.py; default 0.0]" in told.stdout

@@ -64,6 +64,7 @@ def test_every_figure_of_a_run(root, look):
     assert list((root / "dino" / "eval" / "features").glob("pooled-*"))
 
 
+@pytest.mark.slow
 def test_grey_rectangles_of_sixteen_bits(root, look):
     saved_run(root / "grey", "dino", channels=1, image_size=(16, 32))
     code, out, err = look("grey", "--config.data.range=(0,255)", "--config.count=2")

@@ -162,7 +162,7 @@ def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
 def test_a_config_by_name_is_the_one_by_path(run):
     by_name, by_path = (
         run(f"--config={config}:baseline,smoke", "--explain")
-        for config in ("dino_vits", "configs/dino_vits.py")
+        for config in ("simsiam_vits", "configs/simsiam_vits.py")
     )
     assert by_name == by_path
     assert by_name[0] == 0
@@ -450,7 +450,7 @@ def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variants", ["", pytest.param(":baseline", marks=pytest.mark.slow), ":gpu"]
+    "variants", ["", *(pytest.param(v, marks=pytest.mark.slow) for v in (":baseline", ":gpu"))]
 )
 @pytest.mark.parametrize(
     "name", ["imagenette_dino", pytest.param("imagenette_moco_v3", marks=pytest.mark.slow)]

@@ -89,13 +89,8 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name.startswith("windows") else ())
-        for name in BESIDE
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BESIDE)
 def test_what_neither_paper_has_is_the_same_on_eight_devices(name):
     learner = tiny_learner(BESIDE[name]())
     found = measure(learner)

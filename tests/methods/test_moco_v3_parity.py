@@ -187,6 +187,7 @@ def test_running_statistics(run):
 CONV = from_torch_names.with_prefix(GOLDEN, "conv_stem/")
 
 
+@pytest.mark.slow
 def test_gradients_of_the_convolutional_stem(monkeypatch):
     case = CASES["conv_stem"]
     params = online_tree(moco_v3_weights(case))
