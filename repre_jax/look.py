@@ -7,13 +7,12 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.data.pixel_format import pixel_format
+from repre_jax.data.pixel_format import as_shares, pixel_format
 from repre_jax.data.samples import centre_views, read_samples, sample_images
 from repre_jax.errors import UserError
 from repre_jax.evaluate import open_encoder, open_images
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.task import SHARED_RANGES
-from repre_jax.models.pixels import as_shares
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, SHARE_BELOW_ONE, Range, check_ranges
 from repre_jax.visualize.attention import draw_attention

@@ -7,12 +7,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.data.pipeline import evaluation_batches
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.sources import open_source
 from repre_jax.data.sources.source import Source
 from repre_jax.errors import UserError
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.losses.masked import patch_targets
-from repre_jax.models.pixels import as_shares, normalisation_of, normalise, patchify
+from repre_jax.models.pixels import normalisation_of, normalise, patchify
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range, check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device, training_batches
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.samples import centre_views, sample_images
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.source import Source
@@ -22,7 +23,6 @@ from repre_jax.evaluation.checkpoint import checkpoint_steps
 from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.models.conv_stem import fold, frozen
-from repre_jax.models.pixels import as_shares
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder, saved_config

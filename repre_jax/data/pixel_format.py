@@ -1,6 +1,7 @@
 """In which form a run wants its images: how many channels, and which values are black and white."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -54,3 +55,8 @@ def pixel_format(config: ConfigDict, channels: int) -> PixelFormat:
     if not 1 <= channels <= _MOST_CHANNELS:
         raise UserError(f"model.channels={channels} must be between 1 and {_MOST_CHANNELS}.")
     return PixelFormat(channels, ends)
+
+
+def as_shares(levels: Any) -> Any:
+    """uint8 or uint16, of NumPy or JAX -> float32 in [0, 1]: shares of the largest level."""
+    return levels.astype(np.float32) / np.iinfo(levels.dtype).max

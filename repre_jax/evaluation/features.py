@@ -10,8 +10,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from repre_jax.data.batches import why_unreadable
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.sources.source import Source
-from repre_jax.models.pixels import as_shares, encoder_input
+from repre_jax.models.pixels import encoder_input
 
 
 class Features(NamedTuple):

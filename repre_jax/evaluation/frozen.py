@@ -20,8 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.models.layers import layer_norm
-from repre_jax.models.pixels import as_shares, encoder_input
+from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import read_block
 
 FEATURES = ("pooled", "mean", "last_4", "class_and_mean")

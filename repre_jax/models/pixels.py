@@ -72,11 +72,6 @@ def encoder_input(encoder: nn.Module, pixels: jax.Array) -> jax.Array:
     return normalise(pixels, encoder.normalisation) if encoder.normalisation else pixels
 
 
-def as_shares(levels: jax.Array) -> jax.Array:
-    """uint8 or uint16 -> float32 in [0, 1]: shares of the largest level."""
-    return levels.astype(jnp.float32) / jnp.iinfo(levels.dtype).max
-
-
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
     """[B, H, W, C] -> [B, N, P * P * C]: patches and the pixels of each row by row, colours last.
 

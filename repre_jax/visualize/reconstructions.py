@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.samples import centre_views
 from repre_jax.errors import UserError
 from repre_jax.evaluation.online_network import load_online_network
@@ -17,7 +18,6 @@ from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import Method
 from repre_jax.methods.picture import Painter, Picture
 from repre_jax.models.conv_stem import frozen
-from repre_jax.models.pixels import as_shares
 from repre_jax.training.learner import forward_keys
 from repre_jax.visualize.figure import Panel, as_colours, image_panels, save, save_grid, wrapped
 from repre_jax.visualize.scene import Scene, Subject

@@ -21,6 +21,7 @@ from repre_jax.data.device.photometric import (
     sampled_blur,
     solarise,
 )
+from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.recipes import TORCHVISION, ViewRecipe
 from repre_jax.random_streams import Stream, example_keys
 
@@ -147,7 +148,7 @@ def _augment_view(
             return pillow_blur(image, sigma, high)
         return sampled_blur(image, sigma)
 
-    image = pixels.astype(jnp.float32) / jnp.iinfo(pixels.dtype).max
+    image = as_shares(pixels)
     image = _perhaps(flip, image, recipe.flip_probability, draw(_Purpose.FLIP))
     image = _perhaps(jitter, image, recipe.jitter_probability, draw(_Purpose.JITTER))
     if pixels.shape[-1] == 3:

@@ -156,8 +156,8 @@ def band_jitter(
       family: static, one of ``recipes.FAMILIES``.
     """
     first, second = (jnp.argmax(tone_order == tone) for tone in (Tone.BRIGHTNESS, Tone.CONTRAST))
-    tones = jnp.where(first < second, *map(jnp.asarray, ((0, 1), (1, 0))))
-    tones = jnp.asarray((Tone.BRIGHTNESS, Tone.CONTRAST))[tones]
+    tones = jnp.asarray((Tone.BRIGHTNESS, Tone.CONTRAST))
+    tones = jnp.where(first < second, tones, tones[::-1])
 
     def adjust(image, tone):
         means = jax.vmap(_mean, in_axes=-1)(image)

@@ -66,7 +66,7 @@ def crop_views(
       recipe: crop scales, ratio, interpolation, number and size of local crops.
       image_size: of a global view, in pixels.
       rng: where the draws come from.
-      out: ``empty_views`` to write into.
+      out: ``empty_views`` to write into; None for new ones, which are of RGB in 8 bits.
 
     Returns:
       {"global": [V, H, W, C]} and, when the recipe has n local crops of side s, "local":

@@ -59,7 +59,7 @@ class HuggingFaceSource(Source):
     def open(cls, data_config, split: str) -> "HuggingFaceSource":
         """Opens a split of ``data_config.path``; raises ``UserError`` when it is not there."""
         splits = _find_splits(data_config.path)
-        paths = splits.train if split == "train" else splits.val
+        paths = splits.of(split)
         if not paths:
             raise UserError(f"The Hugging Face set {data_config.path} has no {split} split.")
         remarks = splits.remarks if split == "train" else ()
@@ -68,8 +68,7 @@ class HuggingFaceSource(Source):
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
         """Whether the set has the split; raises ``UserError`` when there is no set."""
-        splits = _find_splits(data_config.path)
-        return bool(splits.train if split == "train" else splits.val)
+        return bool(_find_splits(data_config.path).of(split))
 
     def __len__(self) -> int:
         return len(self._rows)

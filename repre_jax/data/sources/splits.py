@@ -88,6 +88,10 @@ class SplitFiles(NamedTuple):
     val: list[str]
     remarks: tuple[str, ...] = ()
 
+    def of(self, split: str) -> list[str]:
+        """Those of "train" or "val"."""
+        return self.train if split == "train" else self.val
+
 
 def split_files(files: Sequence[str], where: str) -> SplitFiles:
     """Splits files that hold many images by their names, or by the folders that they lie in.

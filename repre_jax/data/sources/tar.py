@@ -66,7 +66,7 @@ class TarSource(NamedSource):
     def find(cls, data_config, split: str) -> "TarSource":
         """The images of a split of ``data_config.path``, without labels."""
         splits = _find_splits(data_config.path)
-        archives = splits.train if split == "train" else splits.val
+        archives = splits.of(split)
         if not archives:
             raise UserError(f"The tar files of {data_config.path} have no {split} split.")
         where = f"{data_config.path} ({split})" if splits.val else data_config.path
@@ -76,8 +76,7 @@ class TarSource(NamedSource):
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
         """Whether there are files of the split; raises ``UserError`` when there are none at all."""
-        splits = _find_splits(data_config.path)
-        return bool(splits.train if split == "train" else splits.val)
+        return bool(_find_splits(data_config.path).of(split))
 
     @classmethod
     def short_name(cls, data_config) -> str:
