@@ -432,6 +432,12 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
         assert line in out
 
 
+def test_explain_counts_a_branch_whose_mask_token_is_an_array(run):
+    code, out, err = run("--config=moco_v3_vits_lomar:smoke", "--explain")
+    assert (code, err) == (0, "")
+    assert f"RePre mask      {128:>14,}\n" in out
+
+
 def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     code, out, err = run("--config=quickstart", "--explain", "--config.train.steps=87")
     assert (code, err) == (0, "")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from clu.parameter_overview import count_parameters, get_parameter_overview
+from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
 from repre_jax.config_files import read_config
@@ -142,7 +142,8 @@ def _parameter_lines(state: TrainState) -> list[str]:
     branch.pop("RePre log_variance", None)
     parts |= branch
     parts |= {"trained": state.params, "target copy": state.target_params}
-    lines = [f"{name:<16}{count_parameters(tree):>14,}" for name, tree in parts.items()]
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in parts.items()}
+    lines = [f"{name:<16}{size:>14,}" for name, size in sizes.items()]
     return [*lines, f"{'train state':<16}{bytes_of(state) / 2**20:>11,.1f} MiB on every device"]
 
 
