@@ -24,7 +24,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import official_masked, step_time
+from benchmarks import official, official_masked, step_time
 from benchmarks.options import start
 from benchmarks.overhead import finished_rows
 from benchmarks.provenance import RESULTS, provenance, save_result
@@ -288,7 +288,7 @@ def main(argv: list[str]) -> None:
     device = re.sub(r"[^a-z0-9]+", "_", jax.devices()[0].device_kind.lower())
     name = f"masked_step_{device}"
     result = provenance() | {
-        "official": official_masked.provenance(checkouts),
+        "official": official.provenance(checkouts, official_masked.PACKAGES),
         "environment": {name: os.environ.get(name) for name in VARIABLES},
         "batch_size": _BATCH_SIZE.value,
         "compute_dtype": "float32",

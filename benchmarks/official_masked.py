@@ -11,25 +11,18 @@ run time, all of them for names that have moved or gone since:
 LoMaR's relative positions use iRPE's compiled ``rpe_ops`` where that has been built, else torch.
 """
 
-import contextlib
 import importlib
-import importlib.util
-import os
-import subprocess
 import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from repre_jax.data.host.cores import usable_cores
-from repre_jax.errors import UserError
+from benchmarks import official
 
 PACKAGES = ("torch", "timm")
 REPOSITORIES = {"mae": "facebookresearch/mae", "lomar": "junchen14/LoMaR"}
@@ -40,33 +33,12 @@ _FORWARD = {
     "mae": {"mask_ratio": 0.75},
     "lomar": {"window_size": 7, "num_window": 4, "mask_ratio": 0.8},
 }
-_KEPT = []  # declarations, which last as long as their library
 
 
 def check(checkouts: Mapping[str, str | None]) -> None:
     """Raises UserError when the official code of a method cannot be run, without running it."""
-    for method, folder in checkouts.items():
-        if not folder or not (Path(folder) / f"{_MODULES[method]}.py").is_file():
-            raise UserError(
-                f"--{method}={folder or ''} must be a checkout of "
-                f"github.com/{REPOSITORIES[method]}; or measure --ours_only."
-            )
-    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(
-            f"The official code needs {' and '.join(missing)}: pip install {' '.join(missing)}, or "
-            "measure --ours_only."
-        )
-
-
-def provenance(checkouts: Mapping[str, str]) -> dict[str, Any] | None:
-    """{"commits", "versions"} of the official code and of what it runs on; None without any."""
-    if not checkouts:
-        return None
-    return {
-        "commits": {method: _commit(folder) for method, folder in checkouts.items()},
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
+    files = {method: f"{module}.py" for method, module in _MODULES.items()}
+    official.check(checkouts, files, REPOSITORIES, PACKAGES, "measure --ours_only")
 
 
 def make_step(
@@ -87,7 +59,7 @@ def make_step(
     Returns:
       A function that takes so many steps and returns the seconds of one.
     """
-    torch = _torch()
+    torch = official.torch_on_all_cores()
     torch.manual_seed(0)
     model = _build_model(method, checkout, image_size).train()
     from timm.optim import param_groups_weight_decay
@@ -118,7 +90,7 @@ def make_products(rows: int, width: int, hidden: int) -> Callable[[int], float]:
     Returns:
       A function that computes them so many times and returns the seconds of one time.
     """
-    torch = _torch()
+    torch = official.torch_on_all_cores()
     inputs, gradient = torch.randn(rows, width), torch.randn(rows, hidden)
     weight = torch.randn(hidden, width)
 
@@ -134,24 +106,10 @@ def make_products(rows: int, width: int, hidden: int) -> Callable[[int], float]:
     return run
 
 
-def _torch() -> types.ModuleType:
-    """torch, which uses all cores that this process may use, as JAX does."""
-    import torch
-
-    torch.set_num_threads(usable_cores())
-    return torch
-
-
-def _commit(checkout: str) -> str:
-    command = ["git", "-C", checkout, "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def _build_model(method: str, checkout: str, image_size: int) -> Any:
     """ViT-B/16 of a checkout, as a torch module."""
     importlib.import_module("profile")  # Python's own, before LoMaR's file of that name could be
-    _declare_torchvision_operators()
+    official.declare_torchvision_operators()
     from timm.models import vision_transformer
 
     timms_block = vision_transformer.Block
@@ -164,35 +122,7 @@ def _build_model(method: str, checkout: str, image_size: int) -> Any:
         mock.patch.object(vision_transformer, "Block", block),
         mock.patch.object(np, "float", float, create=True),
         warnings.catch_warnings(action="ignore"),  # of timm's moved names
-        _modules_of(checkout),
+        official.modules_of(checkout),
     ):
         models = importlib.import_module(_MODULES[method])
         return getattr(models, _MODELS[method])(img_size=image_size, norm_pix_loss=True)
-
-
-def _declare_torchvision_operators() -> None:
-    """The two that its Python part asks for, where the compiled part is of another torch."""
-    import torch
-
-    with contextlib.suppress(ImportError, RuntimeError):
-        import torchvision  # noqa: F401
-
-        return
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(operators)
-
-
-@contextlib.contextmanager
-def _modules_of(checkout: str) -> Iterator[None]:
-    """Lets modules be imported from a checkout and forgets them: both have a ``util``."""
-    folder = str(Path(checkout).resolve())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(folder + os.sep):
-                del sys.modules[name]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from benchmarks import masked_step, official_masked, provenance
+from benchmarks import masked_step, official, official_masked, provenance
 from benchmarks.masked_step import Counts
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
@@ -93,7 +93,7 @@ def test_missing_checkouts_and_packages_are_said_beforehand(tmp_path, monkeypatc
     monkeypatch.setattr(official_masked, "PACKAGES", ("numpy", "no_such_package"))
     with pytest.raises(UserError, match="pip install no_such_package, or"):
         official_masked.check({"mae": str(tmp_path)})
-    assert official_masked.provenance({}) is None
+    assert official.provenance({}, official_masked.PACKAGES) is None
 
 
 def test_a_finished_size_is_not_measured_again(tmp_path, monkeypatch, capsys):
