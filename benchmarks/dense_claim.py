@@ -1,28 +1,36 @@
 """Whether reconstruction is worth anything to dense tasks: the study of ``dense_claim.md``.
 
-    python -m benchmarks.dense_claim --data=/data/imagenette160
-    python -m benchmarks.dense_claim --data=... --only='dino-.*-0'
+    python -m benchmarks.dense_claim --data=/data/imagenette160 --camvid=/data/camvid
+    python -m benchmarks.dense_claim --data=... --camvid=... --only='dino-.*-0'
+    python -m benchmarks.dense_claim --table
 
-Runs are those of main.py in ``--runs``, one seed after the other: finished ones are reused,
-unfinished ones go on. Each is written to ``results/dense_claim/<arm>-<seed>.json``, and the run
-that has its file there is not made again.
+Runs are those of main.py in ``--runs``, one seed after the other, each with its evaluations:
+finished ones are reused, unfinished ones go on. Each is written to
+``results/dense_claim/<arm>-<seed>.json``, and one that has its file there is not made again;
+"<method>-untrained-0" is the encoder before training, of the baseline's run.
 """
 
 import json
+import math
 import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from benchmarks.imagenette import converged_weights, run_config
 from benchmarks.options import start
-from benchmarks.provenance import RESULTS, write_result
+from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
 
 OPTIONS = flags.FlagValues()
-_DATA = flags.DEFINE_string(
-    "data", None, "folder of Imagenette's images", required=True, flag_values=OPTIONS
-)
+_DATA = flags.DEFINE_string("data", "", "folder of Imagenette's images", flag_values=OPTIONS)
+_CAMVID = flags.DEFINE_string("camvid", "", "folder of CamVid", flag_values=OPTIONS)
 _OUT = flags.DEFINE_string(
     "out", str(RESULTS / "dense_claim"), "folder where the numbers go", flag_values=OPTIONS
 )
@@ -31,6 +39,9 @@ _RUNS = flags.DEFINE_string(
 )
 _ONLY = flags.DEFINE_string(
     "only", "", "regular expression of the runs to make", flag_values=OPTIONS
+)
+_TABLE = flags.DEFINE_bool(
+    "table", False, "show what was measured, run nothing", flag_values=OPTIONS
 )
 
 EPOCHS = {"moco_v3": 5, "dino": 5}
@@ -45,7 +56,8 @@ WINDOWS = [*LEARNED, "--config.repre.branch=windows", "--config.repre.windows.si
 def names() -> list[str]:
     """Every run, "<arm>-<seed>", in the order in which they are made."""
     contrastive = [f"{method}-{variant}" for method in EPOCHS for variant in VARIANTS]
-    arms = [[*contrastive, *MASKED_STEPS], contrastive, contrastive]
+    untrained = [f"{method}-untrained" for method in EPOCHS]
+    arms = [[*contrastive, *MASKED_STEPS, *untrained], contrastive, contrastive]
     return [f"{arm}-{seed}" for seed in SEEDS for arm in arms[seed]]
 
 
@@ -71,19 +83,142 @@ def training_arguments(name: str, data: str, runs: Path) -> list[str]:
     return arguments + {"baseline": [], "learned": LEARNED, "windows": WINDOWS}[variant]
 
 
+def instruments(name: str, camvid: str) -> dict[str, list[str]]:
+    """main.py's flags of every evaluation of a run, but for checkpoint and folder."""
+    seed = name.rsplit("-", 1)[1]
+    dense = [f"--config.data.path={camvid}"]
+    return {
+        "dense_knn": ["--config=configs/eval/dense_knn.py", *dense],
+        "propagation": [
+            "--config=configs/eval/propagation.py",
+            "--config.beside_random=False",
+            *dense,
+        ],
+        "setr": [
+            "--config=configs/segment/camvid_setr_vits.py:cpu",
+            f"--config.seed={seed}",
+            *dense,
+        ],
+        "knn": ["--config=configs/eval/knn.py"],
+        "linear": ["--config=configs/eval/linear.py:sweep", "--config.epochs=6"],
+    }
+
+
+def measure(name: str, run: Path, camvid: str, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """What each instrument says of a run: {instrument: {"command", "value", "metrics"}}.
+
+    Raises:
+      UserError: an evaluation did not end well; it has said why.
+    """
+    found = {}
+    for instrument, arguments in instruments(name, camvid).items():
+        folder = run.with_name(f"{name}-{instrument}")
+        command = [*arguments, *extra, f"--config.checkpoint={run}", f"--workdir={folder}"]
+        if subprocess.run([sys.executable, "main.py", *command]).returncode:
+            raise UserError(f"{folder.name} did not finish; this command goes on where it stopped.")
+        results = folder / "results.json"
+        if not results.exists():  # stopped by a signal
+            raise UserError(f"{folder.name} was stopped; this command goes on from there.")
+        measured = json.loads(results.read_text())
+        found[instrument] = {
+            "command": shlex.join(["python", "main.py", *command]),
+            **{key: measured[key] for key in ("metric", "value", "metrics", "wall_seconds")},
+        }
+    return found
+
+
+def make(name: str, runs: Path) -> dict[str, Any]:
+    """Trains and measures a run, or measures the encoder before training."""
+    arm, seed = name.rsplit("-", 1)
+    method, _, variant = arm.partition("-")
+    if variant == "untrained":
+        run, extra = runs / f"{method}-baseline-{seed}", ["--config.weights=random"]
+        made = provenance(in_child=True)
+    else:
+        run, extra = runs / name, []
+        made = run_config(run, training_arguments(name, _DATA.value, runs))
+    return {"name": name} | made | {"measured": measure(name, run, _CAMVID.value, extra)}
+
+
+# Instrument and block -> its value in a result; the first is the study's primary outcome.
+OUTCOMES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "dense k-NN, last block": lambda found: found["dense_knn"]["metrics"]["blocks"]["3"][
+        "mean_iou"
+    ],
+    "dense k-NN, all blocks": lambda found: found["dense_knn"]["metrics"]["blocks"]["fused"][
+        "mean_iou"
+    ],
+    "propagation, last block": lambda found: found["propagation"]["metrics"]["blocks"]["3"][
+        "mean_iou"
+    ],
+    "SETR": lambda found: found["setr"]["value"],
+    "k-NN": lambda found: found["knn"]["value"],
+    "linear": lambda found: found["linear"]["value"],
+}
+
+
+def table(results: Mapping[str, dict[str, Any]]) -> str:
+    """Differences to the baseline within a seed, of what has been made so far.
+
+    Args:
+      results: "<arm>-<seed>" -> result file.
+    """
+    lines = []
+    for title, value_of in OUTCOMES.items():
+        values = {name: 100 * value_of(result["measured"]) for name, result in results.items()}
+        lines.append(title)
+        lines += [
+            f"  {arm:<22}{statistics.fmean(own):6.2f}  ({', '.join(f'{x:.2f}' for x in own)})"
+            for arm in dict.fromkeys(name.rsplit("-", 1)[0] for name in values)
+            if (own := [x for name, x in values.items() if name.rsplit("-", 1)[0] == arm])
+        ]
+        for variant in VARIANTS[1:]:
+            lines.append(f"  {variant} - baseline: {described(differences(values, variant))}")
+    return "\n".join(lines)
+
+
+def differences(values: Mapping[str, float], variant: str) -> list[float]:
+    """Of a variant and the baseline of the same method and seed, where both are there."""
+    return [
+        values[f"{method}-{variant}-{seed}"] - values[f"{method}-baseline-{seed}"]
+        for method in EPOCHS
+        for seed in SEEDS
+        if {f"{method}-{variant}-{seed}", f"{method}-baseline-{seed}"} <= set(values)
+    ]
+
+
+# Two-sided 95 % points of Student's t by degrees of freedom.
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
+
+
+def described(found: Sequence[float]) -> str:
+    """Mean of differences, its interval, and the effect size."""
+    if len(found) < 2:
+        return f"{len(found)} pair(s): {', '.join(f'{x:+.2f}' for x in found)}"
+    mean, deviation = statistics.fmean(found), statistics.stdev(found)
+    half = _STUDENT[len(found) - 1] * deviation / math.sqrt(len(found))
+    effect = mean / deviation if deviation else math.nan
+    return (
+        f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}, effect "
+        f"{effect:+.2f}, {len(found)} pairs: {', '.join(f'{x:+.2f}' for x in found)}"
+    )
+
+
 def main(argv: list[str]) -> None:
     del argv
     out, runs = Path(_OUT.value), Path(_RUNS.value)
     wanted = [name for name in names() if re.search(_ONLY.value, name)]
     if not wanted:
         raise UserError(f"--only={_ONLY.value} matches no run.")
-    for name in wanted:
+    if not _TABLE.value and not (_DATA.value and _CAMVID.value):
+        raise UserError("The runs need --data and --camvid; --table shows what was measured.")
+    for name in [] if _TABLE.value else wanted:
         path = out / f"{name}.json"
-        if path.exists():
-            continue
-        trained = run_config(runs / name, training_arguments(name, _DATA.value, runs))
-        write_result(path, {"name": name} | trained)
-        print(json.dumps({"name": name, "knn_top1": trained["knn_top1"]}), flush=True)
+        if not path.exists():
+            write_result(path, make(name, runs))
+            print(f"Written to {path}", flush=True)
+    paths = [out / f"{name}.json" for name in names()]
+    print(table({path.stem: json.loads(path.read_text()) for path in paths if path.exists()}))
 
 
 if __name__ == "__main__":

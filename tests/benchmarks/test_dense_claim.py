@@ -1,0 +1,44 @@
+import pytest
+
+from benchmarks import dense_claim
+
+
+def test_arms_of_a_seed_come_before_the_next_and_what_they_need_before_them():
+    names = dense_claim.names()
+    assert len(names) == len(set(names)) == 2 * 4 * 3 + 2 + 2
+    assert names.index("dino-learned-1") < names.index("dino-converged-1")
+    assert names.index("dino-baseline-0") < names.index("dino-untrained-0")
+    assert {name[-1] for name in names[:12]} == {"0"}
+
+
+def test_arms_differ_in_what_is_stated_alone(tmp_path):
+    of = {
+        variant: dense_claim.training_arguments(f"dino-{variant}-2", "images", tmp_path)
+        for variant in ("baseline", "learned", "windows")
+    }
+    assert of["baseline"][0] == "--config=configs/imagenette_dino.py:baseline"
+    assert of["learned"][0] == of["windows"][0] == "--config=configs/imagenette_dino.py"
+    assert [*of["baseline"][1:], "--config.repre.weighting=learned"] == of["learned"][1:]
+    assert set(of["windows"]) - set(of["learned"]) == set(dense_claim.WINDOWS[1:])
+
+
+def test_differences_are_within_method_and_seed():
+    values = {"dino-baseline-0": 10.0, "dino-learned-0": 12.0, "dino-learned-1": 99.0}
+    values |= {"moco_v3-baseline-0": 20.0, "moco_v3-learned-0": 19.0}
+    found = dense_claim.differences(values, "learned")
+    assert found == [-1.0, 2.0]
+    # t of one degree of freedom, 12.706, times 3 / sqrt(2) / sqrt(2).
+    assert dense_claim.described(found).startswith(
+        "+0.50 points, 95 % interval -18.56 to +19.56, effect +0.24, 2 pairs"
+    )
+    assert dense_claim.described([1.0]) == "1 pair(s): +1.00"
+
+
+@pytest.mark.parametrize("name", ["dino-learned-1", "mae-0"])
+def test_every_run_is_measured_by_every_instrument(name):
+    flags = dense_claim.instruments(name, "camvid")
+    assert list(flags) == ["dense_knn", "propagation", "setr", "knn", "linear"]
+    assert f"--config.seed={name[-1]}" in flags["setr"]
+    assert all(
+        "--config.data.path=camvid" in flags[x] for x in ("dense_knn", "propagation", "setr")
+    )
