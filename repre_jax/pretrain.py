@@ -34,11 +34,12 @@ from repre_jax.runs.memory_errors import memory_shortage_told
 from repre_jax.runs.profile import Profile
 from repre_jax.runs.starts import devices_told, note_start, read_starts
 from repre_jax.runs.trackers import chosen_trackers
-from repre_jax.sharding import by_row, make_mesh
+from repre_jax.sharding import by_row, make_mesh, whole
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
-from repre_jax.training.compiled import jitted_step
+from repre_jax.training.compiled import jitted_gradient_norms, jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.resuming import (
     FREE_TO_CHANGE,
@@ -48,7 +49,6 @@ from repre_jax.training.resuming import (
     ways_to_less_memory,
 )
 from repre_jax.training.sizes import choose_sizes
-from repre_jax.training.step import loss_gradient_norms
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -64,7 +64,7 @@ class Run:
     learner: Learner
     source: Source
     evaluation: OnlineEvaluation | None  # None without labels or validation images
-    mesh: Mesh
+    placement: Placement
     folder: RunFolder
     checkpoints: Checkpoints
     logs: RunLogs
@@ -92,6 +92,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
     resolution = resolve(config, **sizes)
     learner = build_learner(config, resolution)
+    placement = Placement(mesh, config.train.shard_state)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
     start = _start(config, learner, workdir)
@@ -122,7 +123,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             folder,
             learner.init,
             *start,
-            mesh=mesh,
+            shardings=placement.of,
             total_steps=resolution.clock.total_steps,
             batch_size=resolution.batch_size,
             keep=config.checkpoint.keep,
@@ -133,7 +134,9 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if primary:
             write_images(folder, images)
             note_start(folder, step=int(state.step), devices=mesh.size, changes=changes)
-        run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
+        run = Run(
+            config, resolution, learner, source, evaluation, placement, folder, checkpoints, logs
+        )
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
         state, metrics = train(run, state, batches, interruption)
@@ -193,7 +196,7 @@ def train(
     if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
         run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
-        step=jitted_step(learner),
+        step=jitted_step(learner, run.placement),
         total_steps=clock.total_steps,
         log_every=config.logging.every_steps,
         save_every=config.checkpoint.every_steps,
@@ -202,7 +205,7 @@ def train(
         source=run.source,
         measure=run.evaluation and functools.partial(measure, run),
         measure_every=config.evaluation.knn_every_epochs * clock.steps_per_epoch,
-        diagnose=diagnose and jax.jit(functools.partial(loss_gradient_norms, learner)),
+        diagnose=diagnose and jitted_gradient_norms(learner, run.placement),
         to_host=functools.partial(_to_host, run),
         max_nonfinite_steps=config.train.max_nonfinite_steps,
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
@@ -215,7 +218,8 @@ def train(
 def measure(run: Run, state: TrainState) -> dict[str, float]:
     """What the encoder is worth now; images that could not be read are noted."""
     with memory_shortage_told("Lower evaluation.batch_size; it may change when a run is resumed."):
-        metrics = run.evaluation.measure(evaluated_encoder(run.learner, state))
+        encoder = evaluated_encoder(run.learner, _with_whole_networks(run, state))
+        metrics = run.evaluation.measure(encoder)
     for name, reason in run.evaluation.unreadable.items():
         run.logs.bad_file(name, reason)
     return metrics
@@ -223,7 +227,7 @@ def measure(run: Run, state: TrainState) -> dict[str, float]:
 
 def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
     """Final metrics and the picture of a run whose steps are all taken; returns the summary."""
-    summary = dict(metrics)
+    summary, state = dict(metrics), _with_whole_networks(run, state)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation and run.config.evaluation.few_label:
         untrained = jax.jit(run.learner.init)()
@@ -245,6 +249,14 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
     summary["steps"] = int(state.step)
     run.logs.write_summary(summary)
     return run.folder.summary or summary
+
+
+def _with_whole_networks(run: Run, state: TrainState) -> TrainState:
+    """The state whose networks lie on every device, to be read outside of the step."""
+    mesh = run.placement.mesh
+    return state.replace(
+        params=whole(state.params, mesh), target_params=whole(state.target_params, mesh)
+    )
 
 
 def report_on(folder: RunFolder) -> None:
@@ -316,7 +328,7 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
         total_steps=run.resolution.clock.total_steps,
         workers=run.config.data.workers,
     )
-    return prefetch_to_device(batches, by_row(run.mesh))
+    return prefetch_to_device(batches, by_row(run.placement.mesh))
 
 
 def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:

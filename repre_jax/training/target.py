@@ -17,9 +17,10 @@ from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
 from repre_jax.training.accelerators import Target, open_target
 from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import build_learner
 from repre_jax.training.memory import bytes_of
 from repre_jax.training.operations import step_multiply_adds
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import resolve
 from repre_jax.training.traffic import Collective, read_traffic
 
@@ -93,11 +94,13 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
     resolution = resolve(config, images=images, devices=devices, on_cpu=False)
     learner, batch_size = build_learner(config, resolution), resolution.batch_size
     pixels = pixel_format(config.data, config.model.channels).dtype
-    memory = _parts(learner, abstract_batch(learner, batch_size // devices, pixels=pixels))
+    placement = Placement(target.mesh, config.train.shard_state)
+    memory = placement.bytes_on_device(jax.eval_shape(learner.init))
+    memory["batch"] = bytes_of(abstract_batch(learner, batch_size // devices, pixels=pixels))
     operations = 2 * step_multiply_adds(learner, batch_size) / devices
     known = resolution.compute_dtype.name == "bfloat16"
     start = time.perf_counter()
-    lowered = lowered_step(learner, batch_size, target.mesh, pixels=pixels)
+    lowered = lowered_step(learner, batch_size, placement, pixels=pixels)
     traffic = {}
     try:
         compiled = lowered.compile(compiler_options=target.compiler_options)
@@ -122,7 +125,7 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
 
 def ways_that_fit(config: ConfigDict, target: Target, *, images: int) -> Iterator[str]:
     """Settings with which a program that does not fit does, one of each kind, each compiled."""
-    for change in (_accumulated, _rematerialised, _more_devices):
+    for change in (_sharded, _accumulated, _rematerialised, _more_devices):
         for told, other_config, other_target in change(config, target):
             with contextlib.suppress(UserError):  # a batch that cannot be shared so
                 program = compile_for(other_config, other_target, images=images)
@@ -169,25 +172,18 @@ def _speed_line(program: Program) -> str:
     )
 
 
-def _parts(learner: Learner, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
-    """Bytes of what a step takes."""
-    state = jax.eval_shape(learner.init)
-    parts = {
-        "parameters": state.params,
-        "target network": state.target_params,
-        "optimizer": state.opt_state,
-    }
-    memory = {name: bytes_of(tree) for name, tree in parts.items()}
-    other = bytes_of(state) - sum(memory.values())
-    return memory | {"other state": other, "batch": bytes_of(batch)}
-
-
 def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:
     """Temporaries that a refused program wanted; other refusals are no matter of memory."""
     found = _REFUSED.search(str(error))
     if found is None:
         raise error
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _sharded(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+    if target.mesh.size > 1 and not config.train.shard_state:
+        told = "train.shard_state=True"
+        yield told, _changed(config, "train", "shard_state", True), target
 
 
 def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
