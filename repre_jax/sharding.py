@@ -29,6 +29,11 @@ def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
         raise UserError(f"{key}={devices} must be 0, for all, or a number of devices.")
     if devices > len(available):
         raise UserError(f"{key}={devices}, but there are only {len(available)} devices.")
+    if devices and devices < len(available) and jax.process_count() > 1:
+        raise UserError(
+            f"{key}={devices}, but all {len(available)} devices of a run of several processes take "
+            "part: leave it at 0."
+        )
     chosen = available[:devices] if devices else available
     return Mesh(chosen, ("batch",))
 

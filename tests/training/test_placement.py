@@ -53,7 +53,7 @@ def test_the_largest_axis_that_the_devices_divide(shape, spec):
     assert sharding.is_fully_replicated == (not spec)
 
 
-@pytest.mark.parametrize("name", ["mae_vitl", "dino_vits"])
+@pytest.mark.parametrize("name", [pytest.param("mae_vitl", marks=pytest.mark.slow), "dino_vits"])
 def test_a_device_has_its_share_of_nearly_everything(name):
     config = read_config(name)
     learner = build_learner(config, resolve(config, images=10**6, devices=DEVICES))
@@ -109,6 +109,7 @@ def check(config, patch, tolerance):
     return lay
 
 
+@pytest.mark.slow
 def test_a_sharded_state_goes_the_way_of_a_whole_one(monkeypatch, tmp_path):
     """And is saved as the same state, which any devices restore in either way."""
     config = tiny_config("moco_v3")
@@ -147,7 +148,10 @@ def test_arrays_are_gathered_where_they_are_read_whole():
 
 
 def test_the_estimate_of_memory_knows_shares():
-    learner = tiny_learner(tiny_config("dino"), devices=DEVICES)
+    config = tiny_config("moco_v3")
+    config.model.depth = 1
+    config.repre.enabled = False
+    learner = tiny_learner(config, devices=DEVICES)
     mesh, state = make_mesh(DEVICES), jax.eval_shape(learner.init)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement_module, "SMALLEST_SHARED", 64)
