@@ -30,6 +30,7 @@ from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.explain_finetuning import explain_finetuning
 from repre_jax.export_weights import export_weights
 from repre_jax.import_weights import import_weights
 from repre_jax.look import look
@@ -99,10 +100,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         config = command.config
         if command.explain:
-            if config.task != "pretrain":
-                raise UserError(f"--explain is for pre-training, not for task {config.task}.")
-            absent = open_target(command.target) if command.target else None
-            print(explain(config, command.config_file, absent))
+            print(_explained(command))
             return 0
         if command.join:
             machines.join(*command.join)
@@ -121,6 +119,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {told}", file=sys.stderr)
         return machines.PROCESS_LOST
     return 0
+
+
+def _explained(command: Command) -> str:
+    config = command.config
+    if config.task not in ("pretrain", "finetune"):
+        raise UserError(f"--explain is for training, not for task {config.task}.")
+    absent = open_target(command.target) if command.target else None
+    if config.task == "finetune":
+        return explain_finetuning(config, absent)
+    return explain(config, command.config_file, absent)
 
 
 def parse(argv: list[str]) -> Command | None:

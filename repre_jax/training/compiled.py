@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from repre_jax.data.pixel_format import RGB
+from repre_jax.data.recipes import ViewRecipe
 from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.sharding import abstract, by_row
 from repre_jax.training.learner import Learner
@@ -39,28 +40,39 @@ def jitted_gradient_norms(learner: Learner, placement: Placement) -> jax.stages.
     )
 
 
-def abstract_batch(
-    learner: Learner,
+def abstract_batch(learner: Learner, batch_size: int, *inputs: Any, **options: Any) -> Batch:
+    """``abstract_views`` of what a learner sees."""
+    views, encoder = learner.method.views, learner.encoder
+    return abstract_views(
+        views, encoder.image_size, encoder.channels, batch_size, *inputs, **options
+    )
+
+
+def abstract_views(
+    recipe: ViewRecipe,
+    image_size: ImageSize,
+    channels: int,
     batch_size: int,
     sharding: Sharding | None = None,
     *,
     pixels: np.dtype = RGB.dtype,
 ) -> Batch:
-    """Shapes of a batch of ``data.pipeline``.
+    """Shapes of a batch of ``data.pipeline.training_batches``.
 
     Args:
-      learner: whose views and encoder say how large the images are.
+      recipe: of the views.
+      image_size: of a global view.
+      channels: of the images.
       batch_size: images a step, over all devices.
       sharding: of every array.
       pixels: type of the stored values, ``PixelFormat.dtype``.
     """
-    recipe, encoder = learner.method.views, learner.encoder
 
     def images(views: int, size: ImageSize) -> jax.ShapeDtypeStruct:
-        shape = (batch_size, views, *height_and_width(size), encoder.channels)
+        shape = (batch_size, views, *height_and_width(size), channels)
         return jax.ShapeDtypeStruct(shape, pixels, sharding=sharding)
 
-    batch = {"global": images(recipe.global_crops, encoder.image_size)}
+    batch = {"global": images(recipe.global_crops, image_size)}
     if recipe.local_crops:
         batch["local"] = images(recipe.local_crops, recipe.local_size)
     numbers = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=sharding)

@@ -7,7 +7,7 @@ the least time that the data sheet allows for that. No step is faster; every one
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -97,20 +97,50 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
     placement = Placement(target.mesh, config.train.shard_state)
     memory = placement.bytes_on_device(jax.eval_shape(learner.init))
     memory["batch"] = bytes_of(abstract_batch(learner, batch_size // devices, pixels=pixels))
-    operations = 2 * step_multiply_adds(learner, batch_size) / devices
-    known = resolution.compute_dtype.name == "bfloat16"
+    return compile_lowered(
+        lambda: lowered_step(learner, batch_size, placement, pixels=pixels),
+        target,
+        batch_size=batch_size,
+        memory=memory,
+        multiply_adds=step_multiply_adds(learner, batch_size),
+        dtype=resolution.compute_dtype.name,
+    )
+
+
+def compile_lowered(
+    lower: Callable[[], jax.stages.Lowered],
+    target: Target,
+    *,
+    batch_size: int,
+    memory: dict[str, int],
+    multiply_adds: int,
+    dtype: str,
+) -> Program:
+    """Compiles a step for a target.
+
+    Args:
+      lower: traces the step for the devices of ``target``.
+      target: of ``open_target``.
+      batch_size: images a step, over all devices.
+      memory: bytes on a device of what the step takes, by name.
+      multiply_adds: of a step, over all devices.
+      dtype: in which most of them are.
+    """
+    devices = target.mesh.size
+    operations = 2 * multiply_adds / devices
     start = time.perf_counter()
-    lowered = lowered_step(learner, batch_size, placement, pixels=pixels)
+    lowered = lower()
     traffic = {}
     try:
         compiled = lowered.compile(compiler_options=target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
-        memory["temporaries"] = _refused_bytes(error)
+        memory = memory | {"temporaries": _refused_bytes(error)}
     else:
         plan = memory_bytes(compiled)
-        memory["temporaries"] = plan["peak"] - plan["argument"]
+        memory = memory | {"temporaries": plan["peak"] - plan["argument"]}
         found = read_traffic(compiled.as_text())
         traffic = found._asdict() | {"byte_seconds": found.bytes / target.accelerator.bandwidth}
+    known = dtype == "bfloat16"
     return Program(
         devices=devices,
         batch_size=batch_size,

@@ -37,9 +37,9 @@ from repre_jax.evaluation.finetune.step import (
     Finetuner,
     FinetuneState,
     build_finetuner,
-    finetune_step,
     finetuned_encoder,
     initial_state,
+    jitted_finetune_step,
 )
 from repre_jax.evaluation.frozen import from_levels
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
@@ -209,7 +209,7 @@ def train(
     """Steps until the end; returns the state and the metrics of the last step."""
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
-        step=jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0),
+        step=jitted_finetune_step(run.finetuner),
         total_steps=clock.total_steps,
         log_every=config.log_every_steps,
         save_every=config.save_every_steps,
