@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.closing_words import closing_words
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder, saved_config
 from repre_jax.runs.images import check_same_images, write_images
@@ -98,15 +98,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     start = _start(config, learner, workdir)
 
     with contextlib.ExitStack() as stack:
-        folder = RunFolder(
-            workdir,
-            config.to_dict(),
-            ignore=FREE_TO_CHANGE,
-            told=TOLD_WHEN_CHANGED,
-            defaults=defaults.get_config(config.method.name).to_dict(),
-            primary=primary,
-        )
-        stack.callback(folder.close)
+        folder = stack.enter_context(contextlib.closing(_open_folder(config, workdir)))
         images = {"train": source} | ({"val": evaluation.val} if evaluation else {})
         if primary:
             check_same_images(folder, images)
@@ -144,6 +136,17 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     if primary:
         report_on(folder)
         print(closing_words(config, folder, summary))
+
+
+def _open_folder(config: ConfigDict, workdir: Path) -> RunFolder:
+    return RunFolder(
+        workdir,
+        config.to_dict(),
+        ignore=FREE_TO_CHANGE,
+        told=TOLD_WHEN_CHANGED,
+        defaults=defaults.get_config(config.method.name).to_dict(),
+        primary=jax.process_index() == 0,
+    )
 
 
 def _open_val(config: ConfigDict, train: Source) -> Source | None:
@@ -273,40 +276,6 @@ def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
     if learner.method.evaluated == "target":
         return fold(state.target_params["encoder"], state.target_batch_stats.get("encoder"))
     return fold(state.params["encoder"], state.batch_stats.get("encoder"))
-
-
-def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
-    """What a run ends with on the screen: results, where things are, what to do next."""
-    lines = [f"Done: {summary['steps']:,} steps in {summary['wall_seconds']:,.0f} s."]
-    if summary["bad_files"]:
-        lines.append(
-            f"{summary['bad_files']:,} images could not be read; {folder.bad_files_path} says why."
-        )
-    if "few_label/trained" in summary:
-        lines.append(f"Few-label accuracy ({summary['few_label/protocol']}):")
-        for name in ("pixels", "random", "trained"):
-            accuracy, spread = summary[f"few_label/{name}"], summary[f"few_label/{name}_std"]
-            label = {"pixels": "raw pixels", "random": "random encoder"}.get(name, "after training")
-            lines.append(f"  {label:<16}{accuracy:7.1%}  +- {spread:.1%}")
-    if "knn/top1" in summary:
-        lines.append(
-            f"k-NN top-1 ({config.evaluation.neighbours} neighbours): {summary['knn/top1']:.1%}"
-        )
-    lines.append(f"Run folder       {folder.path}")
-    if (folder.path / "report.html").exists():
-        lines.append(f"Report           {folder.path / 'report.html'}")
-    for picture in sorted(folder.figures.glob("*reconstructions.png")):
-        lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
-    if "knn/top1" in summary:
-        program = Path(sys.argv[0]).name  # main.py of a checkout, or the installed command
-        typed = f"{sys.orig_argv[0]} {program}" if program == "main.py" else program
-        lines.append("Next")
-        lines += [
-            f"  {typed} --config=eval/{name} --config.checkpoint={folder.path}"
-            for name in ("linear:sweep", "finetune", "health")
-        ]
-        lines.append(f"  {typed} --config=look --config.checkpoint={folder.path}")
-    return "\n".join(lines)
 
 
 def _open_evaluation(config, learner, source, val, mesh) -> OnlineEvaluation | None:
