@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from repre_jax import command_line
 from repre_jax.errors import UserError
+from repre_jax.runs.interruption import Interruption, Stopped
 
 
 def count(*_) -> None:
@@ -46,10 +47,24 @@ def mistake() -> None:
     raise UserError("The disk is full.")
 
 
+def told_to_stop(*_) -> None:
+    """One process gets Ctrl-C, by way of the one that waits for it; they agree on a step."""
+    with Interruption().listening():
+        for step in range(600):
+            multihost_utils.process_allgather(np.ones(1))
+            if step == 5 and jax.process_index() == FATED:
+                os.kill(os.getppid(), signal.SIGINT)
+            if multihost_utils.reached_preemption_sync_point(step):
+                print(f"stopped at {step}")
+                raise Stopped(signal.SIGTERM)
+            time.sleep(0.1)
+
+
 TASKS = {
     "count": count,
     "killed": lambda *_: exchange(kill),
     "killed while others wait": lambda *_: wait(kill),
+    "told to stop": told_to_stop,
     "mistaken": lambda *_: exchange(mistake),
 }
 
