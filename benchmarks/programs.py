@@ -32,16 +32,18 @@ TRAINING_IMAGES = 1_281_167  # ImageNet's; it only sets the length of the schedu
 
 
 class Row(NamedTuple):
-    """A program: config with variants, target, and images a step or None for the config's."""
+    """A program: config with variants, target, images a step or None for the config's, sharded."""
 
     config: str
     target: str
     batch_size: int | None = None
+    shard_state: bool = False
 
     @property
     def name(self) -> str:
-        """By which the result has it: "dino_vits:baseline v5e:4x8 1024"."""
-        return f"{self.config} {self.target} {self.batch_size or 'recipe'}"
+        """By which the result has it: "dino_vits:baseline v5e:4x8 1024", and "sharded" if it is."""
+        name = f"{self.config} {self.target} {self.batch_size or 'recipe'}"
+        return f"{name} sharded" * self.shard_state or name
 
 
 # Compiled in a minute, so that a test can ask whether they are still what they were.
@@ -56,6 +58,16 @@ FIRST = [
     ("moco_v3_vits", "v5e:4x8", None),
     ("dino_vits", "v5e:4x4", None),
 ]
+# Whole on every device, and a share on each; few images, for the state's bytes are the question.
+SHARED = [
+    Row(config, target, batch_size, shard_state)
+    for config, target, batch_size in [
+        ("mae_vitl", "v5e:2x4", 256),
+        ("mae_vitl", "h100:8", 256),
+        ("dino_vits:baseline", "v5e:2x4", 128),
+    ]
+    for shard_state in (False, True)
+]
 
 
 def rows() -> list[Row]:
@@ -63,7 +75,7 @@ def rows() -> list[Row]:
     configs = [name for name in carried() if "batch_size" in read_config(name).get("train", {})]
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target, None) for config in configs for target in HARDWARE]
-    found = list(SMALL)
+    found = [*SMALL, *SHARED]
     for config, target, batch_size in dict.fromkeys([*FIRST, *every]):
         found.append(Row(config, target, batch_size))
         if read_config(config).repre.enabled:
@@ -75,6 +87,7 @@ def compile_row(row: Row) -> dict[str, Any]:
     """What the result file has of a row."""
     config = read_config(row.config)
     config.train.batch_size = row.batch_size or config.train.batch_size
+    config.train.shard_state = row.shard_state
     program = compile_for(config, open_target(row.target), images=TRAINING_IMAGES)
     return provenance(device=False) | described(program)
 

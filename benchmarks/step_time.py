@@ -36,6 +36,7 @@ from repre_jax.training.accelerators import peak_flops_per_second
 from repre_jax.training.compiled import abstract_batch, jitted_step, memory_bytes
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.operations import step_multiply_adds
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import resolve
 
 flags.DEFINE_integer("batch_size", None, "images a step; default: 4 a device on a CPU, else 128")
@@ -170,7 +171,7 @@ def synthetic_batch(learner: Learner, batch_size: int, mesh: Mesh) -> dict[str, 
 def make_program(learner: Learner, batch: dict[str, jax.Array], mesh: Mesh) -> Program:
     """Compiles a train step and takes it once."""
     state = jax.jit(learner.init, out_shardings=replicated(mesh))()
-    step = jitted_step(learner)
+    step = jitted_step(learner, Placement(mesh))
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     traced = time.perf_counter()

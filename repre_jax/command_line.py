@@ -19,10 +19,10 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from repre_jax import machines
 from repre_jax.compilation_cache import keep_compiled_programs
 from repre_jax.config_files import carried, locate, read_config
 from repre_jax.data.sources import check_read, short_name
@@ -30,6 +30,7 @@ from repre_jax.data.workers import WorkerKilled, exit_without_them
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS as EVALUATIONS
+from repre_jax.explain_finetuning import explain_finetuning
 from repre_jax.export_weights import export_weights
 from repre_jax.import_weights import import_weights
 from repre_jax.look import look
@@ -59,23 +60,27 @@ class Command(NamedTuple):
       config_file: path of the config, with variants after a colon.
       explain: whether only to tell what a run would be.
       target: devices that are not here, to compile for; empty: none.
-      distributed: whether to join the other machines first.
+      join: arguments of ``machines.join``, to be called first; None for a process by itself.
     """
 
     config: ConfigDict
     config_file: str
     explain: bool
     target: str
-    distributed: bool
+    join: tuple[str, int | None, int | None] | None
 
 
 def run() -> None:
     """The command as a process of its own: Ctrl-C and a terminal that goes away are its matter."""
     outlive_terminal()
+    if _is_distributed(sys.argv) and not machines.is_watched():
+        sys.exit(machines.run_watched())
     end_at_once_on_ctrl_c()
     trouble = keep_compiled_programs()
     if trouble:
         print(trouble, file=sys.stderr)
+    if machines.is_watched():
+        machines.run_as_child(main)
     code = main()
     if WorkerKilled.happened:
         exit_without_them(code)
@@ -85,7 +90,8 @@ def run() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs what ``argv``, by default that of the process, asks for and returns the exit code.
 
-    It is 2 after a mistake that the user can mend, and after a signal 128 more than its number.
+    It is 2 after a mistake that the user can mend, after a signal 128 more than its number, and 75
+    where another process of the run was lost.
     """
     try:
         command = parse(sys.argv if argv is None else argv)
@@ -94,13 +100,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         config = command.config
         if command.explain:
-            if config.task != "pretrain":
-                raise UserError(f"--explain is for pre-training, not for task {config.task}.")
-            absent = open_target(command.target) if command.target else None
-            print(explain(config, command.config_file, absent))
+            print(_explained(command))
             return 0
-        if command.distributed:
-            _join()
+        if command.join:
+            machines.join(*command.join)
         TASKS[config.task](config, Path(config.workdir) if config.workdir else None)
     except Stopped as stopped:
         success = stopped.signal == signal.SIGTERM and config.get("stopped_is_success")
@@ -109,16 +112,23 @@ def main(argv: list[str] | None = None) -> int:
         told = " ".join(str(error).split())  # one line, whichever library wrote a part of it
         print(f"error: {told}", file=sys.stderr)
         return 2
+    except Exception as error:
+        told = machines.lost(error)
+        if not told:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return machines.PROCESS_LOST
     return 0
 
 
-def _join() -> None:
-    """Joins the other machines of the cluster; UserError when there is none to be found."""
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        told = f"--distributed finds no other machines ({error}): leave it out on one."
-        raise UserError(told) from error
+def _explained(command: Command) -> str:
+    config = command.config
+    if config.task not in ("pretrain", "finetune"):
+        raise UserError(f"--explain is for training, not for task {config.task}.")
+    absent = open_target(command.target) if command.target else None
+    if config.task == "finetune":
+        return explain_finetuning(config, absent)
+    return explain(config, command.config_file, absent)
 
 
 def parse(argv: list[str]) -> Command | None:
@@ -157,7 +167,20 @@ def parse(argv: list[str]) -> Command | None:
     config.workdir = values.workdir or config.workdir
     if config.task == "pretrain":
         config.workdir = config.workdir or _default_workdir(config, config_file)
-    return Command(config, config_file, values.explain, values.target, values.distributed)
+    return Command(config, config_file, values.explain, values.target, _joined(values))
+
+
+def _joined(values: flags.FlagValues) -> tuple[str, int | None, int | None] | None:
+    given = (values.coordinator, values.processes, values.process)
+    if values.distributed:
+        return given
+    if given != ("", None, None):
+        raise UserError("--coordinator, --processes and --process need --distributed, too.")
+    return None
+
+
+def _is_distributed(argv: list[str]) -> bool:
+    return any(argument in ("--distributed", "-distributed") for argument in argv)
 
 
 def help_text() -> str:
@@ -198,11 +221,12 @@ def _flags(argv: list[str]) -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "distributed",
-        False,
-        "Join the other machines (jax.distributed.initialize).",
-        flag_values=values,
+        "distributed", False, "Join the other processes of the run.", flag_values=values
     )
+    where = "With --distributed, where no cluster says it: "
+    flags.DEFINE_string("coordinator", "", where + "host:port of process 0.", flag_values=values)
+    flags.DEFINE_integer("processes", None, where + "how many there are.", flag_values=values)
+    flags.DEFINE_integer("process", None, where + "which this is, from 0.", flag_values=values)
     values.append_flag_values(flags.FLAGS)
     return values
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from repre_jax.evaluation.online import OnlineEvaluation
 from repre_jax.losses.meters import collapse_verdict, effective_rank
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
+from repre_jax.runs.closing_words import closing_words
 from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.runs.folder import RunFolder, saved_config
 from repre_jax.runs.images import check_same_images, write_images
@@ -34,11 +34,12 @@ from repre_jax.runs.memory_errors import memory_shortage_told
 from repre_jax.runs.profile import Profile
 from repre_jax.runs.starts import devices_told, note_start, read_starts
 from repre_jax.runs.trackers import chosen_trackers
-from repre_jax.sharding import by_row, make_mesh
+from repre_jax.sharding import by_row, make_mesh, whole
 from repre_jax.starting_weights import starting_weights
 from repre_jax.training import defaults
-from repre_jax.training.compiled import jitted_step
+from repre_jax.training.compiled import jitted_gradient_norms, jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.resuming import (
     FREE_TO_CHANGE,
@@ -48,7 +49,6 @@ from repre_jax.training.resuming import (
     ways_to_less_memory,
 )
 from repre_jax.training.sizes import choose_sizes
-from repre_jax.training.step import loss_gradient_norms
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -64,7 +64,7 @@ class Run:
     learner: Learner
     source: Source
     evaluation: OnlineEvaluation | None  # None without labels or validation images
-    mesh: Mesh
+    placement: Placement
     folder: RunFolder
     checkpoints: Checkpoints
     logs: RunLogs
@@ -92,20 +92,13 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
     resolution = resolve(config, **sizes)
     learner = build_learner(config, resolution)
+    placement = Placement(mesh, config.train.shard_state)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
     start = _start(config, learner, workdir)
 
     with contextlib.ExitStack() as stack:
-        folder = RunFolder(
-            workdir,
-            config.to_dict(),
-            ignore=FREE_TO_CHANGE,
-            told=TOLD_WHEN_CHANGED,
-            defaults=defaults.get_config(config.method.name).to_dict(),
-            primary=primary,
-        )
-        stack.callback(folder.close)
+        folder = stack.enter_context(contextlib.closing(_open_folder(config, workdir)))
         images = {"train": source} | ({"val": evaluation.val} if evaluation else {})
         if primary:
             check_same_images(folder, images)
@@ -122,7 +115,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             folder,
             learner.init,
             *start,
-            mesh=mesh,
+            shardings=placement.of,
             total_steps=resolution.clock.total_steps,
             batch_size=resolution.batch_size,
             keep=config.checkpoint.keep,
@@ -133,7 +126,9 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if primary:
             write_images(folder, images)
             note_start(folder, step=int(state.step), devices=mesh.size, changes=changes)
-        run = Run(config, resolution, learner, source, evaluation, mesh, folder, checkpoints, logs)
+        run = Run(
+            config, resolution, learner, source, evaluation, placement, folder, checkpoints, logs
+        )
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
         state, metrics = train(run, state, batches, interruption)
@@ -141,6 +136,17 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     if primary:
         report_on(folder)
         print(closing_words(config, folder, summary))
+
+
+def _open_folder(config: ConfigDict, workdir: Path) -> RunFolder:
+    return RunFolder(
+        workdir,
+        config.to_dict(),
+        ignore=FREE_TO_CHANGE,
+        told=TOLD_WHEN_CHANGED,
+        defaults=defaults.get_config(config.method.name).to_dict(),
+        primary=jax.process_index() == 0,
+    )
 
 
 def _open_val(config: ConfigDict, train: Source) -> Source | None:
@@ -193,7 +199,7 @@ def train(
     if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
         run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
-        step=jitted_step(learner),
+        step=jitted_step(learner, run.placement),
         total_steps=clock.total_steps,
         log_every=config.logging.every_steps,
         save_every=config.checkpoint.every_steps,
@@ -202,7 +208,7 @@ def train(
         source=run.source,
         measure=run.evaluation and functools.partial(measure, run),
         measure_every=config.evaluation.knn_every_epochs * clock.steps_per_epoch,
-        diagnose=diagnose and jax.jit(functools.partial(loss_gradient_norms, learner)),
+        diagnose=diagnose and jitted_gradient_norms(learner, run.placement),
         to_host=functools.partial(_to_host, run),
         max_nonfinite_steps=config.train.max_nonfinite_steps,
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
@@ -215,7 +221,8 @@ def train(
 def measure(run: Run, state: TrainState) -> dict[str, float]:
     """What the encoder is worth now; images that could not be read are noted."""
     with memory_shortage_told("Lower evaluation.batch_size; it may change when a run is resumed."):
-        metrics = run.evaluation.measure(evaluated_encoder(run.learner, state))
+        encoder = evaluated_encoder(run.learner, _with_whole_networks(run, state))
+        metrics = run.evaluation.measure(encoder)
     for name, reason in run.evaluation.unreadable.items():
         run.logs.bad_file(name, reason)
     return metrics
@@ -223,7 +230,7 @@ def measure(run: Run, state: TrainState) -> dict[str, float]:
 
 def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
     """Final metrics and the picture of a run whose steps are all taken; returns the summary."""
-    summary = dict(metrics)
+    summary, state = dict(metrics), _with_whole_networks(run, state)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation and run.config.evaluation.few_label:
         untrained = jax.jit(run.learner.init)()
@@ -247,6 +254,14 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
     return run.folder.summary or summary
 
 
+def _with_whole_networks(run: Run, state: TrainState) -> TrainState:
+    """The state whose networks lie on every device, to be read outside of the step."""
+    mesh = run.placement.mesh
+    return state.replace(
+        params=whole(state.params, mesh), target_params=whole(state.target_params, mesh)
+    )
+
+
 def report_on(folder: RunFolder) -> None:
     """Writes the page about a run that is finished and saved, which no mistake in it can change."""
     try:
@@ -261,40 +276,6 @@ def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
     if learner.method.evaluated == "target":
         return fold(state.target_params["encoder"], state.target_batch_stats.get("encoder"))
     return fold(state.params["encoder"], state.batch_stats.get("encoder"))
-
-
-def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
-    """What a run ends with on the screen: results, where things are, what to do next."""
-    lines = [f"Done: {summary['steps']:,} steps in {summary['wall_seconds']:,.0f} s."]
-    if summary["bad_files"]:
-        lines.append(
-            f"{summary['bad_files']:,} images could not be read; {folder.bad_files_path} says why."
-        )
-    if "few_label/trained" in summary:
-        lines.append(f"Few-label accuracy ({summary['few_label/protocol']}):")
-        for name in ("pixels", "random", "trained"):
-            accuracy, spread = summary[f"few_label/{name}"], summary[f"few_label/{name}_std"]
-            label = {"pixels": "raw pixels", "random": "random encoder"}.get(name, "after training")
-            lines.append(f"  {label:<16}{accuracy:7.1%}  +- {spread:.1%}")
-    if "knn/top1" in summary:
-        lines.append(
-            f"k-NN top-1 ({config.evaluation.neighbours} neighbours): {summary['knn/top1']:.1%}"
-        )
-    lines.append(f"Run folder       {folder.path}")
-    if (folder.path / "report.html").exists():
-        lines.append(f"Report           {folder.path / 'report.html'}")
-    for picture in sorted(folder.figures.glob("*reconstructions.png")):
-        lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
-    if "knn/top1" in summary:
-        program = Path(sys.argv[0]).name  # main.py of a checkout, or the installed command
-        typed = f"{sys.orig_argv[0]} {program}" if program == "main.py" else program
-        lines.append("Next")
-        lines += [
-            f"  {typed} --config=eval/{name} --config.checkpoint={folder.path}"
-            for name in ("linear:sweep", "finetune", "health")
-        ]
-        lines.append(f"  {typed} --config=look --config.checkpoint={folder.path}")
-    return "\n".join(lines)
 
 
 def _open_evaluation(config, learner, source, val, mesh) -> OnlineEvaluation | None:
@@ -316,7 +297,7 @@ def _open_batches(run: Run, start_step: int) -> DevicePrefetcher:
         total_steps=run.resolution.clock.total_steps,
         workers=run.config.data.workers,
     )
-    return prefetch_to_device(batches, by_row(run.mesh))
+    return prefetch_to_device(batches, by_row(run.placement.mesh))
 
 
 def _to_host(run: Run, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:

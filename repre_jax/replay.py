@@ -13,9 +13,10 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import checkpoint_steps, run_config
-from repre_jax.sharding import abstract, by_row, make_mesh, replicated
+from repre_jax.sharding import abstract, by_row, make_mesh
 from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import resolve
 from repre_jax.training.step import augmented_views, loss_and_gradients
 
@@ -45,7 +46,8 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
     source = open_source(saved.data, "train", saved.model.channels)
     resolution = resolve(saved, images=len(source), devices=mesh.size)
     learner = build_learner(saved, resolution)
-    state = _state_before(learner, run, step, replicated(mesh))
+    placement = Placement(mesh, saved.train.shard_state)
+    state = _state_before(learner, run, step, placement)
     batches = training_batches(
         source,
         learner.method.views,
@@ -57,14 +59,15 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
         workers=saved.data.workers,
     )
     with prefetch_to_device(batches, by_row(mesh)) as batches:
-        go = jitted_step(learner)
+        go = jitted_step(learner, placement)
         for batch in batches:
             batch.pop("replaced")
             if int(state.step) == step - 1:
                 break
             state, _ = go(state, batch)
     names = [source.name_of(int(i)) for i in jax.device_get(batch["index"])]
-    lines = [f"Step {step:,} of {run}:", *_findings(learner, state, batch, names)]
+    found = _findings(learner, placement, state, batch, names)
+    lines = [f"Step {step:,} of {run}:", *found]
     print("\n".join(lines))
     return lines
 
@@ -81,22 +84,26 @@ def _run_and_step(step_file: str) -> tuple[Path, int]:
     return path.parents[1], step
 
 
-def _state_before(learner: Learner, run: Path, step: int, sharding) -> TrainState:
+def _state_before(learner: Learner, run: Path, step: int, placement: Placement) -> TrainState:
     """The train state of the newest checkpoint before ``step``, or that of the beginning."""
+    shapes = abstract(learner.init, placement.of)
     before = [number for number in checkpoint_steps(run) if number < step]
     if not before:
-        return jax.jit(learner.init, out_shardings=sharding)()
-    shapes = abstract(learner.init, sharding)
+        return jax.jit(learner.init, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(run / "checkpoints" / str(before[-1]) / "state", shapes)
 
 
 def _findings(
-    learner: Learner, state: TrainState, batch: dict[str, jax.Array], names: list[str]
+    learner: Learner,
+    placement: Placement,
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    names: list[str],
 ) -> list[str]:
     @jax.jit
     def look(state, batch):
-        views = augmented_views(learner, batch)
+        state, views = placement.gathered(state), augmented_views(learner, batch)
         gradients, outputs = loss_and_gradients(
             learner, state, views, learner.keys(batch, state.step)
         )

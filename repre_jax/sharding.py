@@ -1,4 +1,4 @@
-"""The mesh, and where things live on it: state everywhere, the batch split by rows.
+"""The mesh, and where things live on it: the batch split by rows, other arrays everywhere.
 
 The jitted step sees the global batch, so losses and BatchNorm need no axis names; more machines
 only mean that ``jax.distributed`` was initialised before the mesh is made.
@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from repre_jax.errors import UserError
+
+# A tree of arrays or shapes -> the same tree of shardings.
+Shardings = Callable[[Any], Any]
 
 
 def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
@@ -26,6 +29,11 @@ def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
         raise UserError(f"{key}={devices} must be 0, for all, or a number of devices.")
     if devices > len(available):
         raise UserError(f"{key}={devices}, but there are only {len(available)} devices.")
+    if devices and devices < len(available) and jax.process_count() > 1:
+        raise UserError(
+            f"{key}={devices}, but all {len(available)} devices of a run of several processes take "
+            "part: leave it at 0."
+        )
     chosen = available[:devices] if devices else available
     return Mesh(chosen, ("batch",))
 
@@ -35,14 +43,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def all_replicated(mesh: Mesh) -> Shardings:
+    """``replicated`` for every array of a tree."""
+    return lambda tree: jax.tree.map(lambda _: replicated(mesh), tree)
+
+
 def by_row(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec("batch"))
 
 
-def abstract(init: Callable[..., Any], sharding: Sharding, *inputs: Any) -> Any:
-    """Shapes of what ``init`` makes of ``inputs``, each with that sharding; nothing is computed."""
+def abstract(init: Callable[..., Any], shardings: Shardings, *inputs: Any) -> Any:
+    """Shapes of what ``init`` makes of ``inputs``, each with its sharding; nothing is computed."""
+    shapes = jax.eval_shape(init, *inputs)
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(init, *inputs),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings(shapes),
     )
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with a copy on every device; the same ones where they have it already.
+
+    Called by every process of a run.
+    """
+    if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)

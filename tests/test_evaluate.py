@@ -397,7 +397,7 @@ def test_the_command(run, capsys, monkeypatch, tmp_path):
     assert command(knn) == 2
     assert "set --config.checkpoint=" in capsys.readouterr().err
     assert command(knn, f"--config.checkpoint={run}", "--explain") == 2
-    assert "--explain is for pre-training" in capsys.readouterr().err
+    assert "--explain is for training" in capsys.readouterr().err
     data = [f"--config.data.path={run.parent / 'images'}", "--config.data.source=folder"]
     arguments = [knn, f"--config.checkpoint={run}", *data, "--config.neighbours=(5,3)"]
     assert command(*arguments) == 2

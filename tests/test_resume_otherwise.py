@@ -16,6 +16,7 @@ from repre_jax import pretrain
 from repre_jax.errors import UserError
 from repre_jax.runs.starts import read_starts
 from repre_jax.sharding import make_mesh
+from repre_jax.training import placement
 
 LEARNING_RATE = "--config.optimizer.learning_rate=0.1"
 ACCUMULATE = "--config.train.accumulate=2"
@@ -40,7 +41,12 @@ def test_what_would_train_something_else_is_refused(stopped, capsys, given, said
     assert (stopped / "config.json").read_text() == before
 
 
-CHANGED = {"train.devices": 8, "model.remat": True, "evaluation.neighbours": 3}
+CHANGED = {
+    "train.devices": 8,
+    "train.shard_state": True,
+    "model.remat": True,
+    "evaluation.neighbours": 3,
+}
 GIVEN = [f"--config.{key}={value}" for key, value in CHANGED.items()]
 
 
@@ -54,6 +60,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
         "evaluation.neighbours: 5 -> 3",
         "model.remat: false -> true",
         "train.devices: 1 -> 8",
+        "train.shard_state: false -> true",
     ]
     out = capsys.readouterr().out
     assert f"Changed since the last start: {'; '.join(lines)}. Images, views and draws" in out
@@ -81,8 +88,8 @@ def test_too_little_memory_is_told_with_the_ways_out(stopped, capsys, monkeypatc
     said = capsys.readouterr().err
     assert said.startswith("error: The devices have too little memory (Out of memory allocating")
     assert (
-        f"Checkpoints in {stopped / 'checkpoints'} are intact. Set more train.devices, which"
-        in said
+        f"Checkpoints in {stopped / 'checkpoints'} are intact. Set more train.devices or "
+        "train.shard_state=True, which" in said
     )
     assert "train.accumulate" not in said, "it cannot change under drop path"
     assert said.count("\n") == 1
@@ -90,8 +97,9 @@ def test_too_little_memory_is_told_with_the_ways_out(stopped, capsys, monkeypatc
 
 
 @pytest.mark.slow
-def test_it_goes_on_on_eight_devices_with_remat(stopped):
+def test_it_goes_on_on_eight_devices_with_remat(stopped, monkeypatch):
     """Numbers of a step agree to 1e-4, those of k-NN aside, which has other neighbours."""
+    monkeypatch.setattr(placement, "SMALLEST_SHARED", 64)  # the encoder is small
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 0
     expected = json.loads((GOLDEN / "went_on.json").read_text())["rows"]
     for row, wanted in zip(rows(stopped)[2:], expected, strict=True):

@@ -42,6 +42,7 @@ class OnlineEvaluation:
         ``feature`` is one of ``evaluation.frozen.FEATURES``.
         """
         self.train, self.val, self._config, self._mesh = train, val, config, mesh
+        self._encoder = encoder
         self.unreadable: dict[str, str] = {}
         self._classes = int(max(train.labels.max(), val.labels.max())) + 1
 

@@ -29,7 +29,7 @@ from repre_jax.runs.fingerprints import (
     structure_sha256,
 )
 from repre_jax.runs.folder import write_text
-from repre_jax.sharding import abstract
+from repre_jax.sharding import Shardings, abstract
 
 _YEARS = 10 * 365 * 24 * 3600  # seconds
 
@@ -146,18 +146,20 @@ class Checkpoints:
         return True
 
     def restore_or_init(
-        self, init: Callable[..., Any], sharding: jax.sharding.Sharding, *inputs: Any
+        self, init: Callable[..., Any], shardings: Shardings, *inputs: Any
     ) -> tuple[Any, list[str]]:
         """The newest sound checkpoint, or the state at step 0; and what the user should know.
 
         Args:
           init: makes the state at step 0 from ``inputs``; jitted here.
-          sharding: of all arrays of the state.
+          shardings: of the state's arrays.
           *inputs: pytrees of arrays.
         """
-        state, messages = self.restore_newest(abstract(init, sharding, *inputs))
+        shapes = abstract(init, shardings, *inputs)
+        state, messages = self.restore_newest(shapes)
         if state is None:
-            return jax.jit(init, out_shardings=sharding)(*inputs), messages
+            where = jax.tree.map(lambda x: x.sharding, shapes)
+            return jax.jit(init, out_shardings=where)(*inputs), messages
         return state, [*messages, f"Resumed at step {int(state.step):,}."]
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any | None, list[str]]:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+_AHEAD = 16  # arrays that may wait to be hashed
+
 
 def params_sha256(params: Any) -> str:
     """SHA-256 over path names, dtypes, shapes and bytes of all arrays of a pytree.
@@ -32,8 +34,14 @@ def array_sha256s(tree: Any) -> dict[str, str]:
     """
     names, leaves = _named_leaves(tree)
     # hashlib releases the interpreter lock: a gigabyte is hashed by all cores together.
+    digests: list[concurrent.futures.Future[str]] = []
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(_leaf_sha256, leaves), strict=True))
+        for number, leaf in enumerate(leaves):
+            if number >= _AHEAD:  # else all would lie on the host at once
+                digests[number - _AHEAD].result()
+            # Gathered here: all processes must ask for the same array at the same time.
+            digests.append(pool.submit(_sha256, _here(leaf)))
+    return {name: digest.result() for name, digest in zip(names, digests, strict=True)}
 
 
 def joint_sha256(digests: Mapping[str, str]) -> str:
@@ -57,9 +65,14 @@ def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
     return names, leaves
 
 
-def _leaf_sha256(leaf: Any) -> str:
+def _here(leaf: Any) -> Any:
+    """An array of which other processes have shares, whole; others as they are."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return leaf
+
+
+def _sha256(leaf: Any) -> str:
     array = np.ascontiguousarray(leaf)
     return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
 

@@ -36,6 +36,7 @@ class Interruption:
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self._told_all = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -43,18 +44,21 @@ class Interruption:
 
         Outside they do whatever they did before. What the process was started to ignore, as under
         nohup, stays ignored.
+
+        In a run of several processes ``jax.distributed`` listens for SIGTERM, which any one of them
+        may get, and all stop after the same step (``Checkpoints.preempted``); the other signals
+        become that one.
         """
-        if jax.process_count() > 1:  # jax.distributed listens; see Checkpoints.preempted
-            yield
-            return
+        together = jax.process_count() > 1
         before = {
             number: signal.getsignal(number)
             for number in STOP_SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN
+            and not (together and number == signal.SIGTERM)
         }
         try:
             for number in before:
-                signal.signal(number, self._note)
+                signal.signal(number, self._tell_all if together else self._note)
             yield
         finally:
             for number, handler in before.items():
@@ -64,6 +68,12 @@ class Interruption:
         if self.signal is not None:
             end_by(number)
         self.signal = signal.Signals(number)
+
+    def _tell_all(self, number: int, _) -> None:
+        if self._told_all:
+            end_by(number)
+        self._told_all = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_by(number: int) -> None:

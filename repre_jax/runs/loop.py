@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from repre_jax.data.batches import why_unreadable
 from repre_jax.data.device.prefetch import DevicePrefetcher
@@ -19,7 +18,7 @@ from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.interruption import Interruption, Stopped
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.profile import Profile
-from repre_jax.sharding import replicated
+from repre_jax.sharding import Shardings
 
 Metrics = dict[str, float]
 
@@ -45,7 +44,7 @@ def open_training(
     folder: RunFolder,
     init: Callable[..., Any],
     *inputs: Any,
-    mesh: Mesh,
+    shardings: Shardings,
     total_steps: int,
     batch_size: int,
     keep: int,
@@ -58,7 +57,7 @@ def open_training(
       folder: of the run.
       init: makes the state at step 0 from ``inputs``; jitted here.
       *inputs: arrays.
-      mesh: the devices, each of which gets the whole state.
+      shardings: of the state's arrays.
       total_steps: of the whole run.
       batch_size: images of a step, over all devices.
       keep: newest checkpoints to keep.
@@ -71,7 +70,7 @@ def open_training(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(folder.checkpoints, keep=keep, best_metric=best_metric)
         stack.callback(checkpoints.close)
-        state, messages = checkpoints.restore_or_init(init, replicated(mesh), *inputs)
+        state, messages = checkpoints.restore_or_init(init, shardings, *inputs)
         if jax.process_index() == 0:
             folder.write_config()
         logs = RunLogs(

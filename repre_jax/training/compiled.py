@@ -8,62 +8,91 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
 from repre_jax.data.pixel_format import RGB
+from repre_jax.data.recipes import ViewRecipe
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.sharding import abstract, by_row, replicated
+from repre_jax.sharding import abstract, by_row
 from repre_jax.training.learner import Learner
-from repre_jax.training.step import train_step
+from repre_jax.training.placement import Placement
+from repre_jax.training.step import loss_gradient_norms, train_step
 
 Batch = dict[str, jax.ShapeDtypeStruct]
 
 
-def jitted_step(learner: Learner) -> jax.stages.Wrapped:
-    """``train_step`` of a learner, (state, batch) -> (state, metrics); it takes over the state."""
-    return jax.jit(functools.partial(train_step, learner), donate_argnums=0)
+def jitted_step(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
+    """``train_step`` of a learner, (state, batch) -> (state, metrics).
+
+    It takes over the state, and puts the next one where that lay.
+    """
+    return jax.jit(
+        functools.partial(train_step, learner, placement=placement),
+        donate_argnums=0,
+        out_shardings=(placement.of(jax.eval_shape(learner.init)), None),
+    )
 
 
-def abstract_batch(
-    learner: Learner,
+def jitted_gradient_norms(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
+    """``loss_gradient_norms`` of a learner, (state, batch) -> metrics."""
+    return jax.jit(
+        lambda state, batch: loss_gradient_norms(learner, placement.gathered(state), batch)
+    )
+
+
+def abstract_batch(learner: Learner, batch_size: int, *inputs: Any, **options: Any) -> Batch:
+    """``abstract_views`` of what a learner sees."""
+    views, encoder = learner.method.views, learner.encoder
+    return abstract_views(
+        views, encoder.image_size, encoder.channels, batch_size, *inputs, **options
+    )
+
+
+def abstract_views(
+    recipe: ViewRecipe,
+    image_size: ImageSize,
+    channels: int,
     batch_size: int,
     sharding: Sharding | None = None,
     *,
     pixels: np.dtype = RGB.dtype,
 ) -> Batch:
-    """Shapes of a batch of ``data.pipeline``.
+    """Shapes of a batch of ``data.pipeline.training_batches``.
 
     Args:
-      learner: whose views and encoder say how large the images are.
+      recipe: of the views.
+      image_size: of a global view.
+      channels: of the images.
       batch_size: images a step, over all devices.
       sharding: of every array.
       pixels: type of the stored values, ``PixelFormat.dtype``.
     """
-    recipe, encoder = learner.method.views, learner.encoder
 
     def images(views: int, size: ImageSize) -> jax.ShapeDtypeStruct:
-        shape = (batch_size, views, *height_and_width(size), encoder.channels)
+        shape = (batch_size, views, *height_and_width(size), channels)
         return jax.ShapeDtypeStruct(shape, pixels, sharding=sharding)
 
-    batch = {"global": images(recipe.global_crops, encoder.image_size)}
+    batch = {"global": images(recipe.global_crops, image_size)}
     if recipe.local_crops:
         batch["local"] = images(recipe.local_crops, recipe.local_size)
     numbers = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=sharding)
     return batch | dict.fromkeys(("index", "epoch", "label"), numbers)
 
 
-def lowered_step(learner: Learner, batch_size: int, mesh: Mesh, **batch: Any) -> jax.stages.Lowered:
+def lowered_step(
+    learner: Learner, batch_size: int, placement: Placement, **batch: Any
+) -> jax.stages.Lowered:
     """``jitted_step`` for the devices of a mesh, ready to be compiled.
 
     Args:
       learner: static parts.
       batch_size: images a step, over all devices.
-      mesh: devices that share a step.
+      placement: of the state, on the devices that share a step.
       **batch: further arguments of ``abstract_batch``.
     """
-    state = abstract(learner.init, replicated(mesh))
-    return jitted_step(learner).lower(
-        state, abstract_batch(learner, batch_size, by_row(mesh), **batch)
+    state = abstract(learner.init, placement.of)
+    return jitted_step(learner, placement).lower(
+        state, abstract_batch(learner, batch_size, by_row(placement.mesh), **batch)
     )
 
 

@@ -124,6 +124,7 @@ def get_config(method: str) -> ConfigDict:
     config.train.steps = placeholder(int)  # instead of epochs
     config.train.accumulate = 1  # micro-batches a step; the gradient stays the whole batch's
     config.train.devices = 0  # 0: all
+    config.train.shard_state = False  # a share of parameters, moments and target on each device
     config.train.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
     config.train.max_nonfinite_steps = 10  # in a row, then the run stops
 

@@ -16,8 +16,9 @@ from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults, target
 from repre_jax.training.accelerators import Target
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
-from repre_jax.training.memory import bytes_of, device_memory, step_memory
+from repre_jax.training.memory import device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.resuming import undoes_remat, ways_to_less_memory
 from repre_jax.training.sizes import Choice, choose_sizes
@@ -54,11 +55,14 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
     resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
-    memory = _memory(config, resolution, learner) if absent is None else ("as compiled, below", [])
+    placement = Placement(mesh, config.train.shard_state)
+    memory = ("as compiled, below", [])
+    if absent is None:
+        memory = _memory(config, resolution, learner, placement)
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
         ("the run", _run_lines(config, resolution, learner, images_told, memory)),
-        ("parameters", _parameter_lines(state)),
+        ("parameters", _parameter_lines(state, placement)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
     ]
@@ -117,13 +121,15 @@ def _run_lines(
     ]
 
 
-def _memory(config: ConfigDict, r: Resolution, learner: Learner) -> tuple[str, list[str]]:
+def _memory(
+    config: ConfigDict, r: Resolution, learner: Learner, placement: Placement
+) -> tuple[str, list[str]]:
     """(what a step takes and a device has, what to do where that is too little)."""
     if config.model.remat and undoes_remat():
         config = config.copy_and_resolve_references()
         config.model.remat = False
         learner = build_learner(config, r)
-    taken = step_memory(learner, r.batch_size // r.devices) / 2**30
+    taken = step_memory(learner, r.batch_size // r.devices, placement) / 2**30
     there = device_memory(r.devices) / 2**30
     told = f"about {taken:,.2f} GiB in a step, of {there:,.2f} GiB on each device"
     if taken <= there:
@@ -134,7 +140,7 @@ def _memory(config: ConfigDict, r: Resolution, learner: Learner) -> tuple[str, l
     ]
 
 
-def _parameter_lines(state: TrainState) -> list[str]:
+def _parameter_lines(state: TrainState, placement: Placement) -> list[str]:
     parts = {"encoder": state.params["encoder"]}
     parts |= {f"head {name}": tree for name, tree in state.params["heads"].items()}
     parts |= {f"token {name}": x for name, x in state.params.get("tokens", {}).items()}
@@ -142,9 +148,12 @@ def _parameter_lines(state: TrainState) -> list[str]:
     branch.pop("RePre log_variance", None)
     parts |= branch
     parts |= {"trained": state.params, "target copy": state.target_params}
-    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in parts.items()}
-    lines = [f"{name:<16}{size:>14,}" for name, size in sizes.items()]
-    return [*lines, f"{'train state':<16}{bytes_of(state) / 2**20:>11,.1f} MiB on every device"]
+    counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in parts.items()}
+    lines = [f"{name:<16}{count:>14,}" for name, count in counts.items()]
+    sizes = placement.bytes_on_device(state)
+    where = "of each device" if placement.shard_state else "on every device"
+    sizes = {"train state": sum(sizes.values())} | {f"- {name}": x for name, x in sizes.items()}
+    return lines + [f"{name:<16}{x / 2**20:>11,.1f} MiB {where}" for name, x in sizes.items()]
 
 
 def _operation_lines(learner: Learner) -> list[str]:

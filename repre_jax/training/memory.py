@@ -1,10 +1,11 @@
 """About how much memory of a device a train step takes, counted before any compiler.
 
-Counted are the train state, a batch, and the arrays of loss and gradients that are alive at once as
-JAX traced them, each from the operation that makes it to the last one that reads it. A compiler
-fuses operations, which saves arrays, and copies others. XLA for CPU allots between 0.86 and 1.01
-times as much: DINO and MoCo v3 on ViT-S (benchmarks/results/step_time_*_cpu.json), DINO and MAE on
-vit_nano, the latter two in four micro-batches.
+Counted are the train state, of a sharded one the share and what is gathered, a batch, and the
+arrays of loss and gradients that are alive at once as JAX traced them, each from the operation that
+makes it to the last one that reads it. A compiler fuses operations, which saves arrays, and copies
+others. XLA for CPU allots between 0.86 and 1.01 times as much: DINO and MoCo v3 on ViT-S
+(benchmarks/results/step_time_*_cpu.json), DINO and MAE on vit_nano, the latter two in four
+micro-batches.
 """
 
 import functools
@@ -18,22 +19,25 @@ from jax.extend import core
 
 from repre_jax.training.learner import Learner
 from repre_jax.training.operations import inner_jaxprs, step_inputs
+from repre_jax.training.placement import Placement
 from repre_jax.training.step import loss_and_gradients
 
 _LOOPS = ("scan", "while")
 
 
-def step_memory(learner: Learner, rows: int) -> int:
+def step_memory(learner: Learner, rows: int, placement: Placement) -> int:
     """Bytes on a device at the moment of a step that needs most, about.
 
     Args:
       learner: static parts.
       rows: images of a step on this device, of all its micro-batches.
+      placement: of the state.
     """
     state, views, keys = step_inputs(learner, rows)
     pixels = bytes_of(views) // 4  # the batch in bytes, beside the augmented one in float32
     alive = peak_bytes(functools.partial(loss_and_gradients, learner), state, views, keys)
-    return bytes_of((state, views)) + pixels + alive
+    resting = sum(placement.bytes_on_device(state).values()) + placement.gathered_bytes(state)
+    return resting + bytes_of(views) + pixels + alive
 
 
 def device_memory(devices: int) -> int:

@@ -19,7 +19,7 @@ FREE_TO_CHANGE = (
     "logging",
 )
 # The ways out of too little memory: the same step, its sums taken in another order ...
-_SAME_STEP = ("train.devices", "train.accumulate", "model.remat")
+_SAME_STEP = ("train.devices", "train.shard_state", "train.accumulate", "model.remat")
 # ... and what measures the encoder without a trace in it.
 _MEASURING = "evaluation"
 TOLD_WHEN_CHANGED = (*_SAME_STEP, _MEASURING)
@@ -84,6 +84,8 @@ def undoes_remat() -> bool:
 def ways_to_less_memory(config: ConfigDict) -> str:
     """Which keys help a run that needs more memory than its devices have; follows "set"."""
     resumable = ["more train.devices"]
+    if not config.train.shard_state and jax.device_count() > 1:
+        resumable.append("train.shard_state=True")
     if not config.model.remat and not undoes_remat():
         resumable.insert(0, "model.remat=True")
     if not drawn_by_micro_batch(config):

@@ -18,13 +18,17 @@ from repre_jax.models.pixels import encoder_input
 from repre_jax.training import accumulation
 from repre_jax.training.learner import Learner, TrainState, target_part
 from repre_jax.training.optimizers import map_with_path
+from repre_jax.training.placement import Placement
 from repre_jax.training.stem import pass_stem
 
 Views = dict[str, jax.Array]
 
 
 def train_step(
-    learner: Learner, state: TrainState, batch: dict[str, jax.Array]
+    learner: Learner,
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    placement: Placement | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of pre-training.
 
@@ -33,6 +37,7 @@ def train_step(
       state: donated by the caller.
       batch: of ``data.pipeline``: "global" uint8 [B, V, S, S, 3], "local" uint8 [B, n, s, s, 3] or
         absent, "index" and "epoch" int32 [B].
+      placement: of the state, static as well; None where it is whole on every device.
 
     Returns:
       (next state, metrics: scalars, and "features" [B, D], the online features of view 1). A step
@@ -40,7 +45,10 @@ def train_step(
     """
     method = learner.method
     views = augmented_views(learner, batch)
-    gradients, outputs = loss_and_gradients(learner, state, views, learner.keys(batch, state.step))
+    whole = placement.gathered(state) if placement else state
+    gradients, outputs = loss_and_gradients(learner, whole, views, learner.keys(batch, state.step))
+    if placement:
+        gradients = placement.shared(gradients)
     grad_norm = optax.tree.norm(gradients)
 
     updates, opt_state = learner.optimizer.update(

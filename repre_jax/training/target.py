@@ -7,7 +7,7 @@ the least time that the data sheet allows for that. No step is faster; every one
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -17,9 +17,10 @@ from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
 from repre_jax.training.accelerators import Target, open_target
 from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
-from repre_jax.training.learner import Learner, build_learner
+from repre_jax.training.learner import build_learner
 from repre_jax.training.memory import bytes_of
 from repre_jax.training.operations import step_multiply_adds
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import resolve
 from repre_jax.training.traffic import Collective, read_traffic
 
@@ -93,21 +94,53 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
     resolution = resolve(config, images=images, devices=devices, on_cpu=False)
     learner, batch_size = build_learner(config, resolution), resolution.batch_size
     pixels = pixel_format(config.data, config.model.channels).dtype
-    memory = _parts(learner, abstract_batch(learner, batch_size // devices, pixels=pixels))
-    operations = 2 * step_multiply_adds(learner, batch_size) / devices
-    known = resolution.compute_dtype.name == "bfloat16"
+    placement = Placement(target.mesh, config.train.shard_state)
+    memory = placement.bytes_on_device(jax.eval_shape(learner.init))
+    memory["batch"] = bytes_of(abstract_batch(learner, batch_size // devices, pixels=pixels))
+    return compile_lowered(
+        lambda: lowered_step(learner, batch_size, placement, pixels=pixels),
+        target,
+        batch_size=batch_size,
+        memory=memory,
+        multiply_adds=step_multiply_adds(learner, batch_size),
+        dtype=resolution.compute_dtype.name,
+    )
+
+
+def compile_lowered(
+    lower: Callable[[], jax.stages.Lowered],
+    target: Target,
+    *,
+    batch_size: int,
+    memory: dict[str, int],
+    multiply_adds: int,
+    dtype: str,
+) -> Program:
+    """Compiles a step for a target.
+
+    Args:
+      lower: traces the step for the devices of ``target``.
+      target: of ``open_target``.
+      batch_size: images a step, over all devices.
+      memory: bytes on a device of what the step takes, by name.
+      multiply_adds: of a step, over all devices.
+      dtype: in which most of them are.
+    """
+    devices = target.mesh.size
+    operations = 2 * multiply_adds / devices
     start = time.perf_counter()
-    lowered = lowered_step(learner, batch_size, target.mesh, pixels=pixels)
+    lowered = lower()
     traffic = {}
     try:
         compiled = lowered.compile(compiler_options=target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
-        memory["temporaries"] = _refused_bytes(error)
+        memory = memory | {"temporaries": _refused_bytes(error)}
     else:
         plan = memory_bytes(compiled)
-        memory["temporaries"] = plan["peak"] - plan["argument"]
+        memory = memory | {"temporaries": plan["peak"] - plan["argument"]}
         found = read_traffic(compiled.as_text())
         traffic = found._asdict() | {"byte_seconds": found.bytes / target.accelerator.bandwidth}
+    known = dtype == "bfloat16"
     return Program(
         devices=devices,
         batch_size=batch_size,
@@ -122,7 +155,7 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
 
 def ways_that_fit(config: ConfigDict, target: Target, *, images: int) -> Iterator[str]:
     """Settings with which a program that does not fit does, one of each kind, each compiled."""
-    for change in (_accumulated, _rematerialised, _more_devices):
+    for change in (_sharded, _accumulated, _rematerialised, _more_devices):
         for told, other_config, other_target in change(config, target):
             with contextlib.suppress(UserError):  # a batch that cannot be shared so
                 program = compile_for(other_config, other_target, images=images)
@@ -169,25 +202,18 @@ def _speed_line(program: Program) -> str:
     )
 
 
-def _parts(learner: Learner, batch: dict[str, jax.ShapeDtypeStruct]) -> dict[str, int]:
-    """Bytes of what a step takes."""
-    state = jax.eval_shape(learner.init)
-    parts = {
-        "parameters": state.params,
-        "target network": state.target_params,
-        "optimizer": state.opt_state,
-    }
-    memory = {name: bytes_of(tree) for name, tree in parts.items()}
-    other = bytes_of(state) - sum(memory.values())
-    return memory | {"other state": other, "batch": bytes_of(batch)}
-
-
 def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:
     """Temporaries that a refused program wanted; other refusals are no matter of memory."""
     found = _REFUSED.search(str(error))
     if found is None:
         raise error
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _sharded(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+    if target.mesh.size > 1 and not config.train.shard_state:
+        told = "train.shard_state=True"
+        yield told, _changed(config, "train", "shard_state", True), target
 
 
 def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:

@@ -18,7 +18,7 @@ from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.runs.profile import Profile
-from repre_jax.sharding import make_mesh
+from repre_jax.sharding import all_replicated, make_mesh
 
 TOTAL = 6
 
@@ -96,7 +96,7 @@ def train(workdir, *, stop_after=None, bad_step=None, last=TOTAL, measured=None,
         with open_training(
             folder,
             initial,
-            mesh=make_mesh(1),
+            shardings=all_replicated(make_mesh(1)),
             total_steps=TOTAL,
             batch_size=1,
             keep=9,

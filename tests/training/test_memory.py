@@ -11,13 +11,16 @@ from whole_runs import ROOT
 
 from benchmarks.step_time import variants
 from repre_jax.config_files import read_config
+from repre_jax.sharding import make_mesh
 from repre_jax.training import memory
 from repre_jax.training.learner import build_learner
 from repre_jax.training.memory import device_memory, peak_bytes, step_memory
+from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import resolve
 
 X = jax.ShapeDtypeStruct((256,), jnp.float32)
 KIB = 1024
+ALONE = Placement(make_mesh(1))
 
 
 def test_an_array_lives_until_it_is_read_for_the_last_time():
@@ -48,11 +51,11 @@ def test_what_saves_memory_counts():
     config.model.depth = 4
     config.repre.enabled = False
     learner = tiny_learner(config)
-    whole = step_memory(learner, BATCH)
-    assert step_memory(learner, BATCH // 8) < whole / 2, "more devices"
-    assert step_memory(dataclasses.replace(learner, accumulate=4), BATCH) < 0.8 * whole
+    whole = step_memory(learner, BATCH, ALONE)
+    assert step_memory(learner, BATCH // 8, ALONE) < whole / 2, "more devices"
+    assert step_memory(dataclasses.replace(learner, accumulate=4), BATCH, ALONE) < 0.8 * whole
     remat = dataclasses.replace(learner, encoder=learner.encoder.clone(remat=True))
-    assert step_memory(remat, BATCH) < 0.8 * whole
+    assert step_memory(remat, BATCH, ALONE) < 0.8 * whole
 
 
 def test_devices_of_a_cpu_share_its_memory(monkeypatch):
@@ -78,4 +81,6 @@ def test_it_is_near_what_xla_allots(name):
     for variant, row in zip(found.values(), measured["variants"], strict=False):
         learner = build_learner(variant, resolve(variant, images=4096, devices=1))
         allotted = row["memory_bytes_per_device"]["peak"]
-        assert step_memory(learner, measured["batch_size"]) == pytest.approx(allotted, rel=0.07)
+        assert step_memory(learner, measured["batch_size"], ALONE) == pytest.approx(
+            allotted, rel=0.07
+        )

@@ -49,7 +49,8 @@ def test_accumulate_changes_elsewhere(monkeypatch):
     assert "model.remat" not in ways_to_less_memory(config), "of no use on a CPU"
     monkeypatch.setattr(resuming, "undoes_remat", lambda: False)
     assert ways_to_less_memory(config) == (
-        "a larger train.accumulate or model.remat=True or more train.devices, which may change "
+        "a larger train.accumulate or model.remat=True or more train.devices or "
+        "train.shard_state=True, which may change "
         "when a run is resumed; or, in a new --workdir, a smaller train.batch_size or a smaller "
         "model."
     )

@@ -116,7 +116,11 @@ def test_ways_that_fit_are_tried(config, target, monkeypatch):
     tried = []
 
     def compiled(config, target, *, images):
-        tried.append((config.train.accumulate, config.model.remat, target.name))
+        tried.append(
+            (config.train.shard_state, config.train.accumulate, config.model.remat, target.name)
+        )
+        if config.train.shard_state:
+            return program(available=2**32)
         enough = config.train.accumulate == 4 or target.name == "v5e:2x2"
         return program(available=2**33 if enough else 2**32)
 
@@ -126,9 +130,10 @@ def test_ways_that_fit_are_tried(config, target, monkeypatch):
     assert accumulated.startswith("train.accumulate=4: 7.00 of 8.00 GiB: fits")
     assert doubled.startswith("--target=v5e:2x2: ")
     assert tried == [
-        (2, False, "v5e:1x2"),
-        (4, False, "v5e:1x2"),
-        (1, True, "v5e:1x2"),
-        (1, False, "v5e:2x2"),
+        (True, 1, False, "v5e:1x2"),
+        (False, 2, False, "v5e:1x2"),
+        (False, 4, False, "v5e:1x2"),
+        (False, 1, True, "v5e:1x2"),
+        (False, 1, False, "v5e:2x2"),
     ]
     assert config.train.accumulate == 1 and not config.model.remat

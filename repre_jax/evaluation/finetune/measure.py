@@ -37,9 +37,9 @@ from repre_jax.evaluation.finetune.step import (
     Finetuner,
     FinetuneState,
     build_finetuner,
-    finetune_step,
     finetuned_encoder,
     initial_state,
+    jitted_finetune_step,
 )
 from repre_jax.evaluation.frozen import from_levels
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
@@ -51,7 +51,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row
+from repre_jax.sharding import all_replicated, by_row
 
 _MEASURED = ("val/", "average/")
 _SCORES = ("val/top1", "average/top1")
@@ -94,7 +94,7 @@ def measure_finetune(evaluation: Evaluation) -> dict[str, Any]:
             evaluation.folder,
             functools.partial(initial_state, finetuner),
             params,
-            mesh=evaluation.mesh,
+            shardings=all_replicated(evaluation.mesh),
             total_steps=clock.total_steps,
             batch_size=finetuner.recipe.batch_size,
             keep=evaluation.config.keep_checkpoints,
@@ -209,7 +209,7 @@ def train(
     """Steps until the end; returns the state and the metrics of the last step."""
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
-        step=jax.jit(functools.partial(finetune_step, run.finetuner), donate_argnums=0),
+        step=jitted_finetune_step(run.finetuner),
         total_steps=clock.total_steps,
         log_every=config.log_every_steps,
         save_every=config.save_every_steps,

@@ -1,6 +1,7 @@
 """Fine-tuning as one pure function (state, batch) -> (state, metrics), and its static parts."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -203,6 +204,11 @@ def finetune_step(
     """
     images, targets = augmented(finetuner, batch, state.step)
     return update(finetuner, state, images, targets)
+
+
+def jitted_finetune_step(finetuner: Finetuner) -> jax.stages.Wrapped:
+    """``finetune_step``, (state, batch) -> (state, metrics); it takes over the state."""
+    return jax.jit(functools.partial(finetune_step, finetuner), donate_argnums=0)
 
 
 def augmented(

@@ -23,7 +23,7 @@ from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Eval
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import all_replicated, by_row, replicated
 
 
 def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _train(
         opened = open_training(
             evaluation.folder,
             functools.partial(probe.init, features.shape[1]),
-            mesh=mesh,
+            shardings=all_replicated(mesh),
             total_steps=clock.total_steps,
             batch_size=batch_size,
             keep=2,

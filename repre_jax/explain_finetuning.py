@@ -1,0 +1,121 @@
+"""``--explain`` of a fine-tuning: what it would be, and its step compiled for absent devices."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from repre_jax.data.sources.survey import in_words
+from repre_jax.errors import UserError
+from repre_jax.evaluate import open_encoder, open_labelled
+from repre_jax.evaluation.finetune import measure
+from repre_jax.evaluation.finetune.recipes import described, views_of
+from repre_jax.evaluation.finetune.step import (
+    Finetuner,
+    initial_state,
+    jitted_finetune_step,
+    update,
+)
+from repre_jax.evaluation.task import Evaluation
+from repre_jax.image_size import height_and_width
+from repre_jax.ranges import check_ranges
+from repre_jax.schedules import Clock
+from repre_jax.sharding import abstract, all_replicated, by_row, make_mesh
+from repre_jax.training import target
+from repre_jax.training.accelerators import Target
+from repre_jax.training.compiled import abstract_views
+from repre_jax.training.memory import bytes_of
+from repre_jax.training.operations import multiply_adds
+
+
+def explain_finetuning(config: ConfigDict, absent: Target | None = None) -> str:
+    """The resolved fine-tuning as text; nothing is trained or written.
+
+    Args:
+      config: of ``configs/eval/finetune.py``.
+      absent: devices that are not here, for which to compile the step.
+
+    Raises:
+      UserError: whatever the fine-tuning itself would refuse.
+    """
+    evaluation = _opened(config, absent)
+    finetuner, clock, params = measure.build(evaluation)
+    lines = _lines(evaluation, finetuner, clock)
+    if absent:
+        program = compile_finetuning(evaluation, finetuner, params, absent)
+        lines += ["", f"compiled for {absent.name}, one of {absent.mesh.size} devices"]
+        lines += ["  " + line for line in target.lines(program)]
+        if not program.fits:
+            lines.append("  Set a smaller recipe.batch_size, or name more devices.")
+    return "\n".join(lines)
+
+
+def compile_finetuning(
+    evaluation: Evaluation, finetuner: Finetuner, params: Any, absent: Target
+) -> target.Program:
+    """Compiles ``finetune_step`` for devices that are not here."""
+    recipe, encoder, mesh = finetuner.recipe, finetuner.encoder, absent.mesh
+    image_size, pixels = evaluation.config.image_size, evaluation.train.pixels.dtype
+    state = abstract(functools.partial(initial_state, finetuner), all_replicated(mesh), params)
+
+    def batch(images: int, sharding: jax.sharding.Sharding | None = None) -> Any:
+        views = views_of(recipe)
+        return abstract_views(views, image_size, encoder.channels, images, sharding, pixels=pixels)
+
+    shape = (recipe.batch_size, *height_and_width(image_size), encoder.channels)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    targets = jax.ShapeDtypeStruct((recipe.batch_size, finetuner.head.classes), jnp.float32)
+    sizes = {
+        "parameters": bytes_of(state.params),
+        "moving average": bytes_of(state.average),
+        "optimizer": bytes_of(state.opt_state),
+        "batch": bytes_of(batch(recipe.batch_size // mesh.size)),
+    }
+    step = jitted_finetune_step(finetuner)
+    return target.compile_lowered(
+        lambda: step.lower(state, batch(recipe.batch_size, by_row(mesh))),
+        absent,
+        batch_size=recipe.batch_size,
+        memory=sizes,
+        multiply_adds=multiply_adds(functools.partial(update, finetuner), state, images, targets),
+        dtype=encoder.dtype.name,
+    )
+
+
+def _opened(config: ConfigDict, absent: Target | None) -> Evaluation:
+    check_ranges(config, measure.TASK.ranges)
+    if absent and config.devices not in (0, absent.mesh.size):
+        raise UserError(
+            f"devices={config.devices}, but --target={absent.name} has {absent.mesh.size}: leave "
+            "it at 0."
+        )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        if absent and config.compute_dtype == "auto":
+            config.compute_dtype = "bfloat16"  # that of the devices which are not here
+        pretrained = open_encoder(config)
+        config.protocol = config.protocol or measure.default_protocol(pretrained)
+        train, val = open_labelled(config.data, pretrained.encoder.channels)
+    mesh = absent.mesh if absent else make_mesh(config.devices, key="devices")
+    return Evaluation(config, pretrained, train, val, mesh, None)
+
+
+def _lines(evaluation: Evaluation, finetuner: Finetuner, clock: Clock) -> list[str]:
+    config, pretrained, recipe = evaluation.config, evaluation.pretrained, finetuner.recipe
+    peak = recipe.learning_rate * recipe.batch_size / 256
+    return [
+        "the fine-tuning",
+        f"  encoder         {pretrained.run.name}, {pretrained.weights} weights, step "
+        f"{pretrained.step:,}",
+        f"  images          {in_words(evaluation.train, evaluation.val).removeprefix('Images: ')}",
+        f"  protocol        {config.protocol}",
+        f"  recipe          {described(recipe, measure.published_recipe_of(evaluation))}",
+        f"  batch           {recipe.batch_size} = {evaluation.mesh.size} device(s) x "
+        f"{recipe.batch_size // evaluation.mesh.size}",
+        f"  steps           {clock.total_steps:,} = {recipe.epochs:g} epochs x "
+        f"{clock.steps_per_epoch:,}",
+        f"  learning rate   {peak:.6g} = {recipe.learning_rate:g} x {recipe.batch_size} / 256",
+        f"  compute dtype   {config.compute_dtype}",
+    ]
