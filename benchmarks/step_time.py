@@ -170,7 +170,7 @@ def synthetic_batch(learner: Learner, batch_size: int, mesh: Mesh) -> dict[str, 
 def make_program(learner: Learner, batch: dict[str, jax.Array], mesh: Mesh) -> Program:
     """Compiles a train step and takes it once."""
     state = jax.jit(learner.init, out_shardings=replicated(mesh))()
-    step = jitted_step(learner)
+    step = jitted_step(learner, mesh)
     start = time.perf_counter()
     lowered = step.lower(state, batch)
     traced = time.perf_counter()

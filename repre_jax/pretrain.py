@@ -193,7 +193,7 @@ def train(
     if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
         run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
-        step=jitted_step(learner),
+        step=jitted_step(learner, run.mesh),
         total_steps=clock.total_steps,
         log_every=config.logging.every_steps,
         save_every=config.checkpoint.every_steps,

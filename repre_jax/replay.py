@@ -57,7 +57,7 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
         workers=saved.data.workers,
     )
     with prefetch_to_device(batches, by_row(mesh)) as batches:
-        go = jitted_step(learner)
+        go = jitted_step(learner, mesh)
         for batch in batches:
             batch.pop("replaced")
             if int(state.step) == step - 1:

@@ -3,25 +3,37 @@
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models import short_attention
+
 # Tokens from which a CPU is faster head by head: their logits then no longer fit its cache.
 _MANY_TOKENS = 256
 
 
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
-) -> jax.Array:
+def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """softmax(q k / sqrt(D / H) + bias) v, logits and softmax in float32 whatever the dtype.
 
+    In bfloat16 and without a bias, cuDNN on NVIDIA's cards and a kernel of our own on TPUs never
+    write the pairs of tokens, N x N, where they take the shapes; what they do not take is decided
+    when the program is traced (``cudnn_takes``, ``short_attention.takes``).
+
     Args:
-      query, key, value: [B, N, H, D / H].
+      qkv: [B, N, 3, H, D / H], query, key and value, as one projection makes them.
       bias: [B or 1, H, N, N], or None.
 
     Returns:
       [B, N, H, D / H].
     """
-    return jax.lax.platform_dependent(
-        query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
-    )
+    kinds = {"cpu": _apart(_attend_on_cpu), "default": _apart(_attend_on_accelerators)}
+    if bias is None and cudnn_takes(qkv):
+        kinds["cuda"] = _apart(_attend_by_cudnn)
+    if bias is None and short_attention.takes(qkv):
+        kinds["tpu"] = lambda qkv, bias: short_attention.attend(qkv)
+    return jax.lax.platform_dependent(qkv, bias, **kinds)
+
+
+def _apart(attention):
+    """``attention`` of query, key, value [B, N, H, D / H] and bias, as one of them together."""
+    return lambda qkv, bias: attention(*jnp.unstack(qkv, axis=-3), bias)
 
 
 def first_token_weights(
@@ -34,6 +46,38 @@ def first_token_weights(
     """
     first, key = jnp.swapaxes(query[:, :1], 1, 2), jnp.swapaxes(key, 1, 2)
     return _weights(first, key, None if bias is None else bias[:, :, :1])[:, :, 0]
+
+
+def cudnn_takes(qkv: jax.Array) -> bool:
+    """Whether JAX has cuDNN's fused attention for such arrays here.
+
+    It asks JAX, which knows the limits of the cuDNN that it found: 16 bits, heads of a multiple of
+    8 channels and at most 128, or 256 on newer cards. Without the CUDA plugin there is none.
+    """
+    part = jax.ShapeDtypeStruct((*qkv.shape[:2], *qkv.shape[3:]), qkv.dtype)
+
+    def gradient(*parts):
+        return jax.vjp(_attend_by_cudnn, *parts, None)[1](parts[0])
+
+    try:
+        jax.eval_shape(gradient, part, part, part)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
+def _attend_by_cudnn(query, key, value, bias):
+    """The same by cuDNN, which trains on even numbers of tokens: an odd one gets a last, unseen."""
+    del bias
+    batch, tokens = query.shape[:2]
+    lengths = {}
+    if odd := tokens % 2:
+        ends = (0, 0), (0, odd), (0, 0), (0, 0)
+        query, key, value = (jnp.pad(x, ends) for x in (query, key, value))
+        seen = jnp.full(batch, tokens, jnp.int32)
+        lengths = {"query_seq_lengths": seen, "key_value_seq_lengths": seen}
+    attended = jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **lengths)
+    return attended[:, :tokens]
 
 
 @jax.custom_vjp

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.losses.normalisation import l2_normalise
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
     Initializer,
     batch_norm,
@@ -45,7 +46,7 @@ class ProjectionMLP(nn.Module):
         """[B, D] -> [B, features[-1]], float32 where the output is normalised."""
         width = x.shape[-1]
         for k, (features, bias) in enumerate(zip(self.features, self.biases, strict=True)):
-            x = nn.Dense(
+            x = Dense(
                 features or width,
                 use_bias=bias,
                 kernel_init=self.kernel_init,
@@ -130,7 +131,7 @@ class PrototypeHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
         """[..., D] -> float32 logits [..., K]."""
         for k, features in enumerate((self.hidden, self.hidden, self.bottleneck)):
-            x = nn.Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
+            x = Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
             if k < 2:
                 if self.batch_norm:
                     x = batch_norm(f"norm_{k}", train=train)(x).astype(self.dtype)

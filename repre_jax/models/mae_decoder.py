@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import Block, layer_norm, linear_initialisers, normal_002
 from repre_jax.models.masking import Shuffle, unshuffle
 from repre_jax.models.positions import sincos_2d
@@ -35,7 +36,7 @@ class MAEDecoder(nn.Module):
         kernel_init, qkv_init = linear_initialisers("mae")
         options = {"kernel_init": kernel_init, "dtype": self.dtype}
         batch, patches = shuffled.restore.shape
-        x = nn.Dense(self.width, name="embed", **options)(tokens)
+        x = Dense(self.width, name="embed", **options)(tokens)
         class_token, kept = x[:, :1], x[:, 1:]
         mask_token = self.param("mask_token", normal_002, (1, 1, self.width)).astype(x.dtype)
         hidden = jnp.broadcast_to(mask_token, (batch, patches - kept.shape[1], self.width))
@@ -47,4 +48,4 @@ class MAEDecoder(nn.Module):
             block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
             x = block(x, train)
         x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:])
-        return nn.Dense(self.values, name="pixels", **options)(x)
+        return Dense(self.values, name="pixels", **options)(x)

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.attention import attend
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
     Block,
     BlockForm,
@@ -82,15 +83,14 @@ class WindowAttention(nn.Module):
             x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
         # Before the projection: one map is rearranged there, not three.
         x = _to_windows(x, self.window).reshape(-1, width)
-        qkv = nn.Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
         qkv = qkv.reshape(batch, -1, self.window**2, 3, self.heads, width // self.heads)
         # Windows are the batch of the attention, and examples are mapped over: so the bias is
         # [windows, H, w*w, w*w] for all of them. Logits and softmax are float32 in there whatever
         # the compute dtype.
-        attend_all = jax.vmap(attend, in_axes=(0, 0, 0, None))
-        x = attend_all(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], self._bias(padded))
+        x = jax.vmap(attend, in_axes=(0, None))(qkv, self._bias(padded))
         x = x.reshape(-1, width)
-        x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
+        x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         x = _from_windows(x.reshape(batch, -1, self.window**2, width), padded)
         if self.shift:
             x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
@@ -149,7 +149,7 @@ class PatchMerging(nn.Module):
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(-1, 4 * width)
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         options = {"use_bias": False, "kernel_init": self.kernel_init, "dtype": self.dtype}
-        x = nn.Dense(2 * width, name="reduction", **options)(x)
+        x = Dense(2 * width, name="reduction", **options)(x)
         return x.reshape(batch, rows // 2, columns // 2, 2 * width)
 
 

@@ -3,7 +3,6 @@
 The mesh may be of devices that are not here (``training/accelerators.py``).
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -19,9 +18,20 @@ from repre_jax.training.step import train_step
 Batch = dict[str, jax.ShapeDtypeStruct]
 
 
-def jitted_step(learner: Learner) -> jax.stages.Wrapped:
-    """``train_step`` of a learner, (state, batch) -> (state, metrics); it takes over the state."""
-    return jax.jit(functools.partial(train_step, learner), donate_argnums=0)
+def jitted_step(learner: Learner, mesh: Mesh) -> jax.stages.Wrapped:
+    """``train_step`` of a learner, (state, batch) -> (state, metrics); it takes over the state.
+
+    Args:
+      learner: static parts.
+      mesh: devices that share a step. What the compiler splits among them needs no mesh; kernels of
+        ``models.short_attention`` do.
+    """
+
+    def step(state, batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(learner, state, batch)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def abstract_batch(
@@ -62,7 +72,7 @@ def lowered_step(learner: Learner, batch_size: int, mesh: Mesh, **batch: Any) ->
       **batch: further arguments of ``abstract_batch``.
     """
     state = abstract(learner.init, replicated(mesh))
-    return jitted_step(learner).lower(
+    return jitted_step(learner, mesh).lower(
         state, abstract_batch(learner, batch_size, by_row(mesh), **batch)
     )
 
