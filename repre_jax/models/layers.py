@@ -7,11 +7,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models.attention import attend, first_token_weights
 from repre_jax.models.dense import Dense
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
+from repre_jax.rematerialisation import BLOCK, NONE
 
 Initializer = Callable[..., jax.Array]
 
@@ -30,6 +32,7 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
 BATCH_NORM_EPSILON = 1e-5
+KEPT = "kept"  # arrays of a block that ``rematerialised`` speaks of
 
 INITIALISATIONS = ("dino", "moco_v3", "mae")
 
@@ -128,7 +131,7 @@ class MLP(nn.Module):
         # CPU runs 1.7 times as fast.
         x = x.reshape(-1, shape[-1])
         x = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="up")(x)
-        x = gelu(x)
+        x = gelu(checkpoint_name(x, KEPT))
         x = Dense(shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="down")(x)
         return x.reshape(shape)
 
@@ -150,6 +153,7 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         x = x.reshape(-1, width)  # rows of tokens, as in MLP
         qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = checkpoint_name(qkv, KEPT)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key = qkv[:, :, 0], qkv[:, :, 1]
         bias = self.logits_bias(query)
@@ -158,7 +162,7 @@ class Attention(nn.Module):
             self.sow(ATTENTION, "first_token", first_token_weights(query, key, bias))
         # Logits and softmax are float32 in there whatever the compute dtype.
         x = attend(qkv, bias)
-        x = x.reshape(-1, width)
+        x = checkpoint_name(x.reshape(-1, width), KEPT)
         x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)
 
@@ -200,10 +204,23 @@ class Block(nn.Module):
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
         initialisers = (self.kernel_init, self.qkv_init)
         y = self.attention(self.heads, *initialisers, self.dtype, name="attention")(y)
-        x = x + drop_path(name="drop_path_1")(y)
+        x = checkpoint_name(x + drop_path(name="drop_path_1")(y), KEPT)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
         return x + drop_path(name="drop_path_2")(y)
+
+
+def rematerialised(level: str) -> Callable[..., Block]:
+    """``Block`` for a level of ``rematerialisation.LEVELS``.
+
+    "attention" keeps of a block what its matrix products make, and the sum in its middle: 10 of
+    the 16 arrays as large as its input. Weights of the attention, norms and GELU, which take few
+    operations, are computed again.
+    """
+    if level == NONE:
+        return Block
+    keep = None if level == BLOCK else jax.checkpoint_policies.save_only_these_names(KEPT)
+    return nn.remat(Block, static_argnums=(2,), policy=keep)
 
 
 class BlockForm(NamedTuple):
