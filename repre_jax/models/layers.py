@@ -31,7 +31,6 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
-BATCH_NORM_EPSILON = 1e-5
 KEPT = "kept"  # arrays of a block that ``rematerialised`` speaks of
 
 INITIALISATIONS = ("dino", "moco_v3", "mae")
@@ -243,29 +242,3 @@ class BlockForm(NamedTuple):
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     """LayerNorm with two-pass variance: the one-pass form loses digits that parity needs."""
     return LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
-
-
-def batch_norm(
-    name: str, *, train: bool, use_scale: bool = True, use_bias: bool = True
-) -> nn.BatchNorm:
-    """BatchNorm over all axes but the last, in float32, as torch's but for one thing.
-
-    Statistics are of the global batch, since the step is one jitted program over it. Running
-    statistics average the biased variance (torch: the unbiased).
-
-    Args:
-      name: of the module.
-      train: whether it takes the statistics of what it is given, and not the running ones.
-      use_scale: whether there is one.
-      use_bias: whether there is one.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=BATCH_NORM_EPSILON,
-        use_bias=use_bias,
-        use_scale=use_scale,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        name=name,
-    )
