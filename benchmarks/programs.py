@@ -32,16 +32,23 @@ TRAINING_IMAGES = 1_281_167  # ImageNet's; it only sets the length of the schedu
 
 
 class Row(NamedTuple):
-    """A program: config with variants, target, and images a step or None for the config's."""
+    """A program: config with variants, target, and what else differs from the config.
+
+    Attributes:
+      batch_size: images a step; None for the config's.
+      remat: ``model.remat``.
+    """
 
     config: str
     target: str
     batch_size: int | None = None
+    remat: str = "none"
 
     @property
     def name(self) -> str:
-        """By which the result has it: "dino_vits:baseline v5e:4x8 1024"."""
-        return f"{self.config} {self.target} {self.batch_size or 'recipe'}"
+        """By which the result has it: "dino_vits:baseline v5e:4x8 1024", perhaps "remat=block"."""
+        remat = "" if self.remat == "none" else f" remat={self.remat}"
+        return f"{self.config} {self.target} {self.batch_size or 'recipe'}{remat}"
 
 
 # Compiled in a minute, so that a test can ask whether they are still what they were.
@@ -52,6 +59,7 @@ SMALL = [
 ]
 FIRST = [
     ("moco_v3_vits", "h100:1", 128),
+    ("moco_v3_vits", "v5e:4x4", None, "attention"),
     ("moco_v3_vits", "v5e:4x4", None),
     ("moco_v3_vits", "v5e:4x8", None),
     ("dino_vits", "v5e:4x4", None),
@@ -64,10 +72,10 @@ def rows() -> list[Row]:
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target, None) for config in configs for target in HARDWARE]
     found = list(SMALL)
-    for config, target, batch_size in dict.fromkeys([*FIRST, *every]):
-        found.append(Row(config, target, batch_size))
+    for config, *rest in dict.fromkeys([*FIRST, *every]):
+        found.append(Row(config, *rest))
         if read_config(config).repre.enabled:
-            found.append(Row(f"{config}:baseline", target, batch_size))
+            found.append(Row(f"{config}:baseline", *rest))
     return found
 
 
@@ -75,6 +83,7 @@ def compile_row(row: Row) -> dict[str, Any]:
     """What the result file has of a row."""
     config = read_config(row.config)
     config.train.batch_size = row.batch_size or config.train.batch_size
+    config.model.remat = row.remat
     program = compile_for(config, open_target(row.target), images=TRAINING_IMAGES)
     return provenance(device=False) | described(program)
 

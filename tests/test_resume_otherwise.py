@@ -40,7 +40,7 @@ def test_what_would_train_something_else_is_refused(stopped, capsys, given, said
     assert (stopped / "config.json").read_text() == before
 
 
-CHANGED = {"train.devices": 8, "model.remat": True, "evaluation.neighbours": 3}
+CHANGED = {"train.devices": 8, "model.remat": "block", "evaluation.neighbours": 3}
 GIVEN = [f"--config.{key}={value}" for key, value in CHANGED.items()]
 
 
@@ -52,7 +52,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 2
     lines = [
         "evaluation.neighbours: 5 -> 3",
-        "model.remat: false -> true",
+        "model.remat: none -> block",
         "train.devices: 1 -> 8",
     ]
     out = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
     assert "Resumed at step 2." in out
     assert read_starts(stopped)[-1]["changed"] == lines
     config = json.loads((stopped / "config.json").read_text())
-    assert (config["train"]["devices"], config["model"]["remat"]) == (8, True)
+    assert (config["train"]["devices"], config["model"]["remat"]) == (8, "block")
 
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 2
     assert "Changed" not in capsys.readouterr().out

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models.attention import attend, first_token_weights
-from repre_jax.models.dense import Dense
+from repre_jax.models.dense import Dense, PatchEmbedding
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
+from repre_jax.rematerialisation import BLOCK, NONE
 
 Initializer = Callable[..., jax.Array]
 
@@ -29,7 +31,7 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
-BATCH_NORM_EPSILON = 1e-5
+KEPT = "kept"  # arrays of a block that ``rematerialised`` speaks of
 
 INITIALISATIONS = ("dino", "moco_v3", "mae")
 
@@ -67,7 +69,7 @@ def patch_embedding(
     name: str,
     *,
     channels: int,
-) -> nn.Conv:
+) -> PatchEmbedding:
     """Linear map of patches: [B, H, W, C] -> [B, H/P, W/P, D].
 
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
@@ -78,12 +80,9 @@ def patch_embedding(
         kernel_init = xavier_of_patches
     if initialisation == "moco_v3":
         bias_init = nn.initializers.zeros
-    patch = (patch_size, patch_size)
-    return nn.Conv(
+    return PatchEmbedding(
         width,
-        patch,
-        strides=patch,
-        padding="VALID",
+        (patch_size, patch_size),
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
@@ -133,7 +132,7 @@ class MLP(nn.Module):
         # CPU runs 1.7 times as fast.
         x = x.reshape(-1, shape[-1])
         x = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="up")(x)
-        x = gelu(x)
+        x = gelu(checkpoint_name(x, KEPT))
         x = Dense(shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="down")(x)
         return x.reshape(shape)
 
@@ -155,6 +154,7 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         x = x.reshape(-1, width)  # rows of tokens, as in MLP
         qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = checkpoint_name(qkv, KEPT)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key = qkv[:, :, 0], qkv[:, :, 1]
         bias = self.logits_bias(query)
@@ -163,7 +163,7 @@ class Attention(nn.Module):
             self.sow(ATTENTION, "first_token", first_token_weights(query, key, bias))
         # Logits and softmax are float32 in there whatever the compute dtype.
         x = attend(qkv, bias)
-        x = x.reshape(-1, width)
+        x = checkpoint_name(x.reshape(-1, width), KEPT)
         x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)
 
@@ -205,10 +205,23 @@ class Block(nn.Module):
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
         initialisers = (self.kernel_init, self.qkv_init)
         y = self.attention(self.heads, *initialisers, self.dtype, name="attention")(y)
-        x = x + drop_path(name="drop_path_1")(y)
+        x = checkpoint_name(x + drop_path(name="drop_path_1")(y), KEPT)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
         return x + drop_path(name="drop_path_2")(y)
+
+
+def rematerialised(level: str) -> Callable[..., Block]:
+    """``Block`` for a level of ``rematerialisation.LEVELS``.
+
+    "attention" keeps of a block what its matrix products make, and the sum in its middle: 10 of
+    the 16 arrays as large as its input. Weights of the attention, norms and GELU, which take few
+    operations, are computed again.
+    """
+    if level == NONE:
+        return Block
+    keep = None if level == BLOCK else jax.checkpoint_policies.save_only_these_names(KEPT)
+    return nn.remat(Block, static_argnums=(2,), policy=keep)
 
 
 class BlockForm(NamedTuple):
@@ -231,29 +244,3 @@ class BlockForm(NamedTuple):
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     """LayerNorm with two-pass variance: the one-pass form loses digits that parity needs."""
     return LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
-
-
-def batch_norm(
-    name: str, *, train: bool, use_scale: bool = True, use_bias: bool = True
-) -> nn.BatchNorm:
-    """BatchNorm over all axes but the last, in float32, as torch's but for one thing.
-
-    Statistics are of the global batch, since the step is one jitted program over it. Running
-    statistics average the biased variance (torch: the unbiased).
-
-    Args:
-      name: of the module.
-      train: whether it takes the statistics of what it is given, and not the running ones.
-      use_scale: whether there is one.
-      use_bias: whether there is one.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=BATCH_NORM_EPSILON,
-        use_bias=use_bias,
-        use_scale=use_scale,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        name=name,
-    )

@@ -5,9 +5,15 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.models.dense import Dense
-from repre_jax.models.layers import Block, layer_norm, linear_initialisers, normal_002
+from repre_jax.models.layers import (
+    layer_norm,
+    linear_initialisers,
+    normal_002,
+    rematerialised,
+)
 from repre_jax.models.masking import Shuffle, unshuffle
 from repre_jax.models.positions import sincos_2d
+from repre_jax.rematerialisation import NONE
 
 
 class MAEDecoder(nn.Module):
@@ -19,7 +25,7 @@ class MAEDecoder(nn.Module):
       grid: (gh, gw) of the patches.
       values: of the pixels of a patch, P * P * C.
       width, depth, heads: of its blocks.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: of ``rematerialisation.LEVELS``.
     """
 
     grid: tuple[int, int]
@@ -27,7 +33,7 @@ class MAEDecoder(nn.Module):
     width: int = 512
     depth: int = 8
     heads: int = 16
-    remat: bool = False
+    remat: str = NONE
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -43,7 +49,7 @@ class MAEDecoder(nn.Module):
         x = unshuffle(jnp.concatenate([kept, hidden], axis=1), shuffled)
         x = jnp.concatenate([class_token, x], axis=1)
         x = x + jnp.asarray(sincos_2d(self.grid, self.width, columns_first=True), x.dtype)
-        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_class = rematerialised(self.remat)
         for k in range(self.depth):
             block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
             x = block(x, train)

@@ -34,7 +34,9 @@ def test_in_bfloat16_gradients_of_parameters_are_not_rounded():
         x = jax.random.normal(keys[0], (4, 64, 8)).astype(jnp.bfloat16).astype(jnp.float32)
         g = jax.random.normal(keys[2], (4, 64, 5)).astype(jnp.bfloat16).astype(jnp.float32)
         exact = {"kernel": jnp.einsum("bnd,bnk->dk", x, g), "bias": g.sum((0, 1))}
-        errors = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b) / jnp.abs(b)), found["params"], exact)
+        errors = jax.tree.map(
+            lambda a, b: jnp.max(jnp.abs(a - b) / jnp.abs(b)), found["params"], exact
+        )
         return max(map(float, errors.values()))
 
     assert off(Dense) < 1e-5

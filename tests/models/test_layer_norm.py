@@ -15,7 +15,10 @@ def test_values_and_gradients_of_the_norm(dtype, tolerance):
     keys = jax.random.split(jax.random.key(0), 4)
     x = (5 + 2 * jax.random.normal(keys[0], (2, 7, 12))).astype(dtype)
     weights = jax.random.normal(keys[1], x.shape)
-    params = {name: jax.random.normal(k, (12,)) for name, k in zip(("scale", "bias"), keys[2:])}
+    params = {
+        name: jax.random.normal(k, (12,))
+        for name, k in zip(("scale", "bias"), keys[2:], strict=True)
+    }
 
     def results(norm, x):
         def loss(params, x):
