@@ -32,18 +32,26 @@ TRAINING_IMAGES = 1_281_167  # ImageNet's; it only sets the length of the schedu
 
 
 class Row(NamedTuple):
-    """A program: config with variants, target, images a step or None for the config's, sharded."""
+    """A program: config with variants, target, and what else differs from the config.
+
+    Attributes:
+      batch_size: images a step; None for the config's.
+      remat: ``model.remat``.
+      shard_state: ``train.shard_state``.
+    """
 
     config: str
     target: str
     batch_size: int | None = None
+    remat: str = "none"
     shard_state: bool = False
 
     @property
     def name(self) -> str:
-        """By which the result has it: "dino_vits:baseline v5e:4x8 1024", and "sharded" if it is."""
-        name = f"{self.config} {self.target} {self.batch_size or 'recipe'}"
-        return f"{name} sharded" * self.shard_state or name
+        """By which the result has it: "dino_vits:baseline v5e:4x8 1024 remat=block sharded"."""
+        remat = "" if self.remat == "none" else f" remat={self.remat}"
+        sharded = " sharded" if self.shard_state else ""
+        return f"{self.config} {self.target} {self.batch_size or 'recipe'}{remat}{sharded}"
 
 
 # Compiled in a minute, so that a test can ask whether they are still what they were.
@@ -54,13 +62,14 @@ SMALL = [
 ]
 FIRST = [
     ("moco_v3_vits", "h100:1", 128),
+    ("moco_v3_vits", "v5e:4x4", None, "attention"),
     ("moco_v3_vits", "v5e:4x4", None),
     ("moco_v3_vits", "v5e:4x8", None),
     ("dino_vits", "v5e:4x4", None),
 ]
 # Whole on every device, and a share on each; few images, for the state's bytes are the question.
 SHARED = [
-    Row(config, target, batch_size, shard_state)
+    Row(config, target, batch_size, shard_state=shard_state)
     for config, target, batch_size in [
         ("mae_vitl", "v5e:2x4", 256),
         ("mae_vitl", "h100:8", 256),
@@ -76,10 +85,10 @@ def rows() -> list[Row]:
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target, None) for config in configs for target in HARDWARE]
     found = [*SMALL, *SHARED]
-    for config, target, batch_size in dict.fromkeys([*FIRST, *every]):
-        found.append(Row(config, target, batch_size))
+    for config, *rest in dict.fromkeys([*FIRST, *every]):
+        found.append(Row(config, *rest))
         if read_config(config).repre.enabled:
-            found.append(Row(f"{config}:baseline", target, batch_size))
+            found.append(Row(f"{config}:baseline", *rest))
     return found
 
 
@@ -88,6 +97,7 @@ def compile_row(row: Row) -> dict[str, Any]:
     config = read_config(row.config)
     config.train.batch_size = row.batch_size or config.train.batch_size
     config.train.shard_state = row.shard_state
+    config.model.remat = row.remat
     program = compile_for(config, open_target(row.target), images=TRAINING_IMAGES)
     return provenance(device=False) | described(program)
 

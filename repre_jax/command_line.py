@@ -36,6 +36,7 @@ from repre_jax.import_weights import import_weights
 from repre_jax.look import look
 from repre_jax.patch_clusters import cluster_patches
 from repre_jax.pretrain import pretrain
+from repre_jax.rematerialisation import level_of
 from repre_jax.replay import replay
 from repre_jax.report import report
 from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
@@ -166,6 +167,7 @@ def parse(argv: list[str]) -> Command | None:
         _settle_data(config.data, config_file, of_data)
     config.workdir = values.workdir or config.workdir
     if config.task == "pretrain":
+        config.model.remat = level_of(config.model.remat)
         config.workdir = config.workdir or _default_workdir(config, config_file)
     return Command(config, config_file, values.explain, values.target, _joined(values))
 

@@ -679,12 +679,12 @@ def test_explain_what_a_target_compiles(run, mistake, monkeypatch):
     absent = Target("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})
     monkeypatch.setattr(command_line, "open_target", lambda name: absent)
     monkeypatch.setattr(target, "compile_for", lambda *_, **__: program)
-    monkeypatch.setattr(target, "ways_that_fit", lambda *_, **__: ["model.remat=True: fits"])
+    monkeypatch.setattr(target, "ways_that_fit", lambda *_, **__: ["model.remat=attention: fits"])
     code, out, _ = run("--config=quickstart", "--explain", "--target=h100:2")
     assert code == 0
     assert "compute dtype   bfloat16" in out and "64 = 2 device(s)" in out
     section = out.split("compiled for h100:2, one of 2 devices")[1]
     assert "3.00 of 2.00 GiB: does not fit, by 1.00 GiB" in section
-    assert "with model.remat=True: fits" in section
+    assert "with model.remat=attention: fits" in section
     said = mistake(SMOKE, "--explain", "--target=h100:2", "--config.train.devices=4")
     assert said == "train.devices=4, but --target=h100:2 has 2: leave it at 0."

@@ -44,7 +44,7 @@ def test_what_would_train_something_else_is_refused(stopped, capsys, given, said
 CHANGED = {
     "train.devices": 8,
     "train.shard_state": True,
-    "model.remat": True,
+    "model.remat": "block",
     "evaluation.neighbours": 3,
 }
 GIVEN = [f"--config.{key}={value}" for key, value in CHANGED.items()]
@@ -58,7 +58,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 2
     lines = [
         "evaluation.neighbours: 5 -> 3",
-        "model.remat: false -> true",
+        "model.remat: none -> block",
         "train.devices: 1 -> 8",
         "train.shard_state: false -> true",
     ]
@@ -68,7 +68,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
     assert "Resumed at step 2." in out
     assert read_starts(stopped)[-1]["changed"] == lines
     config = json.loads((stopped / "config.json").read_text())
-    assert (config["train"]["devices"], config["model"]["remat"]) == (8, True)
+    assert (config["train"]["devices"], config["model"]["remat"]) == (8, "block")
 
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 2
     assert "Changed" not in capsys.readouterr().out

@@ -24,7 +24,7 @@ from repre_jax.methods.method import EvaluationDefaults, Method
 from repre_jax.models import build_encoder
 from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.fingerprints import params_sha256
-from repre_jax.runs.folder import filled
+from repre_jax.runs.folder import filled, of_today
 from repre_jax.training import defaults
 from repre_jax.training.learner import build_method, init_encoder
 
@@ -223,6 +223,7 @@ def run_config(run: Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read as the config of a run ({error!r}).") from error
     if name is None:
         raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
+    saved = of_today(saved)
     if task == "import":
         return ConfigDict(filled(saved, imported_config(name).to_dict()))
     if name not in METHODS:

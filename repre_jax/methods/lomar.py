@@ -18,6 +18,7 @@ from repre_jax.losses.masked import masked_squared_error, patch_targets
 from repre_jax.methods import windows
 from repre_jax.methods.method import Encoded, EvaluationDefaults, Method, with_overrides
 from repre_jax.methods.picture import NORMALISED_PATCHES, PIXELS, Painter
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import linear_initialisers, normal_002
 from repre_jax.schedules import Clock
 
@@ -67,7 +68,7 @@ class LoMaRHeads(nn.Module):
         """``windows.Encoded`` -> ``Painted``."""
         values = encoded.patches.shape[-1]
         kernel_init, _ = linear_initialisers("mae")
-        pixels = nn.Dense(values, kernel_init=kernel_init, dtype=self.dtype, name="pixels")
+        pixels = Dense(values, kernel_init=kernel_init, dtype=self.dtype, name="pixels")
         target = patch_targets(encoded.patches, per_patch=self.normalise_target)
         return Painted(pixels(encoded.tokens), target, encoded.masked)
 

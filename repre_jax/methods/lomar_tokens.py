@@ -23,6 +23,7 @@ from repre_jax.methods.method import (
     Method,
     with_overrides,
 )
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import normal_002
 from repre_jax.models.tokenizers import (
     TOKENIZERS,
@@ -88,7 +89,7 @@ class TokenHeads(nn.Module):
     def __call__(self, seen: Seen, train: bool) -> Predicted:
         """``Seen`` -> ``Predicted``."""
         options = {"kernel_init": normal_002, "dtype": self.dtype, "name": "vocabulary"}
-        return Predicted(nn.Dense(self.vocabulary, **options)(seen.windows.tokens), seen)
+        return Predicted(Dense(self.vocabulary, **options)(seen.windows.tokens), seen)
 
 
 def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Module) -> Method:

@@ -16,6 +16,7 @@ from repre_jax.losses.masked import masked_squared_error, patch_targets
 from repre_jax.methods import windows
 from repre_jax.methods.branch import Weighting
 from repre_jax.methods.picture import NORMALISED_PATCHES, PIXELS, Painter
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import linear_initialisers, normal_002
 
 
@@ -31,7 +32,7 @@ class WindowsBranch:
     """
 
     config: ConfigDict
-    pixels: nn.Dense
+    pixels: Dense
     width: int
     weighting: Weighting
     taps: tuple[int, ...] = ()
@@ -87,7 +88,7 @@ def build(
     values = encoder.channels * encoder.patch_size**2
     return WindowsBranch(
         config=config.windows,
-        pixels=nn.Dense(values, kernel_init=kernel_init, dtype=encoder.dtype),
+        pixels=Dense(values, kernel_init=kernel_init, dtype=encoder.dtype),
         width=encoder.width,
         weighting=Weighting.of(config, loss_name, reconstruct_share=0.5),
     )

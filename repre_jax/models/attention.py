@@ -3,25 +3,37 @@
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models import short_attention
+
 # Tokens from which a CPU is faster head by head: their logits then no longer fit its cache.
 _MANY_TOKENS = 256
 
 
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
-) -> jax.Array:
+def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """softmax(q k / sqrt(D / H) + bias) v, logits and softmax in float32 whatever the dtype.
 
+    In bfloat16 and without a bias, cuDNN on NVIDIA's cards and a kernel of our own on TPUs never
+    write the pairs of tokens, N x N, where they take the shapes; what they do not take is decided
+    when the program is traced (``cudnn_takes``, ``short_attention.takes``).
+
     Args:
-      query, key, value: [B, N, H, D / H].
+      qkv: [B, N, 3, H, D / H], query, key and value, as one projection makes them.
       bias: [B or 1, H, N, N], or None.
 
     Returns:
       [B, N, H, D / H].
     """
-    return jax.lax.platform_dependent(
-        query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
-    )
+    kinds = {"cpu": _apart(_attend_on_cpu), "default": _apart(_attend_on_accelerators)}
+    if bias is None and cudnn_takes(qkv):
+        kinds["cuda"] = _apart(_attend_by_cudnn)
+    if bias is None and short_attention.takes(qkv):
+        kinds["tpu"] = lambda qkv, bias: short_attention.attend(qkv)
+    return jax.lax.platform_dependent(qkv, bias, **kinds)
+
+
+def _apart(attention):
+    """``attention`` of query, key, value [B, N, H, D / H] and bias, as one of them together."""
+    return lambda qkv, bias: attention(*jnp.unstack(qkv, axis=-3), bias)
 
 
 def first_token_weights(
@@ -34,6 +46,38 @@ def first_token_weights(
     """
     first, key = jnp.swapaxes(query[:, :1], 1, 2), jnp.swapaxes(key, 1, 2)
     return _weights(first, key, None if bias is None else bias[:, :, :1])[:, :, 0]
+
+
+def cudnn_takes(qkv: jax.Array) -> bool:
+    """Whether JAX has cuDNN's fused attention for such arrays here.
+
+    It asks JAX, which knows the limits of the cuDNN that it found: 16 bits, heads of a multiple of
+    8 channels and at most 128, or 256 on newer cards. Without the CUDA plugin there is none.
+    """
+    part = jax.ShapeDtypeStruct((*qkv.shape[:2], *qkv.shape[3:]), qkv.dtype)
+
+    def gradient(*parts):
+        return jax.vjp(_attend_by_cudnn, *parts, None)[1](parts[0])
+
+    try:
+        jax.eval_shape(gradient, part, part, part)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
+def _attend_by_cudnn(query, key, value, bias):
+    """The same by cuDNN, which trains on even numbers of tokens: an odd one gets a last, unseen."""
+    del bias
+    batch, tokens = query.shape[:2]
+    lengths = {}
+    if odd := tokens % 2:
+        ends = (0, 0), (0, odd), (0, 0), (0, 0)
+        query, key, value = (jnp.pad(x, ends) for x in (query, key, value))
+        seen = jnp.full(batch, tokens, jnp.int32)
+        lengths = {"query_seq_lengths": seen, "key_value_seq_lengths": seen}
+    attended = jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **lengths)
+    return attended[:, :tokens]
 
 
 @jax.custom_vjp
@@ -73,31 +117,81 @@ def _attend_backward(kept, gradient):
 _attend_on_accelerators.defvjp(_attended_and_kept, _attend_backward)
 
 
+@jax.custom_vjp
 def _attend_on_cpu(query, key, value, bias):
-    """The same in the order that XLA for CPU is fast in: heads before tokens, one after the other.
+    """The same in the order that XLA for CPU is fast in: heads before tokens.
 
-    JAX's own transposes the logits and writes all of them in both directions; 785 tokens of 16
-    heads take it four times as long.
+    JAX's own transposes the logits and writes them several times in both directions. Of many tokens
+    one head goes after the other, and the weights are computed again for the gradient: in the cache
+    that is faster than reading what was written.
     """
-    batch, tokens, heads, width = query.shape
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    if tokens < _MANY_TOKENS:
-        attended = _attend(query, key, value, bias)
+    return _attended_on_cpu(query, key, value, bias)[0]
+
+
+def _attended_on_cpu(query, key, value, bias):
+    parts = [jnp.swapaxes(x, 1, 2) for x in (query, key, value)]
+    if query.shape[1] < _MANY_TOKENS:
+        mixed, weights = _mix(*parts, bias)
     else:
-        # Recomputed for the gradient: in the cache that is faster than reading what was written.
-        inputs = [query, key, value]
-        if bias is not None:
-            inputs.append(jnp.broadcast_to(bias, (batch, *bias.shape[1:])))
-        rows = [x.reshape(batch * heads, *x.shape[2:]) for x in inputs]
-        attended = jax.lax.map(jax.checkpoint(lambda head: _attend(*head)), rows)
-        attended = attended.reshape(batch, heads, tokens, width)
-    return jnp.swapaxes(attended, 1, 2)
+        mixed, weights = _by_head(lambda *head: _mix(*head)[0], *parts, bias), None
+    return jnp.swapaxes(mixed, 1, 2), (*parts, bias, weights, mixed)
 
 
-def _attend(query, key, value, bias=None):
-    """Of [..., N, D / H] and [..., N, N]."""
+def _backward_on_cpu(kept, gradient):
+    *parts, bias, weights, mixed = kept
+    gradient = jnp.swapaxes(gradient, 1, 2)
+    if weights is not None:
+        *found, of_logits = _unmix(*parts, weights, mixed, gradient)
+    else:
+
+        def of_head(query, key, value, mixed, gradient, bias=None):
+            weights = _weights(query, key, bias)
+            found = _unmix(query, key, value, weights, mixed, gradient)
+            return found if bias is not None else found[:3]
+
+        *found, of_logits = (*_by_head(of_head, *parts, mixed, gradient, bias), None)[:4]
+    of_bias = bias
+    if bias is not None:
+        of_bias = of_logits if bias.shape[0] > 1 else jnp.sum(of_logits, axis=0, keepdims=True)
+        of_bias = of_bias.astype(bias.dtype)
+    return *(jnp.swapaxes(x, 1, 2) for x in found), of_bias
+
+
+_attend_on_cpu.defvjp(_attended_on_cpu, _backward_on_cpu)
+
+
+def _by_head(function, *parts):
+    """``function`` of [N, ...] for every head of arrays [B, H, N, ...], one after the other.
+
+    The last array may be None, and then is not handed on, or be the same for all images.
+    """
+    batch, heads = parts[0].shape[:2]
+    *parts, bias = parts
+    if bias is not None:
+        parts.append(jnp.broadcast_to(bias, (batch, *bias.shape[1:])))
+    rows = [x.reshape(batch * heads, *x.shape[2:]) for x in parts]
+    found = jax.lax.map(lambda head: function(*head), rows)
+    return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), found)
+
+
+def _mix(query, key, value, bias=None):
+    """Of [..., N, D / H] and [..., N, N]: (values mixed, by which weights)."""
     weights = _weights(query, key, bias)
-    return jnp.einsum("...ns,...sd->...nd", weights.astype(value.dtype), value)
+    return jnp.einsum("...ns,...sd->...nd", weights.astype(value.dtype), value), weights
+
+
+def _unmix(query, key, value, weights, mixed, gradient):
+    """Gradients of queries, keys, values and, in float32, of logits, from that of ``mixed``."""
+    wide, dtype = {"preferred_element_type": jnp.float32}, value.dtype
+    of_value = jnp.einsum("...ns,...nd->...sd", weights.astype(dtype), gradient)
+    of_weights = jnp.einsum("...nd,...sd->...ns", gradient, value, **wide)
+    # The sum of weights x of_weights along a row, which is short in this form.
+    along = jnp.sum(gradient * mixed, axis=-1, keepdims=True, dtype=jnp.float32)
+    of_logits = weights * (of_weights - along)
+    narrow, scale = of_logits.astype(dtype), query.shape[-1] ** -0.5
+    of_query = jnp.einsum("...ns,...sd->...nd", narrow, key) * scale
+    of_key = jnp.einsum("...ns,...nd->...sd", narrow, query) * scale
+    return of_query, of_key, of_value, of_logits
 
 
 def _weights(query, key, bias=None):

@@ -13,9 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.batch_norm import BatchNorm
 from repre_jax.models.layers import (
-    BATCH_NORM_EPSILON,
-    batch_norm,
     torch_default_bias,
     torch_default_kernel,
 )
@@ -56,7 +55,7 @@ class ConvStem(nn.Module):
                 name=f"conv_{k}",
             )(x)
             if not self.folded:
-                x = batch_norm(f"norm_{k}", train=train)(x).astype(self.dtype)
+                x = BatchNorm(train, name=f"norm_{k}")(x).astype(self.dtype)
             x = nn.relu(x)
         return nn.Conv(
             self.width,
@@ -107,7 +106,7 @@ def fold(params: Any, statistics: Any) -> Any:
     stem = dict(params["patch_embed"])
     for name, moments in statistics["patch_embed"].items():
         norm, conv = stem.pop(name), name.replace("norm", "conv")
-        slope = norm["scale"] / jnp.sqrt(moments["var"] + BATCH_NORM_EPSILON)
+        slope = norm["scale"] / jnp.sqrt(moments["var"] + BatchNorm.epsilon)
         stem[conv] = {
             "kernel": stem[conv]["kernel"] * slope,
             "bias": norm["bias"] - moments["mean"] * slope,

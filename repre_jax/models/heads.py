@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.losses.normalisation import l2_normalise
+from repre_jax.models.batch_norm import BatchNorm
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
     Initializer,
-    batch_norm,
     normal_002,
     torch_default_bias,
     torch_default_kernel,
@@ -45,7 +46,7 @@ class ProjectionMLP(nn.Module):
         """[B, D] -> [B, features[-1]], float32 where the output is normalised."""
         width = x.shape[-1]
         for k, (features, bias) in enumerate(zip(self.features, self.biases, strict=True)):
-            x = nn.Dense(
+            x = Dense(
                 features or width,
                 use_bias=bias,
                 kernel_init=self.kernel_init,
@@ -55,11 +56,11 @@ class ProjectionMLP(nn.Module):
             )(x)
             last = k == len(self.features) - 1
             if self.output_norm if last else self.hidden_norm:
-                x = batch_norm(
-                    f"norm_{k}",
-                    train=train,
+                x = BatchNorm(
+                    train,
                     use_scale=not last or self.output_norm == "scale",
                     use_bias=not last,
+                    name=f"norm_{k}",
                 )(x)
             if not last:
                 x = nn.relu(x)
@@ -130,10 +131,10 @@ class PrototypeHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
         """[..., D] -> float32 logits [..., K]."""
         for k, features in enumerate((self.hidden, self.hidden, self.bottleneck)):
-            x = nn.Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
+            x = Dense(features, kernel_init=normal_002, dtype=self.dtype, name=f"dense_{k}")(x)
             if k < 2:
                 if self.batch_norm:
-                    x = batch_norm(f"norm_{k}", train=train)(x).astype(self.dtype)
+                    x = BatchNorm(train, name=f"norm_{k}")(x).astype(self.dtype)
                 x = nn.gelu(x, approximate=False)
         x = l2_normalise(x)
         rows = Prototypes(self.prototypes, name="prototypes")(x.shape[-1])

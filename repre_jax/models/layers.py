@@ -7,9 +7,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models.attention import attend, first_token_weights
+from repre_jax.models.dense import Dense, PatchEmbedding
+from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
+from repre_jax.rematerialisation import BLOCK, NONE
 
 Initializer = Callable[..., jax.Array]
 
@@ -27,7 +31,7 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
 
-BATCH_NORM_EPSILON = 1e-5
+KEPT = "kept"  # arrays of a block that ``rematerialised`` speaks of
 
 INITIALISATIONS = ("dino", "moco_v3", "mae")
 
@@ -65,7 +69,7 @@ def patch_embedding(
     name: str,
     *,
     channels: int,
-) -> nn.Conv:
+) -> PatchEmbedding:
     """Linear map of patches: [B, H, W, C] -> [B, H/P, W/P, D].
 
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
@@ -76,17 +80,41 @@ def patch_embedding(
         kernel_init = xavier_of_patches
     if initialisation == "moco_v3":
         bias_init = nn.initializers.zeros
-    patch = (patch_size, patch_size)
-    return nn.Conv(
+    return PatchEmbedding(
         width,
-        patch,
-        strides=patch,
-        padding="VALID",
+        (patch_size, patch_size),
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
         name=name,
     )
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact (erf) GELU in float32, keeping nothing but ``x`` for the gradient.
+
+    JAX would keep another array as large as ``x``, which takes longer to write and read than erf
+    to compute again.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _normal_cdf(x):
+    """By erf, as torch has it: JAX's own takes erfc, twice the work for digits of small results."""
+    return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _gelu_backward(x, gradient):
+    # Or XLA would see that erf was there before, and keep it.
+    x = jax.lax.optimization_barrier(x)
+    wide = x.astype(jnp.float32)
+    slope = _normal_cdf(wide) + wide * jax.scipy.stats.norm.pdf(wide)
+    return ((slope * gradient.astype(jnp.float32)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class MLP(nn.Module):
@@ -103,9 +131,9 @@ class MLP(nn.Module):
         # Rows of tokens: a kernel's gradient then contracts one axis and not two, which XLA for
         # CPU runs 1.7 times as fast.
         x = x.reshape(-1, shape[-1])
-        x = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="up")(x)
-        x = nn.gelu(x, approximate=False)
-        x = nn.Dense(shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="down")(x)
+        x = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="up")(x)
+        x = gelu(checkpoint_name(x, KEPT))
+        x = Dense(shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="down")(x)
         return x.reshape(shape)
 
 
@@ -125,17 +153,18 @@ class Attention(nn.Module):
         """[B, N, D] -> [B, N, D]."""
         batch, tokens, width = x.shape
         x = x.reshape(-1, width)  # rows of tokens, as in MLP
-        qkv = nn.Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = checkpoint_name(qkv, KEPT)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        query, key = qkv[:, :, 0], qkv[:, :, 1]
         bias = self.logits_bias(query)
         # Only where somebody wants to look: what is trained does not have it.
         if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
             self.sow(ATTENTION, "first_token", first_token_weights(query, key, bias))
         # Logits and softmax are float32 in there whatever the compute dtype.
-        x = attend(query, key, value, bias)
-        x = x.reshape(-1, width)
-        x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
+        x = attend(qkv, bias)
+        x = checkpoint_name(x.reshape(-1, width), KEPT)
+        x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         return x.reshape(batch, tokens, width)
 
     def logits_bias(self, query: jax.Array) -> jax.Array | None:
@@ -176,10 +205,23 @@ class Block(nn.Module):
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_1")(x)
         initialisers = (self.kernel_init, self.qkv_init)
         y = self.attention(self.heads, *initialisers, self.dtype, name="attention")(y)
-        x = x + drop_path(name="drop_path_1")(y)
+        x = checkpoint_name(x + drop_path(name="drop_path_1")(y), KEPT)
         y = layer_norm(self.norm_epsilon, self.dtype, "norm_2")(x)
         y = MLP(hidden, self.kernel_init, self.dtype, name="mlp")(y)
         return x + drop_path(name="drop_path_2")(y)
+
+
+def rematerialised(level: str) -> Callable[..., Block]:
+    """``Block`` for a level of ``rematerialisation.LEVELS``.
+
+    "attention" keeps of a block what its matrix products make, and the sum in its middle: 10 of
+    the 16 arrays as large as its input. Weights of the attention, norms and GELU, which take few
+    operations, are computed again.
+    """
+    if level == NONE:
+        return Block
+    keep = None if level == BLOCK else jax.checkpoint_policies.save_only_these_names(KEPT)
+    return nn.remat(Block, static_argnums=(2,), policy=keep)
 
 
 class BlockForm(NamedTuple):
@@ -201,30 +243,4 @@ class BlockForm(NamedTuple):
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     """LayerNorm with two-pass variance: the one-pass form loses digits that parity needs."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def batch_norm(
-    name: str, *, train: bool, use_scale: bool = True, use_bias: bool = True
-) -> nn.BatchNorm:
-    """BatchNorm over all axes but the last, in float32, as torch's but for one thing.
-
-    Statistics are of the global batch, since the step is one jitted program over it. Running
-    statistics average the biased variance (torch: the unbiased).
-
-    Args:
-      name: of the module.
-      train: whether it takes the statistics of what it is given, and not the running ones.
-      use_scale: whether there is one.
-      use_bias: whether there is one.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=BATCH_NORM_EPSILON,
-        use_bias=use_bias,
-        use_scale=use_scale,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        name=name,
-    )
+    return LayerNorm(epsilon=epsilon, dtype=dtype, name=name)

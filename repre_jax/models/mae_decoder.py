@@ -4,9 +4,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.models.layers import Block, layer_norm, linear_initialisers, normal_002
+from repre_jax.models.dense import Dense
+from repre_jax.models.layers import (
+    layer_norm,
+    linear_initialisers,
+    normal_002,
+    rematerialised,
+)
 from repre_jax.models.masking import Shuffle, unshuffle
 from repre_jax.models.positions import sincos_2d
+from repre_jax.rematerialisation import NONE
 
 
 class MAEDecoder(nn.Module):
@@ -18,7 +25,7 @@ class MAEDecoder(nn.Module):
       grid: (gh, gw) of the patches.
       values: of the pixels of a patch, P * P * C.
       width, depth, heads: of its blocks.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: of ``rematerialisation.LEVELS``.
     """
 
     grid: tuple[int, int]
@@ -26,7 +33,7 @@ class MAEDecoder(nn.Module):
     width: int = 512
     depth: int = 8
     heads: int = 16
-    remat: bool = False
+    remat: str = NONE
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -35,16 +42,16 @@ class MAEDecoder(nn.Module):
         kernel_init, qkv_init = linear_initialisers("mae")
         options = {"kernel_init": kernel_init, "dtype": self.dtype}
         batch, patches = shuffled.restore.shape
-        x = nn.Dense(self.width, name="embed", **options)(tokens)
+        x = Dense(self.width, name="embed", **options)(tokens)
         class_token, kept = x[:, :1], x[:, 1:]
         mask_token = self.param("mask_token", normal_002, (1, 1, self.width)).astype(x.dtype)
         hidden = jnp.broadcast_to(mask_token, (batch, patches - kept.shape[1], self.width))
         x = unshuffle(jnp.concatenate([kept, hidden], axis=1), shuffled)
         x = jnp.concatenate([class_token, x], axis=1)
         x = x + jnp.asarray(sincos_2d(self.grid, self.width, columns_first=True), x.dtype)
-        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_class = rematerialised(self.remat)
         for k in range(self.depth):
             block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
             x = block(x, train)
         x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:])
-        return nn.Dense(self.values, name="pixels", **options)(x)
+        return Dense(self.values, name="pixels", **options)(x)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import Attention
 
 # Offsets up to ALPHA are exact, farther ones logarithmic up to BETA at GAMMA.
@@ -34,7 +35,7 @@ class RelativeAttention(Attention):
     def logits_bias(self, query: jax.Array) -> jax.Array:
         """Queries [B, N, H, D / H] -> what is added to the scaled logits, float32 [B, H, N, N]."""
         # A linear map of each query to its product with every bucket's vector; one for all heads.
-        products = nn.Dense(
+        products = Dense(
             BUCKETS,
             use_bias=False,
             kernel_init=nn.initializers.zeros,

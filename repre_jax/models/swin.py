@@ -23,12 +23,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.attention import attend
+from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
+    KEPT,
     Block,
     BlockForm,
     Initializer,
@@ -36,9 +39,11 @@ from repre_jax.models.layers import (
     linear_initialisers,
     normal_002,
     patch_embedding,
+    rematerialised,
 )
 from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
+from repre_jax.rematerialisation import NONE, level_of
 
 # name -> (width of the first stage C, blocks of each stage, heads of each stage). nano is for small
 # images and small budgets; where its maps are no multiples of 7, other windows save the padding (4
@@ -82,15 +87,15 @@ class WindowAttention(nn.Module):
             x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
         # Before the projection: one map is rearranged there, not three.
         x = _to_windows(x, self.window).reshape(-1, width)
-        qkv = nn.Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
+        qkv = checkpoint_name(qkv, KEPT)
         qkv = qkv.reshape(batch, -1, self.window**2, 3, self.heads, width // self.heads)
         # Windows are the batch of the attention, and examples are mapped over: so the bias is
         # [windows, H, w*w, w*w] for all of them. Logits and softmax are float32 in there whatever
         # the compute dtype.
-        attend_all = jax.vmap(attend, in_axes=(0, 0, 0, None))
-        x = attend_all(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], self._bias(padded))
-        x = x.reshape(-1, width)
-        x = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
+        x = jax.vmap(attend, in_axes=(0, None))(qkv, self._bias(padded))
+        x = checkpoint_name(x.reshape(-1, width), KEPT)
+        x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
         x = _from_windows(x.reshape(batch, -1, self.window**2, width), padded)
         if self.shift:
             x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
@@ -149,7 +154,7 @@ class PatchMerging(nn.Module):
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(-1, 4 * width)
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         options = {"use_bias": False, "kernel_init": self.kernel_init, "dtype": self.dtype}
-        x = nn.Dense(2 * width, name="reduction", **options)(x)
+        x = Dense(2 * width, name="reduction", **options)(x)
         return x.reshape(batch, rows // 2, columns // 2, 2 * width)
 
 
@@ -168,7 +173,7 @@ class Swin(nn.Module):
       initialisation: "dino" or "moco_v3" (``layers.linear_initialisers``, ``patch_embedding``).
       channels: C of the images.
       normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: of ``rematerialisation.LEVELS``.
     """
 
     embed_width: int
@@ -183,7 +188,7 @@ class Swin(nn.Module):
     initialisation: str = "dino"
     channels: int = 3
     normalisation: Normalisation | None = IMAGENET
-    remat: bool = False
+    remat: str = NONE
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -263,8 +268,7 @@ class Swin(nn.Module):
         window = self.stage_window(stage)
         shift = window // 2 if shifted and window < self._stage_side(stage) else 0
         kernel_init, qkv_init = linear_initialisers(self.initialisation)
-        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        return block_class(
+        return rematerialised(self.remat)(
             heads=self.heads[stage],
             mlp_ratio=self.mlp_ratio,
             drop_path=self.drop_path * k / max(self.depth - 1, 1),
@@ -339,6 +343,6 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         norm_epsilon=model.norm_epsilon or 1e-5,
         initialisation=model.initialisation,
         channels=model.channels,
-        remat=model.remat,
+        remat=level_of(model.remat),
         dtype=dtype,
     )

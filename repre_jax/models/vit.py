@@ -13,17 +13,18 @@ from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.conv_stem import ConvStem, halvings
 from repre_jax.models.layers import (
     Attention,
-    Block,
     BlockForm,
     layer_norm,
     linear_initialisers,
     normal_002,
     patch_embedding,
+    rematerialised,
 )
 from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import RelativeAttention
 from repre_jax.models.taps import BlockOutput, EncoderOutput, even_taps, tap_name
+from repre_jax.rematerialisation import NONE, level_of
 
 # name -> (width D, blocks, heads). nano and micro are for small images and small budgets; huge has
 # patches of 14 pixels in MAE.
@@ -60,7 +61,7 @@ class ViT(nn.Module):
         ``layers.patch_embedding``).
       channels: C of the images.
       normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: of ``rematerialisation.LEVELS``.
     """
 
     patch_size: int
@@ -76,7 +77,7 @@ class ViT(nn.Module):
     norm_epsilon: float = 1e-6
     channels: int = 3
     normalisation: Normalisation | None = IMAGENET
-    remat: bool = False
+    remat: str = NONE
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -137,7 +138,7 @@ class ViT(nn.Module):
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
         whole = x.shape[1] == 1 + grid[0] * grid[1]
-        block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_class = rematerialised(self.remat)
         kernel_init, qkv_init = linear_initialisers(self.initialisation)
         for k in range(self.depth):
             x = block_class(
@@ -244,7 +245,7 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         drop_path=model.drop_path,
         norm_epsilon=model.norm_epsilon or 1e-6,
         channels=model.channels,
-        remat=model.remat,
+        remat=level_of(model.remat),
         dtype=dtype,
     )
 

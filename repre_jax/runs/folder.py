@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from flax.traverse_util import flatten_dict
 
 from repre_jax.errors import UserError
+from repre_jax.rematerialisation import level_of
 from repre_jax.runs.disk_errors import disk_trouble, disk_trouble_told
 
 _SHOWN_DIFFERENCES = 8
@@ -178,7 +179,7 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / _CONFIG
     try:
-        return dict(json.loads(path.read_text()))
+        return of_today(dict(json.loads(path.read_text())))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -186,6 +187,14 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
             f"{path} cannot be read ({error}), so it is not known which run lies there; "
             "bring it back from a copy or choose another --workdir."
         ) from error
+
+
+def of_today(saved: dict[str, Any]) -> dict[str, Any]:
+    """``saved``, changed in place where an older version wrote a value in another way."""
+    model = saved.get("model")
+    if isinstance(model, dict) and "remat" in model:
+        model["remat"] = level_of(model["remat"])
+    return saved
 
 
 def filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 The mesh may be of devices that are not here (``training/accelerators.py``).
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -24,10 +23,16 @@ Batch = dict[str, jax.ShapeDtypeStruct]
 def jitted_step(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
     """``train_step`` of a learner, (state, batch) -> (state, metrics).
 
-    It takes over the state, and puts the next one where that lay.
+    It takes over the state, and puts the next one where that lay. What the compiler splits among
+    the devices needs no mesh; kernels of ``models.short_attention`` do.
     """
+
+    def step(state, batch):
+        with jax.sharding.use_abstract_mesh(placement.mesh.abstract_mesh):
+            return train_step(learner, state, batch, placement=placement)
+
     return jax.jit(
-        functools.partial(train_step, learner, placement=placement),
+        step,
         donate_argnums=0,
         out_shardings=(placement.of(jax.eval_shape(learner.init)), None),
     )

@@ -8,6 +8,7 @@ import jax
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
+from repre_jax import rematerialisation
 from repre_jax.config_files import read_config
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.survey import check_normalised, in_words
@@ -125,9 +126,9 @@ def _memory(
     config: ConfigDict, r: Resolution, learner: Learner, placement: Placement
 ) -> tuple[str, list[str]]:
     """(what a step takes and a device has, what to do where that is too little)."""
-    if config.model.remat and undoes_remat():
+    if rematerialisation.level_of(config.model.remat) != rematerialisation.NONE and undoes_remat():
         config = config.copy_and_resolve_references()
-        config.model.remat = False
+        config.model.remat = rematerialisation.NONE
         learner = build_learner(config, r)
     taken = step_memory(learner, r.batch_size // r.devices, placement) / 2**30
     there = device_memory(r.devices) / 2**30

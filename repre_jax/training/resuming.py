@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.rematerialisation import LEVELS, level_of
 
 # Nothing is said of these: none of them changes what is trained or measured.
 FREE_TO_CHANGE = (
@@ -38,7 +39,7 @@ def check_changes(config: ConfigDict, changes: Sequence[str]) -> None:
         raise UserError(
             f"{changed[0]} is refused, for {shared[0]} draws anew for each micro-batch, and "
             "another number of them would train another run: repeat the old train.accumulate; "
-            "more train.devices or, but on CPUs, model.remat=True save memory, too."
+            "more train.devices or, but on CPUs, model.remat=block save memory, too."
         )
 
 
@@ -86,8 +87,9 @@ def ways_to_less_memory(config: ConfigDict) -> str:
     resumable = ["more train.devices"]
     if not config.train.shard_state and jax.device_count() > 1:
         resumable.append("train.shard_state=True")
-    if not config.model.remat and not undoes_remat():
-        resumable.insert(0, "model.remat=True")
+    levels = LEVELS[LEVELS.index(level_of(config.model.remat)) + 1 :]
+    if levels and not undoes_remat():
+        resumable.insert(0, f"model.remat={' or '.join(levels)}")
     if not drawn_by_micro_batch(config):
         resumable.insert(0, "a larger train.accumulate")
     others = ["a smaller train.batch_size", "a smaller model"]

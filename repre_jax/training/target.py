@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax import rematerialisation
 from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
 from repre_jax.training.accelerators import Target, open_target
@@ -224,8 +225,9 @@ def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, Conf
 
 
 def _rematerialised(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
-    if not config.model.remat:
-        yield "model.remat=True", _changed(config, "model", "remat", True), target
+    levels = rematerialisation.LEVELS
+    for level in levels[levels.index(rematerialisation.level_of(config.model.remat)) + 1 :]:
+        yield f"model.remat={level}", _changed(config, "model", "remat", level), target
 
 
 def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:

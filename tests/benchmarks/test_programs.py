@@ -21,6 +21,7 @@ def test_rows():
     assert len(names) == len(set(names))
     assert names[4:6] == ["moco_v3_vits h100:1 128", "moco_v3_vits:baseline h100:1 128"]
     assert "moco_v3_vits:baseline v5e:4x8 recipe" in names
+    assert "moco_v3_vits v5e:4x4 recipe remat=attention" in names
     assert "mae_vitb h200:8 recipe" in names
     assert "mae_vitb:baseline h200:8 recipe" not in names, "it has no RePre"
     assert not any("linear" in name for name in names)

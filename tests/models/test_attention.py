@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repre_jax.models.attention import _attend_on_accelerators, attend, first_token_weights
+from repre_jax.models.attention import (
+    _attend_on_accelerators,
+    attend,
+    cudnn_takes,
+    first_token_weights,
+)
+
+
+def attend_apart(query, key, value, bias=None):
+    return attend(jnp.stack([query, key, value], axis=2), bias)
 
 
 def check_values_and_gradients(attention, tokens, bias, dtype=jnp.float32, tolerance=1e-5):
@@ -35,13 +44,18 @@ def check_values_and_gradients(attention, tokens, bias, dtype=jnp.float32, toler
 @pytest.mark.parametrize("bias", [None, 1, 2])
 @pytest.mark.parametrize("tokens", [7, 300])
 def test_values_and_gradients(tokens, bias):
-    check_values_and_gradients(attend, tokens, bias)
+    check_values_and_gradients(attend_apart, tokens, bias)
 
 
 @pytest.mark.parametrize("bias", [None, 1, 2])
 def test_values_and_gradients_on_accelerators(bias):
     check_values_and_gradients(_attend_on_accelerators, 7, bias)
     check_values_and_gradients(_attend_on_accelerators, 7, bias, jnp.bfloat16, 0.05)
+
+
+def test_without_cudnn_it_is_not_asked():
+    """This Python has no CUDA plugin, and an NVIDIA card would get what other accelerators get."""
+    assert not cudnn_takes(jax.ShapeDtypeStruct((2, 8, 3, 4, 8), jnp.bfloat16))
 
 
 def test_accelerators_keep_one_array_of_pairs():
@@ -59,7 +73,7 @@ def test_weights_of_the_first_token_are_those_it_is_mixed_with(bias):
     added = None if bias is None else jax.random.normal(keys[3], (bias, 3, 7, 7))
     weights = first_token_weights(query, key, added)
     mixed = np.einsum("bhn,bnhd->bhd", weights, value)
-    np.testing.assert_allclose(mixed, attend(query, key, value, added)[:, 0], atol=1e-5)
+    np.testing.assert_allclose(mixed, attend_apart(query, key, value, added)[:, 0], atol=1e-5)
 
 
 def test_logits_and_softmax_are_float32():
@@ -67,4 +81,4 @@ def test_logits_and_softmax_are_float32():
     tokens = 2000
     query = key = jnp.zeros((1, tokens, 1, 2), jnp.bfloat16)
     value = jnp.ones((1, tokens, 1, 2), jnp.bfloat16)
-    np.testing.assert_allclose(np.float32(attend(query, key, value)), 1.0, atol=0.01)
+    np.testing.assert_allclose(np.float32(attend_apart(query, key, value)), 1.0, atol=0.01)

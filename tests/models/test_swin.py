@@ -191,14 +191,15 @@ def test_drop_path_drops_whole_examples(variables):
 
 
 @pytest.mark.slow
-def test_taps_survive_rematerialisation_and_the_gradient_is_the_same(variables):
+@pytest.mark.parametrize("level", ["attention", "block"])
+def test_taps_survive_rematerialisation_and_the_gradient_is_the_same(variables, level):
     def loss(params, remat):
         model = Swin(**TINY, remat=remat)
         encoded, maps = apply_with_taps(model, {"params": params}, IMAGES, model.taps)
         return sum(jnp.sum(m**2) for m in maps) + jnp.sum(encoded.pooled**3)
 
     gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    plain, again = (gradient(variables["params"], remat) for remat in (False, True))
+    plain, again = (gradient(variables["params"], remat) for remat in ("none", level))
     np.testing.assert_allclose(plain[0], again[0], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(plain[1]), jax.tree.leaves(again[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
@@ -260,5 +261,10 @@ def test_options_that_swin_does_not_have():
 
 def test_options_of_the_config():
     assert encoder("swin_tiny").norm_epsilon == 1e-5
-    model = encoder("swin_tiny", window=14, norm_epsilon=1e-6, drop_path=0.1, remat=True)
-    assert (model.window, model.norm_epsilon, model.drop_path, model.remat) == (14, 1e-6, 0.1, True)
+    model = encoder("swin_tiny", window=14, norm_epsilon=1e-6, drop_path=0.1, remat="block")
+    assert (model.window, model.norm_epsilon, model.drop_path, model.remat) == (
+        14,
+        1e-6,
+        0.1,
+        "block",
+    )

@@ -61,14 +61,15 @@ def test_no_taps_no_maps(variables, tapped):
     np.testing.assert_allclose(encoded.pooled, tapped[0].pooled, atol=1e-6)
 
 
-def test_taps_survive_rematerialisation_and_the_gradient_is_the_same(variables):
+@pytest.mark.parametrize("level", ["attention", "block"])
+def test_taps_survive_rematerialisation_and_the_gradient_is_the_same(variables, level):
     def loss(params, remat):
         model = ViT(**OPTIONS, remat=remat)
         encoded, maps = apply_with_taps(model, {"params": params}, IMAGES, (1, 3))
         return sum(jnp.sum(m**2) for m in maps) + jnp.sum(encoded.pooled**3)
 
     gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    plain, again = (gradient(variables["params"], remat) for remat in (False, True))
+    plain, again = (gradient(variables["params"], remat) for remat in ("none", level))
     np.testing.assert_allclose(plain[0], again[0], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(plain[1]), jax.tree.leaves(again[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())

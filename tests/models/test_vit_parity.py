@@ -90,7 +90,7 @@ def test_attention_of_another_block_is_its_own():
     np.testing.assert_allclose(attention, weight[:, :, 1:].reshape(2, 3, 8, 8), atol=1e-4)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "attention", "block"])
 def test_attention_is_only_there_for_who_asks(remat):
     """A softmax a block, and no more, in what is trained; the parameters do not know of it."""
     model = encoder(FORWARD_VIT, "learned").clone(remat=remat)

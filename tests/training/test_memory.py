@@ -54,8 +54,13 @@ def test_what_saves_memory_counts():
     whole = step_memory(learner, BATCH, ALONE)
     assert step_memory(learner, BATCH // 8, ALONE) < whole / 2, "more devices"
     assert step_memory(dataclasses.replace(learner, accumulate=4), BATCH, ALONE) < 0.8 * whole
-    remat = dataclasses.replace(learner, encoder=learner.encoder.clone(remat=True))
-    assert step_memory(remat, BATCH, ALONE) < 0.8 * whole
+    attention, block = (
+        step_memory(
+            dataclasses.replace(learner, encoder=learner.encoder.clone(remat=level)), BATCH, ALONE
+        )
+        for level in ("attention", "block")
+    )
+    assert block < 0.8 * whole and block < attention < 0.9 * whole
 
 
 def test_devices_of_a_cpu_share_its_memory(monkeypatch):

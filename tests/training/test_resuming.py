@@ -39,7 +39,7 @@ def test_accumulate_stays_where_micro_batches_draw(name):
     assert drawn_by_micro_batch(config) == [name]
     with pytest.raises(UserError, match=f"1 -> 4 is refused, for {name} draws anew"):
         check_changes(config, ACCUMULATE)
-    check_changes(config, ["model.remat: false -> true", "train.devices: 1 -> 8"])
+    check_changes(config, ["model.remat: none -> block", "train.devices: 1 -> 8"])
     assert "train.accumulate" not in ways_to_less_memory(config)
 
 
@@ -49,10 +49,9 @@ def test_accumulate_changes_elsewhere(monkeypatch):
     assert "model.remat" not in ways_to_less_memory(config), "of no use on a CPU"
     monkeypatch.setattr(resuming, "undoes_remat", lambda: False)
     assert ways_to_less_memory(config) == (
-        "a larger train.accumulate or model.remat=True or more train.devices or "
-        "train.shard_state=True, which may change "
-        "when a run is resumed; or, in a new --workdir, a smaller train.batch_size or a smaller "
-        "model."
+        "a larger train.accumulate or model.remat=attention or block or more train.devices or "
+        "train.shard_state=True, which may change when a run is resumed; or, in a new --workdir, a "
+        "smaller train.batch_size or a smaller model."
     )
 
 
@@ -79,7 +78,8 @@ def test_recomputed_blocks_drop_the_same_paths(tiny):
         encoded = jax.jit(lambda key: encode(learner, params, views, Keys(None, key)).inputs)
         return [np.asarray(encoded(jax.random.key(seed))) for seed in seeds]
 
-    one, other = features(False, 0, 1)
-    (again,) = features(True, 0)
-    np.testing.assert_allclose(again, one, rtol=1e-4, atol=1e-5)
+    one, other = features("none", 0, 1)
+    for level in ("attention", "block"):
+        (again,) = features(level, 0)
+        np.testing.assert_allclose(again, one, rtol=1e-4, atol=1e-5)
     assert np.abs(other - one).max() > 0.1

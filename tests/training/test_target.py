@@ -130,10 +130,11 @@ def test_ways_that_fit_are_tried(config, target, monkeypatch):
     assert accumulated.startswith("train.accumulate=4: 7.00 of 8.00 GiB: fits")
     assert doubled.startswith("--target=v5e:2x2: ")
     assert tried == [
-        (True, 1, False, "v5e:1x2"),
-        (False, 2, False, "v5e:1x2"),
-        (False, 4, False, "v5e:1x2"),
-        (False, 1, True, "v5e:1x2"),
-        (False, 1, False, "v5e:2x2"),
+        (True, 1, "none", "v5e:1x2"),
+        (False, 2, "none", "v5e:1x2"),
+        (False, 4, "none", "v5e:1x2"),
+        (False, 1, "attention", "v5e:1x2"),
+        (False, 1, "block", "v5e:1x2"),
+        (False, 1, "none", "v5e:2x2"),
     ]
-    assert config.train.accumulate == 1 and not config.model.remat
+    assert config.train.accumulate == 1 and config.model.remat == "none"

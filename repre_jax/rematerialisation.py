@@ -1,0 +1,19 @@
+"""What the backward pass of a transformer's blocks computes again, from the least to the most."""
+
+from repre_jax.errors import UserError
+
+NONE, ATTENTION, BLOCK = "none", "attention", "block"
+LEVELS = (NONE, ATTENTION, BLOCK)
+
+
+def level_of(value: str | bool) -> str:
+    """The level that ``model.remat`` names; before there were three, True was "block".
+
+    Raises:
+      UserError: it is none.
+    """
+    if isinstance(value, bool):
+        return BLOCK if value else NONE
+    if value not in LEVELS:
+        raise UserError(f"model.remat={value!r} must be one of {', '.join(LEVELS)}.")
+    return value
