@@ -23,22 +23,6 @@ class Dense(nn.Dense):
         return linear(x.astype(self.dtype), kernel, bias)
 
 
-class PatchEmbedding(nn.Conv):
-    """flax's convolution whose stride is its kernel, as the linear map of patches that it is."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H / P, W / P, features] in ``dtype``."""
-        patch, (batch, height, width, channels) = self.kernel_size[0], x.shape
-        shape = (patch, patch, channels, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", self.bias_init, shape[-1:], self.param_dtype)
-        x = x.astype(self.dtype)
-        x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-        x = x.swapaxes(2, 3).reshape(*x.shape[:2], x.shape[3], -1)
-        return linear(x, kernel.reshape(-1, self.features), bias)
-
-
 @jax.custom_vjp
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """x kernel + bias in the dtype of ``x``; gradients of kernel and bias are summed in float32.

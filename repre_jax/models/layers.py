@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models.attention import attend, first_token_weights
-from repre_jax.models.dense import Dense, PatchEmbedding
+from repre_jax.models.dense import Dense
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
 from repre_jax.rematerialisation import BLOCK, NONE
@@ -69,7 +69,7 @@ def patch_embedding(
     name: str,
     *,
     channels: int,
-) -> PatchEmbedding:
+) -> nn.Conv:
     """Linear map of patches: [B, H, W, C] -> [B, H/P, W/P, D].
 
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
@@ -80,9 +80,12 @@ def patch_embedding(
         kernel_init = xavier_of_patches
     if initialisation == "moco_v3":
         bias_init = nn.initializers.zeros
-    return PatchEmbedding(
+    patch = (patch_size, patch_size)
+    return nn.Conv(
         width,
-        (patch_size, patch_size),
+        patch,
+        strides=patch,
+        padding="VALID",
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
