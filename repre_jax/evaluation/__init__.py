@@ -1,8 +1,10 @@
 """What a checkpoint is worth: one kind of evaluation a file; ``TASKS`` lists them by name."""
 
 from repre_jax.evaluation import extract, few_label, health, knn
+from repre_jax.evaluation.correspondence import measure as propagation
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
+from repre_jax.evaluation.segmentation import nearest as dense_knn
 from repre_jax.evaluation.task import Task
 
 TASKS: dict[str, Task] = {
@@ -12,4 +14,6 @@ TASKS: dict[str, Task] = {
     "finetune": finetune.TASK,
     "health": health.TASK,
     "features": extract.TASK,
+    "propagation": propagation.TASK,
+    "dense_knn": dense_knn.TASK,
 }
