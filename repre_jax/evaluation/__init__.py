@@ -4,6 +4,7 @@ from repre_jax.evaluation import extract, few_label, health, knn
 from repre_jax.evaluation.correspondence import measure as propagation
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
+from repre_jax.evaluation.segmentation import linear as linear_segmentation
 from repre_jax.evaluation.segmentation import nearest as dense_knn
 from repre_jax.evaluation.task import Task
 
@@ -16,4 +17,5 @@ TASKS: dict[str, Task] = {
     "features": extract.TASK,
     "propagation": propagation.TASK,
     "dense_knn": dense_knn.TASK,
+    "linear_segmentation": linear_segmentation.TASK,
 }

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from repre_jax.data.batches import PADDING, Rows
+from repre_jax.data.batches import NOT_REPLACED, PADDING, Rows
 from repre_jax.data.host.crops import resize
 from repre_jax.data.pipeline import Batches, batches_of, process_rows
 from repre_jax.data.segmentation.label_maps import VOID
@@ -65,6 +65,7 @@ class WholeViews:
             "label": np.full(shape, VOID, np.uint8),
             "index": np.full(len(rows), PADDING, np.int32),
             "mask": np.zeros(len(rows), bool),
+            "replaced": np.full(len(rows), NOT_REPLACED, np.int32),
         }
         order = range(len(self.source)) if self.order is None else self.order
         for position, row in enumerate(rows):
@@ -75,6 +76,7 @@ class WholeViews:
             try:
                 pair = self.source.read_pair(int(order[place]))
             except BadImage:
+                batch["replaced"][position] = order[place]
                 continue
             batch["image"][position], batch["label"][position] = whole_view(*pair, self.image_size)
             batch["mask"][position] = True
@@ -88,11 +90,12 @@ def whole_batches(
     batch_size: int,
     workers: int,
     order: np.ndarray | None = None,
+    start_step: int = 0,
 ) -> Batches:
     """Whole images: {"image" uint8 [b, H, W, C], "label" uint8 [b, H, W], "index", "mask"}.
 
     ``mask`` is False, and every label void, where there is no image: past the end (index -1), or
-    unreadable (its index).
+    unreadable (its index, which "replaced" says, too).
 
     Args:
       source: of images and maps.
@@ -100,12 +103,27 @@ def whole_batches(
       batch_size: B of all processes together.
       workers: worker processes; 0 for threads.
       order: of ``WholeViews``.
+      start_step: the first batch wanted.
     """
     rows = process_rows(batch_size)
     size = height_and_width(image_size)
     count = len(source) if order is None else len(order)
     chunks = WholeViews(source, size, batch_size, rows, order)
-    return batches_of(chunks, rows, 0, -(-count // batch_size), workers)
+    return batches_of(chunks, rows, start_step, -(-count // batch_size), workers)
+
+
+def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarray:
+    """Numbers of the images of every row of ``steps`` batches, each epoch in an order of its own.
+
+    What remains of an epoch behind its last whole batch is left out.
+    """
+    per_epoch = images // batch_size
+    epochs = -(-steps // per_epoch)
+    orders = [
+        np.random.default_rng((seed, epoch)).permutation(images)[: per_epoch * batch_size]
+        for epoch in range(epochs)
+    ]
+    return np.concatenate(orders)[: steps * batch_size].astype(np.int32)
 
 
 def open_colour_pairs(data: ConfigDict, channels: int) -> tuple[SegmentationSource, ...]:
