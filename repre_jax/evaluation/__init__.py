@@ -6,6 +6,7 @@ from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
 from repre_jax.evaluation.segmentation import linear as linear_segmentation
 from repre_jax.evaluation.segmentation import nearest as dense_knn
+from repre_jax.evaluation.segmentation.setr import measure as setr
 from repre_jax.evaluation.task import Task
 
 TASKS: dict[str, Task] = {
@@ -18,4 +19,5 @@ TASKS: dict[str, Task] = {
     "propagation": propagation.TASK,
     "dense_knn": dense_knn.TASK,
     "linear_segmentation": linear_segmentation.TASK,
+    "setr": setr.TASK,
 }

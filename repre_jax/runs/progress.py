@@ -30,6 +30,7 @@ _SHOWN = (
     ("teacher_entropy", "teacher entropy", "{:.3f}"),
     ("knn/top1", "k-NN", "{:.1%}"),
     ("val/top1", "top-1", "{:.1%}"),
+    ("val/mean_iou", "mIoU", "{:.1%}"),
     ("images_per_second", "images/s", "{:,.0f}"),
     ("input_bound", "input bound", "{:.0%}"),
 )

@@ -39,3 +39,30 @@ def pairs(split: str) -> tuple[np.ndarray, np.ndarray]:
 def draws() -> np.ndarray:
     """float32 [n, N], uniform, one for every patch of the training images."""
     return np.random.default_rng(4).random((DENSE["train"], DENSE["side"] ** 2), np.float32)
+
+
+SETR = {"batch": 2, "grid": 4, "width": 12, "classes": 5, "size": 64, "shown": 4}
+SETR_BLOCKS = {"naive": ((3,), (0, 1)), "pup": ((3,), (1, 3)), "mla": ((0, 1, 2, 3),) * 2}
+
+
+def setr_maps(variant: str) -> list[np.ndarray]:
+    """float32 [B, g, g, D] of the blocks that the heads of a variant read."""
+    rng = np.random.default_rng(5)
+    count = len({*SETR_BLOCKS[variant][0], *SETR_BLOCKS[variant][1]})
+    shape = (SETR["batch"], SETR["grid"], SETR["grid"], SETR["width"])
+    return [rng.normal(size=shape).astype(np.float32) for _ in range(count)]
+
+
+def setr_labels() -> np.ndarray:
+    """uint8 [B, H, W], some of them void."""
+    rng = np.random.default_rng(6)
+    return rng.choice([0, 1, 2, 3, 4, 255], size=(2, SETR["size"], SETR["size"])).astype(np.uint8)
+
+
+def setr_values(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Random numbers for a parameter, or statistic, of this path, kernels scaled by their fan."""
+    rng = np.random.default_rng([ord(letter) for letter in path])
+    if path.endswith(("scale", "var")):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    fan = np.prod(shape[:-1]) if len(shape) > 1 else 25
+    return (rng.normal(size=shape) * fan**-0.5).astype(np.float32)
