@@ -1,7 +1,7 @@
 """Every key of a SETR training, with the numbers of its Cityscapes configs."""
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from repre_jax.evaluation import defaults
 
@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     config.max_share = 0.75  # of a crop's pixels that one class may have
     config.photometric = True  # brightness, contrast, saturation, hue
 
-    config.stride = 512  # between windows; (height, width), or one number
+    # Between windows; (height, width), or one number.
+    config.stride = FieldReference(512, field_type=object)
     config.scales = (1.0,)  # of the images in the last validation; several are measured besides
     config.flip = False  # sees them mirrored, too
     config.validate_every_steps = 4000  # 0: after the last step only
