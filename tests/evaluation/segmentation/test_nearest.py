@@ -79,6 +79,7 @@ def test_whole_task(run, tmp_path):
     # Classes are colours here: what the first block knows is enough.
     assert 0.5 < found["0"]["accuracy"] <= 1
     assert found["0"]["iou"]["tree"] is None
+    assert len(list((tmp_path / "one" / "figures").glob("prediction-*.png"))) == 5
     eight = evaluate(config_of(run, batch_size=8), tmp_path / "eight")["metrics"]["blocks"]
     for name in found:
         assert eight[name]["mean_iou"] == pytest.approx(found[name]["mean_iou"], abs=2e-3)

@@ -20,7 +20,7 @@ from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune.step import finetuned_encoder
 from repre_jax.evaluation.segmentation.confusion import confusion_on_host, scores
-from repre_jax.evaluation.segmentation.pictures import save_comparison
+from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
 from repre_jax.evaluation.segmentation.setr.step import (
     NORMALISATIONS,
@@ -34,6 +34,7 @@ from repre_jax.evaluation.segmentation.views import (
     check_one_process,
     note_unread,
     open_colour_pairs,
+    read_or_next,
 )
 from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
@@ -60,6 +61,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     segmenter, params = build(evaluation)
+    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
     with contextlib.ExitStack() as stack:
         opened = open_training(
             evaluation.folder,
@@ -279,7 +281,7 @@ def validation(evaluation: Evaluation, segmenter: Segmenter) -> Callable[..., di
                 given = np.asarray(probabilities.argmax(axis=-1)).astype(np.uint8)
                 confusion += confusion_on_host(labels, given, classes)
                 if len(read) < pictures:
-                    path = evaluation.folder.path / "figures" / f"prediction-{len(read):02d}.png"
+                    path = picture_path(evaluation.folder.path, len(read))
                     save_comparison(path, image, labels, given, source.colours)
                 read.append(index)
         note_unread(evaluation, source, np.asarray(read, np.int64))
