@@ -52,10 +52,10 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     read = 0
     with counted_on_screen(len(clips), "clips") as advance:
         for clip in clips:
-            advance()
             try:
                 frames, labels = carrier.read(clip)
             except BadImage as error:
+                advance()
                 told = f"{error.reason}; clip {clip.name} is left out"
                 evaluation.unreadable.setdefault(source.description, {})[error.path] = told
                 continue
@@ -68,6 +68,7 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
                         path = picture_path(evaluation.folder.path, read - 1)
                         image = resize(frames[-1], *labels[-1].shape, "bilinear")
                         save_comparison(path, image, labels[-1], found[-1], source.colours)
+            advance()
     if not read:
         raise UserError(f"No clip of {source.description} can be read: {evaluation.unreadable}.")
     metrics: dict[str, Any] = {

@@ -98,8 +98,15 @@ def test_whole_task(run, tmp_path):
     picture = cv2.imread(str(tmp_path / "one" / "figures" / "prediction-00.png"))
     assert picture.shape == (24, 4 * 32 + 3 * 4, 3)
     assert "eval_video_segmentation" in results["formula"]
-    eight = evaluate(config_of(run, batch_size=8), tmp_path / "eight")["metrics"]
-    for name, found in metrics["blocks"].items():
+
+
+@pytest.mark.slow
+def test_one_device_is_eight(run, tmp_path):
+    one, eight = (
+        evaluate(config_of(run, batch_size=batch, devices=n), tmp_path / str(n))["metrics"]
+        for n, batch in ((1, 3), (8, 8))
+    )
+    for name, found in one["blocks"].items():
         assert eight["blocks"][name]["mean_iou"] == pytest.approx(found["mean_iou"], abs=2e-3)
 
 

@@ -71,7 +71,7 @@ def state_of(folder):
     return json.loads((folder / "checkpoints/6/about/metadata").read_text())["sha256"]
 
 
-def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+def test_whole_task(run, tmp_path):
     whole = evaluate(config_of(run), tmp_path / "whole")
     found = whole["metrics"]["blocks"]
     assert set(found) == {"0", "3"} and whole["value"] == found["3"]["mean_iou"]
@@ -80,6 +80,11 @@ def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
     assert best["mean_iou"] == found["0"]["mean_iou"] > 0.3, "classes are colours"
     assert "best of 2 learning rates" in whole["formula"]
     assert len(list((tmp_path / "whole" / "figures").glob("prediction-*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_it_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+    whole = evaluate(config_of(run), tmp_path / "whole")
 
     def stop_at_three(step, metrics):
         if step == 3:

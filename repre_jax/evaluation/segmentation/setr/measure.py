@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.data.pixel_format import as_shares
@@ -82,16 +83,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
             latest[step] = validate(state, config.pictures if step == config.steps else 0)
             return _flat(latest[step])
 
-        batches = crop_batches(
-            evaluation.train,
-            recipe_of(config),
-            batch_size=config.train_batch_size,
-            steps=config.steps,
-            start_step=int(state.step),
-            seed=config.seed,
-            workers=config.workers,
-        )
-        batches = stack.enter_context(prefetch_to_device(batches, by_row(evaluation.mesh)))
+        batches = stack.enter_context(open_batches(evaluation, int(state.step)))
         same = replicated(evaluation.mesh)
         loop = TrainingLoop(
             step=jax.jit(
@@ -196,6 +188,21 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
         seed=config.seed,
     )
     return segmenter, params
+
+
+def open_batches(evaluation: Evaluation, start_step: int) -> DevicePrefetcher:
+    """The training crops from ``start_step`` on, on the devices."""
+    config = evaluation.config
+    batches = crop_batches(
+        evaluation.train,
+        recipe_of(config),
+        batch_size=config.train_batch_size,
+        steps=config.steps,
+        start_step=start_step,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    return prefetch_to_device(batches, by_row(evaluation.mesh))
 
 
 def recipe_of(config: Any) -> CropRecipe:
