@@ -90,7 +90,7 @@ def test_every_option_is_read(method):
 def test_every_option_of_an_evaluation_is_read(path):
     config = read_config(path.relative_to(CONFIGS).with_suffix("").as_posix())
     # A table holds the other evaluations' keys under their names, which are tested themselves.
-    sections = {"setr", *(other.stem for other in EVALUATIONS)}
+    sections = {other.stem for other in EVALUATIONS}
     keys = [key for key in flat_keys(config) if key.split(".")[0] not in sections]
     assert [key for key in keys if not is_read(key)] == []
 

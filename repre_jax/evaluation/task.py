@@ -36,6 +36,8 @@ ENCODER_RANGES = {
     "devices": NOT_NEGATIVE,
 }
 ENCODER_FREE_TO_CHANGE = ("workdir", "stopped_is_success", "checkpoint", "batch_size", "devices")
+# Of those whose images have maps of classes.
+LABEL_RANGES = {"data.classes": NOT_NEGATIVE, "data.ignore": NOT_NEGATIVE}
 # And of those whose images are the run's.
 DATA_RANGES = {"data.workers": NOT_NEGATIVE, "data.cache_size": NOT_NEGATIVE}
 SHARED_RANGES = {**ENCODER_RANGES, **DATA_RANGES}

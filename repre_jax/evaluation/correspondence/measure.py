@@ -16,7 +16,13 @@ from repre_jax.evaluation.correspondence.judges import MeanIoU, RegionAndBoundar
 from repre_jax.evaluation.segmentation.maps import chosen_blocks, names_of, reported_of
 from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.views import check_channels, check_one_process
-from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
+from repre_jax.evaluation.task import (
+    ENCODER_FREE_TO_CHANGE,
+    ENCODER_RANGES,
+    LABEL_RANGES,
+    Evaluation,
+    Task,
+)
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
 from repre_jax.sharding import replicated
@@ -90,6 +96,7 @@ TASK = Task(
     measure=measure_propagation,
     ranges={
         **ENCODER_RANGES,
+        **LABEL_RANGES,
         "clip_frames": NOT_NEGATIVE,
         "radius": NOT_NEGATIVE,
         "neighbours": AT_LEAST_ONE,

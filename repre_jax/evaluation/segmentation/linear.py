@@ -22,7 +22,13 @@ from repre_jax.evaluation.segmentation.views import (
     shuffled,
     whole_batches,
 )
-from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
+from repre_jax.evaluation.task import (
+    ENCODER_FREE_TO_CHANGE,
+    ENCODER_RANGES,
+    LABEL_RANGES,
+    Evaluation,
+    Task,
+)
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training
@@ -77,6 +83,7 @@ TASK = Task(
     measure=measure_linear_segmentation,
     ranges={
         **ENCODER_RANGES,
+        **LABEL_RANGES,
         "learning_rates": POSITIVE,
         "seeds": AT_LEAST_ONE,
         "epochs": AT_LEAST_ONE,

@@ -38,7 +38,13 @@ from repre_jax.evaluation.segmentation.views import (
     open_colour_pairs,
     whole_batches,
 )
-from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
+from repre_jax.evaluation.task import (
+    ENCODER_FREE_TO_CHANGE,
+    ENCODER_RANGES,
+    LABEL_RANGES,
+    Evaluation,
+    Task,
+)
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
@@ -121,6 +127,7 @@ TASK = Task(
     measure=measure_dense_knn,
     ranges={
         **ENCODER_RANGES,
+        **LABEL_RANGES,
         "memory": AT_LEAST_ONE,
         "neighbours": AT_LEAST_ONE,
         "temperature": POSITIVE,

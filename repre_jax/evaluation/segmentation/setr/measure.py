@@ -37,7 +37,13 @@ from repre_jax.evaluation.segmentation.views import (
     open_colour_pairs,
     read_or_next,
 )
-from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
+from repre_jax.evaluation.task import (
+    ENCODER_FREE_TO_CHANGE,
+    ENCODER_RANGES,
+    LABEL_RANGES,
+    Evaluation,
+    Task,
+)
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.models.setr import VARIANTS, SETRHead, setr_blocks
 from repre_jax.models.taps import block_numbers
@@ -114,6 +120,7 @@ TASK = Task(
     measure=measure_setr,
     ranges={
         **ENCODER_RANGES,
+        **LABEL_RANGES,
         "auxiliary_weight": NOT_NEGATIVE,
         "drop_path": SHARE_BELOW_ONE,
         "steps": AT_LEAST_ONE,
