@@ -13,6 +13,7 @@ from benchmarks.bad_values import Case
 from repre_jax import command_line
 from repre_jax.config_files import read_config
 from repre_jax.evaluation import TASKS
+from repre_jax.evaluation.images import open_labelled
 from repre_jax.runs.folder import write_json
 
 _SMOKE = "--config=quickstart:smoke"
@@ -150,7 +151,7 @@ def _paths(root: Path) -> Iterable[tuple]:
 def _labels(root: Path) -> Iterable[tuple]:
     for name in ("flat", "no_val", "val_lacks", "train_lacks", "one_class", "val_has_more"):
         for task in TASKS:
-            if TASKS[task].needs_labels:
+            if TASKS[task].open is open_labelled:
                 yield _evaluation(root, task, root / name)
 
 

@@ -187,7 +187,7 @@ def _is_distributed(argv: list[str]) -> bool:
 
 def help_text() -> str:
     """What the command does, its flags, and the configs that the package carries."""
-    evaluations = [name for name in carried() if name.startswith("eval/")]
+    evaluations = [name for name in carried() if "/" in name]
     trainings = [name for name in carried() if name not in evaluations]
     lists = [
         textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  ")

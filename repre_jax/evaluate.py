@@ -13,14 +13,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.data.sources import check_read, has_split, open_source
-from repre_jax.data.sources.source import Source
 from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import FEATURES
-from repre_jax.evaluation.task import Evaluation, check_same_classes
+from repre_jax.evaluation.images import fill_in_data
+from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.ranges import check_ranges
 from repre_jax.runs.commit import code_commit
@@ -29,9 +28,6 @@ from repre_jax.runs.folder import RunFolder, write_json
 from repre_jax.runs.memory_errors import memory_shortage_told
 from repre_jax.sharding import make_mesh
 from repre_jax.training.resolution import COMPUTE_DTYPES, compute_dtype
-
-# Keys of ``config.data`` that mean something else to each source, and their defaults.
-_OF_A_SOURCE = {"path": "", "name": "", "labels": "auto"}
 
 
 def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
@@ -57,8 +53,9 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
         if task.default_protocol:
             config.protocol = config.protocol or task.default_protocol(pretrained)
             _check_known(config, "protocol", task.protocols)
-        opened = open_labelled if task.needs_labels else open_images
-        train, val = opened(config.data, pretrained.encoder.channels)
+        if not task.own_data:
+            fill_in_data(config.data, pretrained.config.data)
+        train, val = task.open(config.data, pretrained.encoder.channels)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
@@ -66,7 +63,7 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     if task.fingerprint:
         settings["files"] = task.fingerprint(config, train.pixels)
     workdir = workdir or default_workdir(pretrained, settings)
-    if not config.cache_path:
+    if config.get("cache_path") == "":
         config.cache_path = str(workdir.parent / "features")
     primary = jax.process_index() == 0
     mesh = make_mesh(config.devices, key="devices")
@@ -105,33 +102,6 @@ def _measured(evaluation: Evaluation, started: float) -> dict[str, Any]:
     return results
 
 
-def open_images(data: ConfigDict, channels: int) -> tuple[Source, Source]:
-    """The training and the validation images; without a validation split the former twice."""
-    train = open_source(data, "train", channels)
-    return train, open_source(data, "val", channels) if has_split(data, "val") else train
-
-
-def open_labelled(data: ConfigDict, channels: int) -> tuple[Source, Source]:
-    """The training and the validation images, both with labels, of the same classes.
-
-    Raises:
-      UserError: one of them is missing, has no labels, or lacks a class of the other.
-    """
-    train = open_source(data, "train", channels)
-    if not has_split(data, "val"):
-        raise UserError(f"{train.description} has no validation split to evaluate on.")
-    val = open_source(data, "val", channels)
-    for source in (train, val):
-        if source.class_names is None and source.labels is None:
-            raise UserError(
-                f"{source.description} has no labels ({source.why_unlabelled}); put images into "
-                "class folders, or name a table of labels in data.labels."
-            )
-    if train.labels_at_hand and val.labels_at_hand:  # else once the images have been read
-        check_same_classes(train, train.labels, val, val.labels)
-    return train, val
-
-
 def default_workdir(pretrained: Pretrained, settings: dict[str, Any]) -> Path:
     """``<run>/eval/knn-target-1440-3fa2b1c0``, another one for what may give another value."""
     flat = json.loads(json.dumps(settings))
@@ -163,7 +133,7 @@ def _removed_when_refused(workdir: Path) -> Iterator[None]:
 
 
 def open_encoder(config: ConfigDict) -> Pretrained:
-    """Opens the encoder of ``config.checkpoint``, and fills in what the config leaves to the run.
+    """Opens the encoder of ``config.checkpoint``, and fills in what the config leaves to it.
 
     Raises:
       UserError: no such run, checkpoint, weights or feature, or images that do not fit.
@@ -181,7 +151,6 @@ def open_encoder(config: ConfigDict) -> Pretrained:
     if "feature" in config:
         config.feature = config.feature or pretrained.defaults.feature
         _check_known(config, "feature", FEATURES)
-    _fill_in_data(config.data, run.data)
     check_image_size(config.image_size, "image_size")
     multiple, size = pretrained.encoder.size_multiple, height_and_width(config.image_size)
     if any(side < multiple or side % multiple for side in size):
@@ -190,17 +159,6 @@ def open_encoder(config: ConfigDict) -> Pretrained:
             f"encoder in {pretrained.run}."
         )
     return pretrained
-
-
-def _fill_in_data(data: ConfigDict, of_the_run: ConfigDict) -> None:
-    """Takes what is None from the run; images of another source take nothing of the run's."""
-    given = [key for key, value in data.items() if value is not None]
-    data.source = data.source or of_the_run.source
-    check_read(data, given)
-    same = data.source == of_the_run.source
-    for key, value in data.items():
-        if value is None:
-            data[key] = of_the_run[key] if same else _OF_A_SOURCE.get(key, of_the_run[key])
 
 
 def _check_known(config: ConfigDict, key: str, known: tuple[str, ...]) -> None:

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from repre_jax.data.pixel_format import as_shares, pixel_format
 from repre_jax.data.samples import centre_views, read_samples, sample_images
 from repre_jax.errors import UserError
-from repre_jax.evaluate import open_encoder, open_images
+from repre_jax.evaluate import open_encoder
 from repre_jax.evaluation.checkpoint import Pretrained
+from repre_jax.evaluation.images import fill_in_data, open_images
 from repre_jax.evaluation.task import SHARED_RANGES
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, SHARE_BELOW_ONE, Range, check_ranges
@@ -95,6 +96,7 @@ def open_scene(config: ConfigDict, workdir: Path | None) -> Scene:
             if opened:  # all look at the images of the first
                 inner.data.source = opened[0][0].data.source
             pretrained = open_encoder(inner)
+            fill_in_data(inner.data, pretrained.config.data)
             inner.cache_path = inner.cache_path or str(pretrained.run / "eval" / "features")
             inner.data = opened[0][0].data if opened else inner.data
         opened.append((inner, pretrained))

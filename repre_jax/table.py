@@ -18,6 +18,8 @@ from repre_jax.ranges import check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import find_runs, write_text
 
+_IN_PERCENT = ("top1", "mean_iou", "j_and_f")  # metrics that are shares
+
 
 def tabulate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates every run of ``config.runs`` and writes ``table.md`` and ``table.csv``.
@@ -116,7 +118,7 @@ def _cell(config: ConfigDict, cell: str, run: Path, weights: str) -> ConfigDict:
     with inner.unlocked():
         inner.update({"task": cell, "workdir": "", "checkpoint": str(run), "weights": weights})
     for key, value in config.data.items():
-        if value is not None:
+        if value is not None and not TASKS[cell].own_data:
             inner.data[key] = value
     return inner
 
@@ -129,11 +131,10 @@ def _row(run: Path, weights: str, results: dict[str, dict[str, Any]]) -> dict[st
 def _shown(result: dict[str, Any] | None) -> str:
     if result is None:
         return ""
-    if result["metric"] != "top1":
-        return f"{result['value']:.3g}"
-    known = result.get("spread") is not None
-    spread = f" +- {100 * result['spread']:.2f}" if known else ""
-    return f"{100 * result['value']:.2f}{spread}"
+    value, spread = result["value"], result.get("spread")
+    if result["metric"] not in _IN_PERCENT:
+        return f"{value:.3g}" + (f" +- {spread:.2g}" if spread is not None else "")
+    return f"{100 * value:.2f}" + (f" +- {100 * spread:.2f}" if spread is not None else "")
 
 
 def _write(workdir: Path, rows: list[dict[str, Any]], cells: list[str]) -> None:

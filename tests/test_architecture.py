@@ -13,7 +13,8 @@ from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
 
 ROOT = Path(__file__).parents[1]
-EVALUATIONS = sorted((ROOT / "configs" / "eval").glob("*.py"))
+CONFIGS = ROOT / "configs"
+EVALUATIONS = sorted([*CONFIGS.glob("eval/*.py"), *CONFIGS.glob("segment/*.py")])
 # Without those that set the keys: what sets one reads it, too, by the look of it.
 FILES = sorted(p for p in (ROOT / "repre_jax").rglob("*.py") if p.stem != "defaults")
 
@@ -87,7 +88,7 @@ def test_every_option_is_read(method):
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
 def test_every_option_of_an_evaluation_is_read(path):
-    config = read_config(f"eval/{path.stem}")
+    config = read_config(path.relative_to(CONFIGS).with_suffix("").as_posix())
     # A table holds the other evaluations' keys under their names, which are tested themselves.
     sections = {other.stem for other in EVALUATIONS}
     keys = [key for key in flat_keys(config) if key.split(".")[0] not in sections]

@@ -5,7 +5,15 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(task: str) -> ConfigDict:
-    """The shared keys of an evaluation."""
+    """The shared keys of an evaluation of the run's images."""
+    config = of_an_encoder(task)
+    config.data = data_of_the_run()
+    config.cache_path = ""  # folder for features; empty: features/ beside the workdir
+    return config
+
+
+def of_an_encoder(task: str) -> ConfigDict:
+    """The shared keys of every evaluation; ``data`` is the task's matter."""
     config = ConfigDict()
     config.task = task
     config.seed = 0
@@ -20,10 +28,8 @@ def get_config(task: str) -> ConfigDict:
     config.image_size = placeholder(object)  # pixels: 224, or (height, width)
     config.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
 
-    config.data = data_of_the_run()
     config.batch_size = 256  # images that are encoded at a time, over all devices
     config.devices = 0  # 0: all
-    config.cache_path = ""  # folder for features; empty: features/ beside the workdir
     return config
 
 
@@ -32,3 +38,17 @@ def data_of_the_run() -> ConfigDict:
     kinds = {"source": str, "path": str, "name": str, "labels": str, "workers": int}
     kinds |= {"cache_size": int, "cache_path": str, "range": tuple}
     return ConfigDict({key: placeholder(kind) for key, kind in kinds.items()})
+
+
+def segmentation_data() -> ConfigDict:
+    """``config.data`` of images with a class for every pixel; data/segmentation/layouts.py."""
+    data = ConfigDict()
+    data.layout = "camvid"  # or "voc", "ade20k", "cityscapes", "folder"
+    data.path = ""  # folder of the set
+    # Of data.layout=folder alone: its two folders, with train/ and val/ in each, the number of
+    # classes, and the ids of pixels that have none.
+    data.images = "images"
+    data.labels = "labels"
+    data.classes = 0
+    data.ignore = ()
+    return data

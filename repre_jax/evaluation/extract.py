@@ -17,6 +17,7 @@ from repre_jax.data.sources.source import SPLITS, Chosen, Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.features import Features, extract_features
 from repre_jax.evaluation.frozen import from_levels, frozen_features
+from repre_jax.evaluation.images import open_images
 from repre_jax.evaluation.neighbours import comma_separated, in_words, nearest_images
 from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
 from repre_jax.image_size import height_and_width
@@ -59,7 +60,7 @@ TASK = Task(
         "images_per_file": AT_LEAST_ONE,
         "neighbours": AT_LEAST_ONE,
     },
-    needs_labels=False,
+    open=open_images,
     fingerprint=fingerprint_of_queries,
 )
 

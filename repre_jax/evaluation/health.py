@@ -15,6 +15,7 @@ from repre_jax.data.recipes import ViewRecipe
 from repre_jax.data.sources.source import Chosen
 from repre_jax.errors import UserError
 from repre_jax.evaluation.frozen import block_features, from_levels, frozen_features
+from repre_jax.evaluation.images import open_images
 from repre_jax.evaluation.retrieval import retrieval_scores
 from repre_jax.evaluation.task import SHARED_RANGES, Evaluation, Task
 from repre_jax.losses.meters import (
@@ -76,7 +77,7 @@ def measure_health(evaluation: Evaluation) -> dict[str, Any]:
 TASK = Task(
     measure=measure_health,
     ranges={**SHARED_RANGES, "images": Range(2), "spectrum_values": AT_LEAST_ONE},
-    needs_labels=False,
+    open=open_images,
 )
 
 

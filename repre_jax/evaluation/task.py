@@ -15,34 +15,35 @@ from ml_collections import ConfigDict
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.pipeline import evaluation_batches
 from repre_jax.data.pixel_format import PixelFormat
-from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
+from repre_jax.data.sources.source import Source, short_hash
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.feature_cache import cached_features
 from repre_jax.evaluation.features import Features, extract_features
 from repre_jax.evaluation.frozen import encode_pixels
+from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
 from repre_jax.sharding import by_row
 
 # Of the keys that all evaluations share (configs/eval/default.py).
-DATA_RANGES = {"data.workers": NOT_NEGATIVE, "data.cache_size": NOT_NEGATIVE}
-SHARED_RANGES = {
+ENCODER_RANGES = {
     "seed": SEED,
     "step": NOT_NEGATIVE,
     "image_size": AT_LEAST_ONE,
     "batch_size": AT_LEAST_ONE,
     "devices": NOT_NEGATIVE,
-    **DATA_RANGES,
 }
+ENCODER_FREE_TO_CHANGE = ("workdir", "stopped_is_success", "checkpoint", "batch_size", "devices")
+# Of those whose images have maps of classes.
+LABEL_RANGES = {"data.classes": NOT_NEGATIVE, "data.ignore": NOT_NEGATIVE}
+# And of those whose images are the run's.
+DATA_RANGES = {"data.workers": NOT_NEGATIVE, "data.cache_size": NOT_NEGATIVE}
+SHARED_RANGES = {**ENCODER_RANGES, **DATA_RANGES}
 SHARED_FREE_TO_CHANGE = (
-    "workdir",
-    "stopped_is_success",
-    "checkpoint",
+    *ENCODER_FREE_TO_CHANGE,
     "cache_path",
-    "batch_size",
-    "devices",
     "data.path",
     "data.workers",
     "data.cache_path",
@@ -56,7 +57,7 @@ class Evaluation:
     Attributes:
       config: with every default filled in from the run.
       pretrained: the encoder.
-      train, val: the labelled images.
+      train, val: the images, as the task opens them.
       mesh: the devices.
       folder: of this evaluation; None where nothing is measured, only features are wanted.
       unreadable: description of a source -> {name: reason} of its images that could not be read.
@@ -74,7 +75,7 @@ class Evaluation:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes of labelled images."""
         names = self.train.class_names
         return len(names) if names else int(self.train.labels.max()) + 1
 
@@ -190,7 +191,10 @@ class Task:
       ranges: dotted config key -> what its numbers may be, for all keys that are numbers.
       free_to_change: dotted config keys that change where and how fast a metric is made, but not
         the metric.
-      needs_labels: whether images without labels are refused.
+      open: (``config.data``, channels of the encoder) -> the training and the validation images; a
+        UserError where the task can do nothing with them.
+      own_data: whether the keys of ``config.data`` are the task's own; otherwise what is None there
+        is the run's.
       protocols: what ``config.protocol`` may be; () for a task without that key.
       default_protocol: of an encoder, when ``config.protocol`` is empty; None without protocols.
       fingerprint: of a config and the images' format, the hash of what lies in the files that the
@@ -201,22 +205,8 @@ class Task:
     measure: Callable[[Evaluation], dict[str, Any]]
     ranges: Mapping[str, Range]
     free_to_change: tuple[str, ...] = SHARED_FREE_TO_CHANGE
-    needs_labels: bool = True
+    open: Callable[[ConfigDict, int], tuple[Source, Source]] = open_labelled
+    own_data: bool = False
     protocols: tuple[str, ...] = ()
     default_protocol: Callable[[Pretrained], str] | None = None
     fingerprint: Callable[[ConfigDict, PixelFormat], str] | None = None
-
-
-def check_same_classes(
-    train: Source, train_labels: np.ndarray, val: Source, val_labels: np.ndarray
-) -> None:
-    """Raises UserError when one of the splits has no image of a class of the other."""
-    in_train, in_val = (set(np.unique(x).tolist()) - {NO_LABEL} for x in (train_labels, val_labels))
-    for lacking, source in ((in_train - in_val, val), (in_val - in_train, train)):
-        if lacking:
-            names = train.class_names or {}
-            told = ", ".join(str(names[c] if names else c) for c in sorted(lacking)[:3])
-            raise UserError(
-                f"{source.description} has no image of {len(lacking)} class(es) that the other "
-                f"split has ({told}): an accuracy over them would mean nothing."
-            )

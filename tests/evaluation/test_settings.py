@@ -21,6 +21,7 @@ from repre_jax.evaluation import task as task_module
 from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.features import Features
 from repre_jax.evaluation.finetune import measure as finetune
+from repre_jax.evaluation.images import fill_in_data
 from repre_jax.evaluation.linear import measure as linear_evaluation
 from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 from repre_jax.evaluation.online import OnlineEvaluation
@@ -259,5 +260,5 @@ def test_images_of_another_source_take_no_path_and_no_labels_of_the_run():
     of_the_run.update({"path": "/images", "labels": "labels.csv", "workers": 3})
     data = read_config("eval/knn").data
     data.source = "tar"
-    story._fill_in_data(data, of_the_run)
+    fill_in_data(data, of_the_run)
     assert (data.path, data.labels, data.workers) == ("", "auto", 3)

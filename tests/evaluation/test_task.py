@@ -20,6 +20,13 @@ def test_what_is_free_to_change_can_be_set(name):
     assert ("protocol" in keys) == bool(TASKS[name].protocols)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_images_of_its_own_have_keys_of_their_own(name):
+    data = read_config(f"eval/{name}").data
+    of_the_run = defaults.get_config("dino").data
+    assert TASKS[name].own_data == bool(set(data) - set(of_the_run))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_evaluated_by_what_there_is(name):
     config = defaults.get_config(name)

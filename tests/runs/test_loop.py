@@ -62,7 +62,7 @@ class Images:
     def name_of(self, index: int) -> str:
         return f"image {index}"
 
-    def read(self, index: int):
+    def check(self, index: int):
         raise BadImage(self.name_of(index), "it is torn")
 
 
