@@ -13,11 +13,12 @@ def attend(
     """softmax(q k / sqrt(D / H) + bias) v, logits and softmax in float32 whatever the dtype.
 
     Args:
-      query, key, value: [B, N, H, D / H].
+      query, key: [B, N, H, D / H].
+      value: [B, N, H, V], of that width mostly.
       bias: [B or 1, H, N, N], or None.
 
     Returns:
-      [B, N, H, D / H].
+      [B, N, H, V].
     """
     return jax.lax.platform_dependent(
         query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
@@ -79,7 +80,7 @@ def _attend_on_cpu(query, key, value, bias):
     JAX's own transposes the logits and writes all of them in both directions; 785 tokens of 16
     heads take it four times as long.
     """
-    batch, tokens, heads, width = query.shape
+    batch, tokens, heads, width = value.shape
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     if tokens < _MANY_TOKENS:
         attended = _attend(query, key, value, bias)
