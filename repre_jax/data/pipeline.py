@@ -115,9 +115,9 @@ def training_batches(
             f"{source.description} has {len(source)} images, fewer than one batch of "
             f"{batch_size}; lower train.batch_size."
         )
-    rows = _rows(batch_size, process_index, process_count)
+    rows = process_rows(batch_size, process_index, process_count)
     chunks = TrainingChunks(source, recipe, image_size, batch_size, seed, rows)
-    return _batches(chunks, rows, start_step, total_steps, workers)
+    return batches_of(chunks, rows, start_step, total_steps, workers)
 
 
 def evaluation_batches(
@@ -148,12 +148,15 @@ def evaluation_batches(
       ``mask`` is False where there is no image: past the end (index -1) or unreadable (its
       index).
     """
-    rows = _rows(batch_size, process_index, process_count)
+    rows = process_rows(batch_size, process_index, process_count)
     chunks = EvaluationChunks(source, image_size, batch_size, rows, interpolation, crop_ratio)
-    return _batches(chunks, rows, 0, -(-len(source) // batch_size), workers)
+    return batches_of(chunks, rows, 0, -(-len(source) // batch_size), workers)
 
 
-def _rows(batch_size: int, process_index: int | None, process_count: int | None) -> Rows:
+def process_rows(
+    batch_size: int, process_index: int | None = None, process_count: int | None = None
+) -> Rows:
+    """The rows of a global batch that this process makes; UserError where none can share it."""
     if process_index is None or process_count is None:
         import jax  # asking starts the backend, which a process that is told need not
 
@@ -167,7 +170,14 @@ def _rows(batch_size: int, process_index: int | None, process_count: int | None)
     return Rows(process_index * count, count)
 
 
-def _batches(chunks, rows: Rows, start_step: int, total_steps: int, workers: int) -> Batches:
+def batches_of(chunks, rows: Rows, start_step: int, total_steps: int, workers: int) -> Batches:
+    """Batches ``start_step`` .. ``total_steps - 1`` of what makes chunks.
+
+    Args:
+      chunks: number of a chunk -> dictionary of arrays; with ``chunk_bytes``, their size.
+      rows: of a batch, which it makes.
+      start_step, total_steps, workers: as in ``training_batches``.
+    """
     steps = max(0, total_steps - start_step)
     first, last = start_step * rows.chunks, (start_step + steps) * rows.chunks
     threads = _THREADS_PER_WORKER if workers else usable_cores()
