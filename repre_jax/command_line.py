@@ -162,7 +162,7 @@ def parse(argv: list[str]) -> Command | None:
 
 def help_text() -> str:
     """What the command does, its flags, and the configs that the package carries."""
-    evaluations = [name for name in carried() if name.startswith("eval/")]
+    evaluations = [name for name in carried() if "/" in name]
     trainings = [name for name in carried() if name not in evaluations]
     lists = [
         textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  ")

@@ -23,7 +23,9 @@ def carried() -> dict[str, Path]:
     """{"dino_vits": its path, "eval/knn": ...} of the configs that the package carries."""
     inside = _PACKAGE / "configs"
     folder = inside if inside.is_dir() else _PACKAGE.parent / "configs"
-    paths = sorted(folder.glob("*.py")) + sorted(folder.glob("eval/*.py"))
+    paths = [
+        path for kind in ("", "eval/", "detect/") for path in sorted(folder.glob(f"{kind}*.py"))
+    ]
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint is worth: one kind of evaluation a file; ``TASKS`` lists them by name."""
 
 from repre_jax.evaluation import extract, few_label, health, knn
+from repre_jax.evaluation.detection import measure as detection
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
 from repre_jax.evaluation.task import Task
@@ -12,4 +13,5 @@ TASKS: dict[str, Task] = {
     "finetune": finetune.TASK,
     "health": health.TASK,
     "features": extract.TASK,
+    "detection": detection.TASK,
 }

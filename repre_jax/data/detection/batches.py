@@ -93,7 +93,9 @@ class DetectionChunks:
         rows = self.rows.chunk(number)
         batch = self._empty(len(rows))
         for position, row in enumerate(rows):
-            self._fill(step, row, {key: array[position : position + 1] for key, array in batch.items()})
+            self._fill(
+                step, row, {key: array[position : position + 1] for key, array in batch.items()}
+            )
         return batch
 
     def _fill(self, step: int, row: int, out: dict[str, np.ndarray]) -> None:
@@ -188,9 +190,7 @@ def detection_batches(
     return batches_of(chunks, rows, start_step, total_steps, workers)
 
 
-def whole_image_batches(
-    source: CocoSource, side: int, *, batch_size: int, workers: int
-) -> Batches:
+def whole_image_batches(source: CocoSource, side: int, *, batch_size: int, workers: int) -> Batches:
     """This process's rows of every image in order.
 
     Returns:

@@ -36,8 +36,9 @@ class ProposalHead(nn.Module):
 
         width, anchors = levels[0].shape[-1], len(RATIOS)
         hidden = [convolution(width, 3, f"convolution_{k}") for k in range(self.convolutions)]
-        objectness, deltas = convolution(anchors, 1, "objectness"), convolution(
-            4 * anchors, 1, "deltas"
+        objectness, deltas = (
+            convolution(anchors, 1, "objectness"),
+            convolution(4 * anchors, 1, "deltas"),
         )
         found = []
         for x in levels:

@@ -1,7 +1,7 @@
 """The five losses of Mask R-CNN on images whose objects are padded to a fixed number.
 
-Sources: detectron2, modeling/proposal_generator/rpn.py, modeling/roi_heads/{fast_rcnn,mask_head}.py,
-modeling/matcher.py; mmdetection, mmdet/models/{dense_heads,roi_heads}. Means are over the global
+Sources: detectron2, modeling/proposal_generator/rpn.py, modeling/roi_heads/fast_rcnn.py and
+mask_head.py, modeling/matcher.py; mmdetection, mmdet/models/{dense_heads,roi_heads}. Means are over the global
 batch, where both average over the images of a device first. The losses of anchors are over the
 number that is sampled when there are enough (detectron2).
 """
@@ -131,9 +131,7 @@ def _sampled_regions(detector, proposals, objects, keys) -> tuple[jax.Array, jax
     return jax.vmap(choose)(boxes, in_use, objects.boxes, objects.valid, keys)
 
 
-def _box_losses(
-    detector, params, levels, objects, regions, number, chosen
-) -> dict[str, jax.Array]:
+def _box_losses(detector, params, levels, objects, regions, number, chosen) -> dict[str, jax.Array]:
     logits, deltas = detector.regions("box_head", params, levels, regions)
     own_class = jnp.take_along_axis(objects.classes, number, axis=1)
     own_box = jnp.take_along_axis(objects.boxes, number[..., None], axis=1)

@@ -1,4 +1,4 @@
-"""Which objects anchors and regions are to find, and the fixed number of them that is trained on."""
+"""Which objects anchors and regions are to find, and which fixed number of them is trained on."""
 
 from typing import NamedTuple
 

@@ -1,0 +1,221 @@
+"""The numbers of training a Mask R-CNN as the papers do it, by name.
+
+vitdet   detectron2, projects/ViTDet/configs/COCO/mask_rcnn_vitdet_{b,l,h}_*.py, with
+         configs/common/models/mask_rcnn_vitdet.py and projects/ViTDet/configs/common/
+         coco_loader_lsj.py: a plain ViT, large-scale jitter, deeper heads with norms. LoMaR and
+         RePre on a ViT name no recipe of their own.
+swin_1x  SwinTransformer/Swin-Transformer-Object-Detection, configs/swin/mask_rcnn_swin_tiny_*_1x,
+         as MoBY and RePre use it, but for the images: they are as vitdet's, square and of one size,
+         with a jitter from 0.5 to 1.
+
+Both optimize with AdamW.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from repre_jax.data.detection.batches import DetectionViews
+from repre_jax.errors import UserError
+from repre_jax.models.detection.detector import DetectorForm
+from repre_jax.ranges import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    Range,
+    check_ranges,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionRecipe:
+    """Numbers of one training of a detector.
+
+    Attributes:
+      epochs: length; may be a fraction.
+      batch_size: images a step, over all devices.
+      learning_rate: of the last layer, as it is: it is not scaled with the batch.
+      warmup_steps: of a linear warm-up from a thousandth of the rate.
+      drops: shares of the training after which the rate is a tenth of what it was.
+      weight_decay: of AdamW, on everything but norms and positions.
+      layer_decay: factor from a layer's learning rate to that of the layer below; 1 for none.
+      train_encoder: False leaves the encoder as it is; the rest learns on its maps.
+      drop_path: of the encoder's last block.
+      window: of a ViT's attention, in patches.
+      remat: whether the encoder's blocks are computed again in the backward pass, for memory.
+      scales: of the jitter, smallest and largest size, as shares of ``image_size``.
+      flip_probability: horizontal flip.
+      objects: of an image that there is room for.
+      pyramid_width: channels of the pyramid.
+      proposal_convolutions: of the proposal head.
+      box_convolutions, box_layers, box_units: of the box head, and units of its layers.
+      mask_convolutions: of the mask head.
+      head_norms: whether the convolutions of box and mask head have norms.
+      anchor_scale, anchors_sampled, before_suppression, proposals, regions_sampled: see
+        ``models.detection.detector.DetectorForm``.
+      own_anchors, low_quality: see there.
+    """
+
+    epochs: float = 100.0
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    warmup_steps: int = 250
+    drops: tuple[float, ...] = (163889 / 184375, 177546 / 184375)
+    weight_decay: float = 0.1
+    layer_decay: float = 0.7
+    train_encoder: bool = True
+    drop_path: float = 0.1
+    window: int = 14
+    remat: bool = True
+    scales: tuple[float, float] = (0.1, 2.0)
+    flip_probability: float = 0.5
+    objects: int = 100
+    pyramid_width: int = 256
+    proposal_convolutions: int = 2
+    box_convolutions: int = 4
+    box_layers: int = 1
+    box_units: int = 1024
+    mask_convolutions: int = 4
+    head_norms: bool = True
+    anchor_scale: float = 8.0
+    anchors_sampled: int = 256
+    own_anchors: bool = False
+    low_quality: float = 0.0
+    before_suppression: tuple[int, int] = (2000, 1000)
+    proposals: int = 1000
+    regions_sampled: int = 512
+
+
+RECIPES = {
+    "vitdet": DetectionRecipe(),
+    "swin_1x": DetectionRecipe(
+        epochs=12.0,
+        batch_size=16,
+        warmup_steps=500,
+        drops=(8 / 12, 11 / 12),
+        weight_decay=0.05,
+        layer_decay=1.0,
+        remat=False,
+        scales=(0.5, 1.0),
+        proposal_convolutions=1,
+        box_convolutions=0,
+        box_layers=2,
+        head_norms=False,
+        own_anchors=True,
+        low_quality=0.3,
+        before_suppression=(2000, 1000),
+    ),
+}
+
+# What a recipe has for other encoders than ViT-B.
+FOR_MODEL = {
+    ("vitdet", "vit_large"): {"drop_path": 0.4, "layer_decay": 0.8},
+    ("vitdet", "vit_huge"): {"drop_path": 0.5, "layer_decay": 0.9, "epochs": 75.0},
+}
+
+
+def protocol_of_backbone(model_name: str) -> str:
+    """Swin's recipe for Swin, ViTDet's for ViT."""
+    return "swin_1x" if model_name.startswith("swin") else "vitdet"
+
+
+def published_recipe(protocol: str, model_name: str) -> DetectionRecipe:
+    """The protocol's recipe for an encoder; what has none of its own gets that of ViT-B or Swin.
+
+    Args:
+      protocol: a key of ``RECIPES``.
+      model_name: a key of ``models.BACKBONES``.
+    """
+    changes = FOR_MODEL.get((protocol, model_name), {})
+    return dataclasses.replace(RECIPES[protocol], **changes)
+
+
+def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> DetectionRecipe:
+    """The recipe with those fields replaced that ``changes`` sets.
+
+    Args:
+      recipe: of ``published_recipe``.
+      changes: field -> value, None for the recipe's.
+
+    Raises:
+      UserError: a value that cannot be trained with.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(recipe, **given)
+    check_ranges({"recipe": vars(recipe)}, RANGES)
+    if len(recipe.scales) != 2 or recipe.scales[0] > recipe.scales[1]:
+        raise UserError(f"recipe.scales={recipe.scales} must be two numbers that rise.")
+    if len(recipe.before_suppression) != 2:
+        raise UserError(
+            f"recipe.before_suppression={recipe.before_suppression} must be two numbers, of "
+            "training and of test."
+        )
+    if list(recipe.drops) != sorted(recipe.drops):
+        raise UserError(f"recipe.drops={recipe.drops} must rise.")
+    return recipe
+
+
+def views_of(recipe: DetectionRecipe, side: int) -> DetectionViews:
+    """What happens to images."""
+    return DetectionViews(side, recipe.scales, recipe.flip_probability, recipe.objects)
+
+
+def form_of(recipe: DetectionRecipe, classes: int) -> DetectorForm:
+    """The detector's numbers."""
+    fields = {field.name for field in dataclasses.fields(DetectorForm)}
+    given = {name: value for name, value in vars(recipe).items() if name in fields}
+    return DetectorForm(classes=classes, **given)
+
+
+def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) -> str:
+    """The recipe in a sentence, for the results, and what differs from the published one."""
+    changed = [
+        f"{name}={value} for {getattr(published, name)}"
+        for name, value in vars(recipe).items()
+        if value != getattr(published, name)
+    ]
+    departures = f"; changed from the published recipe: {', '.join(changed)}" if changed else ""
+    encoder = f"layer decay {recipe.layer_decay:g}, drop path {recipe.drop_path:g}"
+    return (
+        f"Mask R-CNN at {side} pixels, {recipe.epochs:g} epochs of AdamW at batch "
+        f"{recipe.batch_size}, learning rate {recipe.learning_rate:g} with {recipe.warmup_steps} "
+        f"steps of warm-up and drops after {', '.join(f'{d:.3g}' for d in recipe.drops)} of them, "
+        f"weight decay {recipe.weight_decay:g}, "
+        f"{encoder if recipe.train_encoder else 'encoder frozen'}, jitter from "
+        f"{recipe.scales[0]:g} to {recipe.scales[1]:g}{departures}"
+    )
+
+
+_WHOLE = Range(0, whole=True)
+_POSITIVE_SHARE = Range(0, 1, low_open=True)
+RANGES = {
+    f"recipe.{name}": allowed
+    for name, allowed in {
+        "epochs": POSITIVE,
+        "batch_size": AT_LEAST_ONE,
+        "learning_rate": POSITIVE,
+        "warmup_steps": _WHOLE,
+        "drops": SHARE,
+        "weight_decay": NOT_NEGATIVE,
+        "layer_decay": _POSITIVE_SHARE,
+        "drop_path": SHARE_BELOW_ONE,
+        "window": AT_LEAST_ONE,
+        "scales": Range(0, 10, low_open=True),
+        "flip_probability": SHARE,
+        "objects": AT_LEAST_ONE,
+        "pyramid_width": AT_LEAST_ONE,
+        "proposal_convolutions": _WHOLE,
+        "box_convolutions": _WHOLE,
+        "box_layers": _WHOLE,
+        "box_units": AT_LEAST_ONE,
+        "mask_convolutions": _WHOLE,
+        "anchor_scale": POSITIVE,
+        "anchors_sampled": Range(2, whole=True),
+        "low_quality": SHARE,
+        "before_suppression": AT_LEAST_ONE,
+        "proposals": AT_LEAST_ONE,
+        "regions_sampled": Range(4, whole=True),
+    }.items()
+}
