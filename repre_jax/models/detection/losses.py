@@ -1,9 +1,9 @@
 """The five losses of Mask R-CNN on images whose objects are padded to a fixed number.
 
 Sources: detectron2, modeling/proposal_generator/rpn.py, modeling/roi_heads/fast_rcnn.py and
-mask_head.py, modeling/matcher.py; mmdetection, mmdet/models/{dense_heads,roi_heads}. Means are over the global
-batch, where both average over the images of a device first. The losses of anchors are over the
-number that is sampled when there are enough (detectron2).
+mask_head.py, modeling/matcher.py; mmdetection, mmdet/models/dense_heads and roi_heads. Means are
+over the global batch, where both average over the images of a device first. The losses of anchors
+are over the number that is sampled when there are enough (detectron2).
 """
 
 from collections.abc import Sequence
