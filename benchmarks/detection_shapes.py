@@ -23,7 +23,7 @@ from repre_jax.training import defaults
 
 OPTIONS = flags.FlagValues()
 _SEED = flags.DEFINE_integer("seed", 0, "of the training", flag_values=OPTIONS)
-_EPOCHS = flags.DEFINE_integer("epochs", 40, "of the training", flag_values=OPTIONS)
+_EPOCHS = flags.DEFINE_integer("epochs", 16, "of the training", flag_values=OPTIONS)
 _OUT = flags.DEFINE_string(
     "out", str(RESULTS / "detection_shapes_cpu.json"), "where it goes", flag_values=OPTIONS
 )
