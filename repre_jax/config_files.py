@@ -23,9 +23,7 @@ def carried() -> dict[str, Path]:
     """{"dino_vits": its path, "eval/knn": ...} of the configs that the package carries."""
     inside = _PACKAGE / "configs"
     folder = inside if inside.is_dir() else _PACKAGE.parent / "configs"
-    paths = [
-        path for kind in ("", "eval/", "detect/") for path in sorted(folder.glob(f"{kind}*.py"))
-    ]
+    paths = sorted(folder.glob("*.py")) + sorted(folder.glob("*/*.py"))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 

@@ -106,7 +106,7 @@ def test_variants_of_a_config_without_any(elsewhere):
         read_config("own.py:sweep")
 
 
-@pytest.mark.parametrize("name", [name for name in carried() if name.startswith("eval/")])
+@pytest.mark.parametrize("name", [name for name in carried() if "/" in name])
 def test_every_evaluation_can_be_small(name):
     """With the same keys, all inside their ranges."""
     usual, small = (flat_keys(read_config(name + variants)) for variants in ("", ":smoke"))
@@ -117,7 +117,8 @@ def test_every_evaluation_can_be_small(name):
 
 def test_a_small_table_is_of_small_cells():
     table = read_config("eval/table:smoke")
-    for cell in ("few_label", "finetune", "health", "knn", "linear"):
+    cells = ("few_label", "finetune", "health", "knn", "linear")
+    for cell in (*cells, "dense_knn", "linear_segmentation", "propagation"):
         small = flat_keys(read_config(f"eval/{cell}:smoke"))
         small |= {"rate_factors": table.linear.rate_factors} if cell == "linear" else {}
         assert flat_keys(table[cell]).items() <= small.items()

@@ -216,7 +216,7 @@ def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
 def why_unreadable(source: Source, index: int) -> tuple[str, str]:
     """(name, reason) of an image that could not be read, by reading it once more."""
     try:
-        source.read(index)
+        source.check(index)
     except BadImage as error:
         return source.name_of(index), error.reason
     return source.name_of(index), "it could be read a moment later"

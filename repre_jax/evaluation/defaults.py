@@ -38,3 +38,17 @@ def data_of_the_run() -> ConfigDict:
     kinds = {"source": str, "path": str, "name": str, "labels": str, "workers": int}
     kinds |= {"cache_size": int, "cache_path": str, "range": tuple}
     return ConfigDict({key: placeholder(kind) for key, kind in kinds.items()})
+
+
+def segmentation_data() -> ConfigDict:
+    """``config.data`` of images with a class for every pixel; data/segmentation/layouts.py."""
+    data = ConfigDict()
+    data.layout = "camvid"  # or "voc", "ade20k", "cityscapes", "folder"
+    data.path = ""  # folder of the set
+    # Of data.layout=folder alone: its two folders, with train/ and val/ in each, the number of
+    # classes, and the ids of pixels that have none.
+    data.images = "images"
+    data.labels = "labels"
+    data.classes = 0
+    data.ignore = ()
+    return data

@@ -247,13 +247,39 @@ def _merge_chunk(best, queries, bank, bank_numbers):
         new = jnp.where(bank_numbers >= 0, new, -jnp.inf)
         # The earlier ones first, for top_k prefers the lower index among equals.
         new_numbers = jnp.broadcast_to(bank_numbers, new.shape)
-        similarities, order = jax.lax.top_k(
+        similarities, order = largest(
             jnp.concatenate([similarities, new], axis=1), similarities.shape[1]
         )
         joined = jnp.concatenate([numbers, new_numbers], axis=1)
         return similarities, jnp.take_along_axis(joined, order, axis=1)
 
     return jax.lax.map(merge, (*best, queries))
+
+
+def largest(values: jax.Array, count: int, group: int = 16) -> tuple[jax.Array, jax.Array]:
+    """``jax.lax.top_k`` of long rows, to the bit and in the same order among equals, but faster.
+
+    The k largest of a row lie in the k groups of neighbours with the largest maxima, which are
+    found among far fewer numbers.
+
+    Args:
+      values: [m, n].
+      count: k.
+      group: numbers in a group.
+
+    Returns:
+      (the k largest of each row, their places int32), both [m, k], descending.
+    """
+    rows, length = values.shape
+    if length < 4 * group * count:
+        return jax.lax.top_k(values, count)
+    grouped = jnp.pad(values, ((0, 0), (0, -length % group)), constant_values=-jnp.inf)
+    grouped = grouped.reshape(rows, -1, group)
+    # In their order, for what is equal has to stay in the order of the row.
+    groups = jnp.sort(jax.lax.top_k(grouped.max(axis=2), count)[1], axis=1)
+    candidates = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(rows, -1)
+    found, places = jax.lax.top_k(candidates, count)
+    return found, jnp.take_along_axis(groups, places // group, axis=1) * group + places % group
 
 
 def _on_host(best, replicated: NamedSharding) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,20 @@
 """What a run shows while it goes: a bar on a terminal, a line now and then elsewhere."""
 
+import contextlib
 import datetime
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
+import jax
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 _PERCENT_PER_LINE = 5
+_SECONDS_UNTOLD = 5.0
 
 # metric, its short name, its format; shown in this order when present
 _SHOWN = (
@@ -26,6 +30,7 @@ _SHOWN = (
     ("teacher_entropy", "teacher entropy", "{:.3f}"),
     ("knn/top1", "k-NN", "{:.1%}"),
     ("val/top1", "top-1", "{:.1%}"),
+    ("val/mean_iou", "mIoU", "{:.1%}"),
     ("images_per_second", "images/s", "{:,.0f}"),
     ("input_bound", "input bound", "{:.0%}"),
 )
@@ -93,6 +98,31 @@ class ProgressDisplay:
 
     def _percent(self, step: int) -> int:
         return 100 * step // max(self._total_steps, 1)
+
+
+@contextlib.contextmanager
+def counted_on_screen(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Shows how far a measurement is: a function to be called once for every one of ``total``.
+
+    Nothing is shown by other processes than the first, nor of what is over in seconds.
+    """
+    done, started, display = 0, time.monotonic(), None
+
+    def advance() -> None:
+        nonlocal done, display
+        seconds = time.monotonic() - started
+        if display is None and seconds > _SECONDS_UNTOLD and jax.process_index() == 0:
+            display = ProgressDisplay(start_step=done, total_steps=total)
+            display.say(f"{total:,} {what}")
+        if display is not None:
+            display.update(done, {}, seconds / done * (total - done))
+        done += 1
+
+    try:
+        yield advance
+    finally:
+        if display is not None:
+            display.close()
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:

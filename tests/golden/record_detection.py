@@ -11,10 +11,10 @@ Shims: detectron2's compiled operators, of which nothing here is one, are an emp
 samples a bin of RoIAlign in place of as many as it has cells, as here.
 
 Keys: ``shape/<name>`` of detectron2's state dict, whose values are ``detection_cases.weight``;
-``map`` [2, 8, 8, D] is the ViT's; ``level/<k>`` the pyramid's; ``loss/<name>`` of a training step on
-everything that can be sampled; ``gradient/<name>`` of the sum of all losses but that of the masks;
-``found/<image>/{boxes,scores,classes,masks}`` the detections, the masks of the
-first 20 before they are pasted.
+``map`` [2, 8, 8, D] is the ViT's; ``level/<k>`` the pyramid's, of the first image;
+``loss/<name>`` of a training step on everything that can be sampled; ``gradient/<name>`` of the sum
+of all losses but that of the masks; ``found/<image>/{boxes,scores,classes,masks}`` the detections,
+the masks of the first 20 before they are pasted.
 """
 
 import sys

@@ -79,6 +79,10 @@ class Source(abc.ABC):
         """
         return iter(())
 
+    def check(self, index: int) -> None:
+        """Raises ``BadImage`` where image ``index``, or what belongs to it, cannot be read."""
+        self.read(index)
+
     def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
         """Returns the pixels of image ``index`` and its class, -1 when unknown."""
         label = NO_LABEL if self.labels is None else int(self.labels[index])

@@ -157,7 +157,7 @@ class LinearProbe:
         """
         statistics = state.statistics
         if self.protocol.batch_norm:
-            features, statistics = _batch_norm(features, statistics)
+            features, statistics = batch_norm(features, statistics)
         smoothing = self.protocol.label_smoothing
 
         def loss(heads):
@@ -193,7 +193,7 @@ class LinearProbe:
         def count(chunk):
             x, label = chunk
             if self.protocol.batch_norm:
-                x = _standardised(x, statistics["mean"], statistics["variance"])
+                x = standardised(x, statistics["mean"], statistics["variance"])
             rank = _rank_of(head_logits(heads, x), label)
             known = label >= 0
             return jnp.stack([jnp.sum((rank < top) & known, axis=1) for top in TOP], axis=1)
@@ -297,7 +297,7 @@ def linear_metrics(probe: LinearProbe, accuracies: np.ndarray) -> dict[str, Any]
     }
 
 
-def _batch_norm(
+def batch_norm(
     features: jax.Array, statistics: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """BatchNorm without scale and shift, in training; running variance unbiased as torch's."""
@@ -305,12 +305,13 @@ def _batch_norm(
     unbiased = variance * (len(features) / max(len(features) - 1, 1))
     fresh = {"mean": mean, "variance": unbiased}
     return (
-        _standardised(features, mean, variance),
+        standardised(features, mean, variance),
         optax.incremental_update(fresh, statistics, _RUNNING),
     )
 
 
-def _standardised(features: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+def standardised(features: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+    """Features [..., F] by means and variances [F]."""
     return (features - mean) * jax.lax.rsqrt(variance + _BATCH_NORM_EPSILON)
 
 

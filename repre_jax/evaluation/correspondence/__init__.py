@@ -1,0 +1,1 @@
+"""Labels of a first frame, carried through a video by features alone."""

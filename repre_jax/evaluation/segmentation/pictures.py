@@ -1,0 +1,50 @@
+"""Pictures of what pixels were taken for: image | classes | prediction | error."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from repre_jax.data.segmentation.label_maps import VOID
+from repre_jax.runs.folder import written_whole
+
+_GAP = 4
+_VOID = (255, 255, 255)
+_RIGHT, _WRONG = (40, 40, 40), (230, 60, 40)
+
+
+def save_comparison(
+    path: Path,
+    image: np.ndarray,
+    labels: np.ndarray,
+    prediction: np.ndarray,
+    colours: np.ndarray,
+) -> None:
+    """Writes a PNG of four panels side by side; pixels without a class are white.
+
+    Args:
+      path: of the picture.
+      image: uint8 [H, W, 3].
+      labels, prediction: classes uint8 [H, W], ``VOID`` for none.
+      colours: uint8 [C, 3].
+
+    Raises:
+      UserError: disk full or no permission.
+    """
+    known = labels != VOID
+    error = np.where((labels == prediction)[..., None], _RIGHT, _WRONG)
+    error = np.where(known[..., None], error, _VOID).astype(np.uint8)
+    panels = [image, coloured(labels, colours), coloured(prediction, colours), error]
+    gap = np.full((len(image), _GAP, 3), 255, np.uint8)
+    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    _, encoded = cv2.imencode(".png", row[..., ::-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(encoded.tobytes())
+
+
+def coloured(classes: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Classes uint8 [H, W] in their colours, uint8 [H, W, 3]."""
+    table = np.full((VOID + 1, 3), _VOID, np.uint8)
+    table[: len(colours)] = colours
+    return table[classes]

@@ -1,0 +1,1 @@
+"""SETR: an encoder trained, or frozen, under a head that gives every pixel a class."""

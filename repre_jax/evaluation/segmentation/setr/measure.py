@@ -1,0 +1,339 @@
+"""SETR from top to bottom: encoder under a head, crops, loop, windows, scores; resumes exactly.
+
+The validation images choose nothing: a run's mean IoU is that of its last step, and the best
+validation stands beside it.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from repre_jax.data.host.cores import usable_cores
+from repre_jax.data.pipeline import prefetch_to_device
+from repre_jax.data.pixel_format import as_shares
+from repre_jax.data.sources.decode import BadImage
+from repre_jax.errors import UserError
+from repre_jax.evaluation.finetune.step import finetuned_encoder
+from repre_jax.evaluation.segmentation.confusion import confusion_on_host, scores
+from repre_jax.evaluation.segmentation.pictures import save_comparison
+from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
+from repre_jax.evaluation.segmentation.setr.step import (
+    NORMALISATIONS,
+    Segmenter,
+    SETRState,
+    train_step,
+)
+from repre_jax.evaluation.segmentation.setr.windows import class_probabilities
+from repre_jax.evaluation.segmentation.views import (
+    batch_size,
+    check_one_process,
+    note_unread,
+    open_colour_pairs,
+)
+from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
+from repre_jax.image_size import check_image_size, height_and_width, size_in_words
+from repre_jax.models.setr import VARIANTS, SETRHead, setr_blocks
+from repre_jax.models.taps import block_numbers
+from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
+from repre_jax.runs.destinations import read_rows
+from repre_jax.runs.loop import TrainingLoop, open_training
+from repre_jax.runs.progress import counted_on_screen
+from repre_jax.sharding import by_row, replicated
+
+_LEARNING_RATES = {"naive": 0.01, "pup": 0.01, "mla": 0.002}  # configs/SETR/*_cityscapes_bs_8.py
+_SCORE = "val/mean_iou"
+_READ_AHEAD = 4
+
+
+def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
+    """Mean IoU of the validation images by the whole network, trained as SETR.
+
+    Raises:
+      Stopped: it was asked to, and has saved.
+      UserError: whatever the user can mend.
+    """
+    check_one_process()
+    config = evaluation.config
+    segmenter, params = build(evaluation)
+    with contextlib.ExitStack() as stack:
+        opened = open_training(
+            evaluation.folder,
+            segmenter.init,
+            params,
+            mesh=evaluation.mesh,
+            total_steps=config.steps,
+            batch_size=config.train_batch_size,
+            keep=config.keep_checkpoints,
+            best_metric=_SCORE,
+        )
+        state, checkpoints, logs, interruption = stack.enter_context(opened)
+        validate = validation(evaluation, segmenter)
+        latest: dict[int, dict[str, Any]] = {}
+
+        def measure(state):
+            step = int(state.step)
+            latest[step] = validate(state, config.pictures if step == config.steps else 0)
+            return _flat(latest[step])
+
+        batches = crop_batches(
+            evaluation.train,
+            recipe_of(config),
+            batch_size=config.train_batch_size,
+            steps=config.steps,
+            start_step=int(state.step),
+            seed=config.seed,
+            workers=config.workers,
+        )
+        batches = stack.enter_context(prefetch_to_device(batches, by_row(evaluation.mesh)))
+        same = replicated(evaluation.mesh)
+        loop = TrainingLoop(
+            step=jax.jit(
+                functools.partial(train_step, segmenter),
+                donate_argnums=0,
+                in_shardings=(same, by_row(evaluation.mesh)),
+                out_shardings=same,
+            ),
+            total_steps=config.steps,
+            log_every=config.log_every_steps,
+            save_every=config.save_every_steps,
+            checkpoints=checkpoints,
+            logs=logs,
+            source=evaluation.train,
+            measure=measure,
+            measure_every=config.validate_every_steps,
+            advice="Lower learning_rate, or set compute_dtype=float32, in a new --workdir.",
+        )
+        state, _ = loop.run(state, batches, interruption)
+        # A finished training whose process ended before this line has been measured elsewhere.
+        found = {"last": latest.get(config.steps) or validate(state, config.pictures)}
+        if len(config.scales) > 1 or config.flip:
+            found["multi_scale"] = validate(state, 0, tuple(config.scales), config.flip)
+        return _results(evaluation, segmenter, found, logs.wall_seconds)
+
+
+TASK = Task(
+    measure=measure_setr,
+    ranges={
+        **ENCODER_RANGES,
+        "auxiliary_weight": NOT_NEGATIVE,
+        "drop_path": SHARE_BELOW_ONE,
+        "steps": AT_LEAST_ONE,
+        "train_batch_size": AT_LEAST_ONE,
+        "learning_rate": POSITIVE,
+        "head_rate": POSITIVE,
+        "end_learning_rate": NOT_NEGATIVE,
+        "base_size": AT_LEAST_ONE,
+        "scale": POSITIVE,
+        "max_share": SHARE,
+        "stride": AT_LEAST_ONE,
+        "scales": POSITIVE,
+        "validate_every_steps": NOT_NEGATIVE,
+        "pictures": NOT_NEGATIVE,
+        "save_every_steps": NOT_NEGATIVE,
+        "keep_checkpoints": AT_LEAST_ONE,
+        "log_every_steps": NOT_NEGATIVE,
+        "workers": NOT_NEGATIVE,
+    },
+    free_to_change=(
+        *ENCODER_FREE_TO_CHANGE,
+        "data.path",
+        "workers",
+        "save_every_steps",
+        "keep_checkpoints",
+        "log_every_steps",
+    ),
+    open=open_colour_pairs,
+    own_data=True,
+)
+
+
+def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
+    """(static parts, the encoder's parameters at step 0) that the config describes.
+
+    Raises:
+      UserError: keys that do not fit together, or a batch that images or devices cannot share.
+    """
+    config, encoder = evaluation.config, evaluation.pretrained.encoder
+    _check(evaluation)
+    crop = height_and_width(config.image_size)
+    blocks, auxiliary = setr_blocks(config.head, len(encoder.block_strides))
+    if config.blocks:
+        blocks = block_numbers(encoder, config.blocks, "blocks")
+    if config.auxiliary_blocks:
+        auxiliary = block_numbers(encoder, config.auxiliary_blocks, "auxiliary_blocks")
+    if config.head != "mla" and len(blocks) != 1:
+        raise UserError(f"head={config.head} reads one block, not blocks={tuple(config.blocks)}.")
+    if config.head == "mla" and config.auxiliary_blocks:
+        raise UserError("auxiliary_blocks is given, and those of head=mla read its own maps.")
+    encoder, params = finetuned_encoder(
+        encoder, evaluation.params, image_size=crop, drop_path=config.drop_path
+    )
+    segmenter = Segmenter(
+        encoder=encoder,
+        head=SETRHead(
+            variant=config.head,
+            blocks=blocks,
+            auxiliary=auxiliary,
+            classes=len(evaluation.train.class_names),
+            dtype=encoder.dtype,
+        ),
+        crop=crop,
+        learning_rate=config.learning_rate or _LEARNING_RATES[config.head],
+        head_rate=config.head_rate,
+        end_learning_rate=config.end_learning_rate,
+        total_steps=config.steps,
+        auxiliary_weight=config.auxiliary_weight,
+        loss_over=config.loss_over,
+        frozen=config.frozen,
+        photometric=config.photometric,
+        seed=config.seed,
+    )
+    return segmenter, params
+
+
+def recipe_of(config: Any) -> CropRecipe:
+    """How training crops are made."""
+    base = tuple(sorted(config.base_size)) if config.base_size else None
+    crop = height_and_width(config.image_size)
+    return CropRecipe(crop, tuple(config.scale), base, config.max_share)
+
+
+def _check(evaluation: Evaluation) -> None:
+    config, images = evaluation.config, len(evaluation.train)
+    for key, known in (("head", VARIANTS), ("loss_over", NORMALISATIONS)):
+        if config[key] not in known:
+            raise UserError(f"{key}={config[key]!r} must be one of {', '.join(known)}.")
+    check_image_size(config.stride, "stride")
+    for key, count in (("scale", 2), ("base_size", 2)):
+        if config[key] is not None and len(config[key]) != count:
+            raise UserError(f"{key}={config[key]} must be two numbers.")
+    if config.scale[0] > config.scale[1]:
+        raise UserError(f"scale={tuple(config.scale)} must be the lowest, then the highest.")
+    if not config.scales:
+        raise UserError("scales is empty: (1.0,) is the images as they are.")
+    strides, crops = height_and_width(config.stride), height_and_width(config.image_size)
+    if any(stride > crop for stride, crop in zip(strides, crops, strict=True)):
+        raise UserError(
+            f"stride={size_in_words(config.stride)} leaves gaps between windows of "
+            f"{size_in_words(config.image_size)}: lower it."
+        )
+    if len(set(evaluation.pretrained.encoder.block_strides)) > 1:
+        raise UserError(
+            "SETR's heads read maps of one size; those of "
+            f"{evaluation.pretrained.config.model.name} differ: take a ViT."
+        )
+    if config.train_batch_size % evaluation.mesh.size:
+        raise UserError(
+            f"train_batch_size={config.train_batch_size} cannot be split over "
+            f"{evaluation.mesh.size} devices."
+        )
+    if images < config.train_batch_size:
+        raise UserError(
+            f"There are {images} training images, fewer than "
+            f"train_batch_size={config.train_batch_size}: lower it."
+        )
+
+
+def validation(evaluation: Evaluation, segmenter: Segmenter) -> Callable[..., dict[str, Any]]:
+    """Function (state, pictures, scales, flipped) -> ``scores`` of all validation images."""
+    config, source, mesh = evaluation.config, evaluation.val, evaluation.mesh
+    windows, base = batch_size(evaluation), recipe_of(config).base
+    classes = len(source.class_names)
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def logits(params, batch_stats, images, inside):
+        height, width = segmenter.crop
+        there = (np.arange(height) < inside[:, :1])[:, :, None]
+        there = there & (np.arange(width) < inside[:, 1:])[:, None]
+        return segmenter.logits(params, batch_stats, as_shares(images), there)
+
+    def validate(
+        state: SETRState, pictures: int, scales: Sequence[float] = (1.0,), flipped: bool = False
+    ) -> dict[str, Any]:
+        def logits_of(images, inside):
+            images, inside = jax.device_put((images, inside), by_row(mesh))
+            return logits(state.params, state.batch_stats, images, inside)
+
+        confusion, read = np.zeros((classes, classes + 1), np.int64), []
+        with counted_on_screen(len(source), "validation images") as advance:
+            for index, pair in _read_ahead(source):
+                advance()
+                if pair is None:
+                    continue
+                image, labels = pair
+                probabilities = class_probabilities(
+                    logits_of,
+                    image,
+                    crop=segmenter.crop,
+                    stride=height_and_width(config.stride),
+                    batch=windows,
+                    base=base,
+                    scales=scales,
+                    flipped=flipped,
+                )
+                given = np.asarray(probabilities.argmax(axis=-1)).astype(np.uint8)
+                confusion += confusion_on_host(labels, given, classes)
+                if len(read) < pictures:
+                    path = evaluation.folder.path / "figures" / f"prediction-{len(read):02d}.png"
+                    save_comparison(path, image, labels, given, source.colours)
+                read.append(index)
+        note_unread(evaluation, source, np.asarray(read, np.int64))
+        return scores(confusion, source.class_names)
+
+    return validate
+
+
+def _read_ahead(source: Any) -> Iterator[tuple[int, Any]]:
+    """(index, (image, classes)) of all images, None for an unreadable one; a few are read ahead."""
+
+    def read(index: int):
+        try:
+            return index, source.read_pair(index)
+        except BadImage:
+            return index, None
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        waiting = [pool.submit(read, index) for index in range(min(_READ_AHEAD, len(source)))]
+        for following in range(len(waiting), len(source) + len(waiting)):
+            yield waiting.pop(0).result()
+            if following < len(source):
+                waiting.append(pool.submit(read, following))
+
+
+def _flat(found: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a validation for the logs."""
+    return {f"val/{name}": found[name] for name in ("mean_iou", "mean_accuracy", "accuracy")}
+
+
+def _results(
+    evaluation: Evaluation, segmenter: Segmenter, found: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    config, value = evaluation.config, found["last"]["mean_iou"]
+    rows = [row for row in read_rows(evaluation.folder.metrics_path) if row.get(_SCORE) is not None]
+    best = max(rows, key=lambda row: row[_SCORE])
+    trained = "frozen" if segmenter.frozen else "trained"
+    height, width = segmenter.crop
+    return {
+        "metric": "mean_iou",
+        "value": value,
+        "protocol": f"setr_{config.head}",
+        "formula": (
+            "mean over classes of TP / (TP + FP + FN) over the pixels of the validation images; "
+            f"SETR-{config.head.upper()} on blocks {segmenter.head.blocks}, encoder {trained}; "
+            f"SGD, momentum 0.9, poly 0.9, learning rate {segmenter.learning_rate:g} (head x "
+            f"{segmenter.head_rate:g}), {config.steps:,} steps of {config.train_batch_size} crops "
+            f"of {height} x {width}, loss over {config.loss_over} pixels; windows every "
+            f"{size_in_words(config.stride)}, single scale; last step; source: fudan-zvg/SETR"
+        ),
+        "metrics": found
+        | {"best": {"mean_iou": best[_SCORE], "step": best["step"]}, "steps": config.steps},
+        "wall_seconds": round(seconds, 2),
+        "line": evaluation.line(
+            f"SETR-{config.head.upper()} mean IoU {value:.2%} (last step; best {best[_SCORE]:.2%})"
+        ),
+    }
