@@ -41,7 +41,7 @@ def bitmap(number: int) -> np.ndarray:
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """As of ``golden.weights.weight``, larger where logits and deltas are made: they must differ."""
+    """As of ``golden.weights.weight``, larger where logits and deltas are made: they must tell."""
     normal = generator(name).normal(size=shape)
     if name.endswith("bias"):
         return (0.1 * normal).astype(np.float32)
