@@ -21,6 +21,7 @@ def get_config(variants: str = ""):
     config.image_size = 512
     config.recipe.epochs = 50.0
     config.recipe.batch_size = 16
-    config.recipe.scales = (0.5, 1.5)
+    config.recipe.scales, config.recipe.short_edges = (0.5, 1.5), ()
+    config.recipe.padding_multiple = 0
     config.recipe.warmup_steps = 100
     return apply_variants(config, variants.split(","), {"smoke": settings.smoke})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 from golden.from_torch_names import encoder
+from golden.swin_weights import params_of
 from golden.weights import generator, normalised
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, WINDOW, POSITIONS = 128, 16, 32, 5, 2, 3, 4
@@ -20,6 +21,10 @@ OBJECTS = (
     ((30.5, 60.25, 55.0, 88.0), 1),
 )
 OF_IMAGE = ((0, 1, 2), (1,))
+# A Swin made for 224 pixels under FPN, on images of other sides: its maps are no multiples of the
+# windows, and the last ones are smaller than a window.
+SWIN_WIDTH, SWIN_DEPTHS, SWIN_HEADS, SWIN_WINDOW = 8, (2, 2, 2, 2), (1, 2, 2, 2), 7
+SWIN_IMAGE = (96, 160)
 
 
 def images() -> np.ndarray:
@@ -30,6 +35,12 @@ def images() -> np.ndarray:
         image[height:] = 0
         image[:, width:] = 0
     return found
+
+
+def swin_images() -> np.ndarray:
+    """float32 [1, 96, 160, 3] normalised."""
+    pixels = generator("detection/swin").integers(0, 256, (1, *SWIN_IMAGE, 3))
+    return normalised(pixels.astype(np.uint8))
 
 
 def bitmap(number: int) -> np.ndarray:
@@ -129,3 +140,20 @@ def parameters(state: Mapping[str, np.ndarray]) -> dict:
             "classes": convolution("roi_heads.mask_head.predictor"),
         },
     }
+
+
+def swin_parameters(state: Mapping[str, np.ndarray]) -> dict:
+    """detectron2's FPN on a Swin as our tree; the encoder's own norm, unread, is left out."""
+    prefix = "bottom_up."
+    net = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+    nothing = {"norm.weight": None, "norm.bias": None}
+    encoder = params_of({**nothing, **net}, SWIN_DEPTHS)
+    encoder.pop("norm")
+    neck = {}
+    for k in range(4):
+        neck[f"norm_{k}"] = {"scale": net[f"norm{k}.weight"], "bias": net[f"norm{k}.bias"]}
+        for part in ("lateral", "output"):
+            name = f"fpn_{part}{k + 2}"
+            kernel = state[f"{name}.weight"].transpose(2, 3, 1, 0)
+            neck[f"{part}_{k}"] = {"kernel": kernel, "bias": state[f"{name}.bias"]}
+    return {"encoder": encoder, "neck": neck}

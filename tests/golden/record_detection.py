@@ -14,7 +14,8 @@ Keys: ``shape/<name>`` of detectron2's state dict, whose values are ``detection_
 ``map`` [2, 8, 8, D] is the ViT's; ``level/<k>`` the pyramid's, of the first image;
 ``loss/<name>`` of a training step on everything that can be sampled; ``gradient/<name>`` of the sum
 of all losses but that of the masks; ``found/<image>/{boxes,scores,classes,masks}`` the detections,
-the masks of the first 20 before they are pasted.
+the masks of the first 10 before they are pasted; ``swin_shape/<name>`` and ``swin_level/<k>`` are of
+FPN on its Swin (modeling/backbone/swin.py).
 """
 
 import sys
@@ -39,11 +40,16 @@ from golden.detection_cases import (
     REGIONS_SAMPLED,
     SIDE,
     SIZES,
+    SWIN_DEPTHS,
+    SWIN_HEADS,
+    SWIN_WIDTH,
+    SWIN_WINDOW,
     UNITS,
     WIDTH,
     WINDOW,
     bitmap,
     images,
+    swin_images,
     weight,
 )
 
@@ -173,6 +179,33 @@ def inputs() -> list[dict]:
     return found
 
 
+def swin_arrays() -> dict[str, np.ndarray]:
+    """Levels of FPN on a Swin."""
+    from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+    from detectron2.modeling.backbone.swin import SwinTransformer
+
+    net = SwinTransformer(
+        embed_dim=SWIN_WIDTH,
+        depths=SWIN_DEPTHS,
+        num_heads=SWIN_HEADS,
+        window_size=SWIN_WINDOW,
+        drop_path_rate=0.0,
+    )
+    stages = [f"p{k}" for k in range(4)]
+    pyramid = FPN(net, stages, CHANNELS, top_block=LastLevelMaxPool()).eval()
+    shapes = {name: tuple(value.shape) for name, value in pyramid.named_parameters()}
+    values = {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
+    pyramid.load_state_dict(values, strict=False)
+    with torch.no_grad():
+        levels = pyramid(torch.from_numpy(swin_images().transpose(0, 3, 1, 2).copy()))
+    arrays = {f"swin_shape/{name}": np.array(shape) for name, shape in shapes.items()}
+    for k, level in enumerate(levels.values()):
+        # Of the finest every other vector, for the size of the file.
+        apart = 2 if k == 0 else 1
+        arrays[f"swin_level/{k}"] = level.permute(0, 2, 3, 1).numpy()[:, ::apart, ::apart]
+    return arrays
+
+
 def main() -> None:
     # Not golden.official: it declares operators that this build of torchvision has.
     sys.path.insert(0, sys.argv[1])
@@ -204,7 +237,8 @@ def main() -> None:
             arrays[f"found/{number}/boxes"] = found.pred_boxes.tensor.numpy()
             arrays[f"found/{number}/scores"] = found.scores.numpy()
             arrays[f"found/{number}/classes"] = found.pred_classes.numpy()
-            arrays[f"found/{number}/masks"] = found.pred_masks[:20, 0].numpy()
+            arrays[f"found/{number}/masks"] = found.pred_masks[:10, 0].numpy()
+    arrays |= swin_arrays()
     np.savez_compressed(Path(__file__).with_name("detection.npz"), **arrays)
     for name, value in losses.items():
         print(name, float(value))

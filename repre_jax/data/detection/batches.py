@@ -19,6 +19,7 @@ from repre_jax.data.detection.views import (
     Window,
     fitted_window,
     jittered_window,
+    short_edge_window,
     view_objects,
     view_pixels,
 )
@@ -33,22 +34,43 @@ class DetectionViews:
     """How images and their objects become arrays.
 
     Attributes:
-      side: of the square view in pixels.
-      scales: of the jitter, smallest and largest, as shares of ``side``.
+      side: of the square in whose corner views lie, in pixels.
+      scales: of the large-scale jitter, smallest and largest, as shares of ``side``.
+      short_edges: in place of the jitter, lengths of the short edge in pixels, to choose from, the
+        largest of which is that at test; () for the jitter.
+      longest: what the long edge may become beside them.
+      crop: whether half of the views with short edges are crops.
       flip_probability: horizontal flip.
       objects: G, room for so many of an image.
     """
 
     side: int
     scales: tuple[float, float] = (0.1, 2.0)
+    short_edges: tuple[int, ...] = ()
+    longest: int = 1333
+    crop: bool = False
     flip_probability: float = 0.5
     objects: int = 100
 
     def training_window(self, size: tuple[int, int], rng: np.random.Generator) -> Window:
         """A random window into an image of ``size``."""
-        return jittered_window(
-            size, self.side, rng, scales=self.scales, flip_probability=self.flip_probability
+        flip = self.flip_probability
+        if not self.short_edges:
+            return jittered_window(size, self.side, rng, scales=self.scales, flip_probability=flip)
+        return short_edge_window(
+            size,
+            rng,
+            short_edges=self.short_edges,
+            longest=self.longest,
+            crop=self.crop,
+            flip_probability=flip,
         )
+
+    def whole_window(self, size: tuple[int, int]) -> Window:
+        """The window of an image of ``size`` at test."""
+        if self.short_edges:
+            return fitted_window(size, max(self.short_edges), self.longest)
+        return fitted_window(size, self.side, self.side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,27 +146,27 @@ class WholeImageChunks:
 
     Attributes:
       source: where the images come from.
-      side: of the square view in pixels.
+      views: what becomes of them.
       batch_size: global batch size.
       rows: what this process makes of each batch.
     """
 
     source: CocoSource
-    side: int
+    views: DetectionViews
     batch_size: int
     rows: Rows
 
     @property
     def chunk_bytes(self) -> int:
         """Size of the largest chunk."""
-        return self.rows.per_chunk * self.side**2 * 3
+        return self.rows.per_chunk * self.views.side**2 * 3
 
     def __call__(self, chunk: int) -> dict[str, np.ndarray]:
         cv2.setNumThreads(0)
         step, number = divmod(chunk, self.rows.chunks)
-        rows = self.rows.chunk(number)
+        rows, side = self.rows.chunk(number), self.views.side
         batch = {
-            "image": np.zeros((len(rows), self.side, self.side, 3), np.uint8),
+            "image": np.zeros((len(rows), side, side, 3), np.uint8),
             "size": np.ones((len(rows), 2), np.float32),
             "index": np.full(len(rows), PADDING, np.int32),
             "mask": np.zeros(len(rows), bool),
@@ -158,7 +180,7 @@ class WholeImageChunks:
                 image = self.source.read(index)
             except BadImage:
                 continue
-            window = fitted_window(image.shape[:2], self.side)
+            window = self.views.whole_window(image.shape[:2])
             view_pixels(image, window, batch["image"][position])
             batch["size"][position] = window.size
             batch["mask"][position] = True
@@ -190,7 +212,9 @@ def detection_batches(
     return batches_of(chunks, rows, start_step, total_steps, workers)
 
 
-def whole_image_batches(source: CocoSource, side: int, *, batch_size: int, workers: int) -> Batches:
+def whole_image_batches(
+    source: CocoSource, views: DetectionViews, *, batch_size: int, workers: int
+) -> Batches:
     """This process's rows of every image in order.
 
     Returns:
@@ -198,5 +222,5 @@ def whole_image_batches(source: CocoSource, side: int, *, batch_size: int, worke
       "mask": bool [b], whether there is an image that could be read}.
     """
     rows = dataclasses.replace(process_rows(batch_size), most=_ROWS_PER_CHUNK)
-    chunks = WholeImageChunks(source, side, batch_size, rows)
+    chunks = WholeImageChunks(source, views, batch_size, rows)
     return batches_of(chunks, rows, 0, -(-len(source) // batch_size), workers)

@@ -10,6 +10,8 @@ from repre_jax.data.detection.annotations import Instances, bitmap
 # Side of the masks in their boxes' coordinates: 0.13 % of the pixels of what the mask head is to
 # say differ from those of whole masks, 0.30 % at half of it (google's tf-vision keeps 112, too).
 MASK_SIDE = 112
+# Of ``short_edge_window``.
+_CROPPED_FROM, _CROPPED_LONGEST, _CROPS = (400, 500, 600), 4200, (384, 600)
 _SMALLEST = 1e-5  # of a box's sides, detectron2's filter_empty_instances
 
 
@@ -43,15 +45,55 @@ class ViewedObjects(NamedTuple):
     masks: np.ndarray
 
 
-def fitted_window(size: tuple[int, int], side: int) -> Window:
-    """The whole image, its long side scaled to ``side``.
+def fitted_window(size: tuple[int, int], shortest: int, longest: int) -> Window:
+    """The whole image, as large as its short and its long side may become.
 
-    Source: detectron2, data/transforms/augmentation_impl.py, ResizeShortestEdge with both lengths
-    the same (projects/ViTDet/configs/common/coco_loader_lsj.py).
+    Sources: detectron2, data/transforms/augmentation_impl.py, ResizeShortestEdge (ViTDet has both
+    lengths the same, projects/ViTDet/configs/common/coco_loader_lsj.py); mmcv, image/geometric.py,
+    imrescale, rounds the same way.
     """
-    scale = side / max(size)
+    scale = min(shortest / min(size), longest / max(size))
     scaled = tuple(max(1, int(length * scale + 0.5)) for length in size)
     return Window(False, scaled, (0, 0), scaled)
+
+
+def short_edge_window(
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    short_edges: tuple[int, ...],
+    longest: int,
+    crop: bool,
+    flip_probability: float,
+) -> Window:
+    """A whole image at one of several sizes, or half of the time a crop of it at such a size.
+
+    Source: Swin-Transformer-Object-Detection, configs/swin/mask_rcnn_swin_tiny_patch4_window7_
+    mstrain_480-800_adamw_1x_coco.py: the crop is of 384 to 600 pixels a side, from the image with a
+    short edge of 400, 500 or 600. Here both resizings are one.
+
+    Args:
+      size: (height, width) of the image.
+      rng: for the draws.
+      short_edges: to choose from, in pixels.
+      longest: what the long edge may become.
+      crop: whether there are crops.
+      flip_probability: of mirroring.
+    """
+    flip = bool(rng.uniform() < flip_probability)
+    shortest = int(rng.choice(short_edges))
+    if not (crop and rng.uniform() < 0.5):
+        return fitted_window(size, shortest, longest)._replace(flip=flip)
+    first = fitted_window(size, int(rng.choice(_CROPPED_FROM)), _CROPPED_LONGEST).size
+    low, high = _CROPS
+    cut = tuple(int(rng.integers(min(s, low), min(s, high) + 1)) for s in first)
+    offset = tuple(int(rng.integers(s - c + 1)) for s, c in zip(first, cut, strict=True))
+    seen = fitted_window(cut, shortest, longest).size
+    factors = [s / c for s, c in zip(seen, cut, strict=True)]
+    scaled = tuple(max(s, round(w * f)) for s, w, f in zip(seen, first, factors, strict=True))
+    place = (round(o * f) for o, f in zip(offset, factors, strict=True))
+    offset = tuple(min(o, w - s) for o, w, s in zip(place, scaled, seen, strict=True))
+    return Window(flip, scaled, offset, seen)
 
 
 def jittered_window(

@@ -156,6 +156,11 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
     height, width = height_and_width(config.image_size)
     if height != width:
         raise UserError(f"image_size={config.image_size} must be one number: images are square.")
+    if recipe.short_edges and recipe.longest > height:
+        raise UserError(
+            f"recipe.longest={recipe.longest} does not fit into image_size={height}: images lie in "
+            "the corner of such a square."
+        )
     devices = evaluation.mesh.size
     for key, size in (("recipe.batch_size", recipe.batch_size), ("batch_size", config.batch_size)):
         if size % devices:
@@ -235,7 +240,7 @@ class Validation:
         """Of a training."""
         self._evaluation = evaluation
         self._source: CocoSource = evaluation.val
-        self._side = trainer.side
+        self._views = views_of(trainer.recipe, trainer.side)
         self._detect: Callable[[Any, Mapping[str, jax.Array]], Detections] = jax.jit(
             trainer.detections
         )
@@ -285,7 +290,7 @@ class Validation:
         sharding = by_row(self._evaluation.mesh)
         with whole_image_batches(
             self._source,
-            self._side,
+            self._views,
             batch_size=config.batch_size,
             workers=config.data.workers,
         ) as batches:

@@ -4,11 +4,13 @@ vitdet   detectron2, projects/ViTDet/configs/COCO/mask_rcnn_vitdet_{b,l,h}_*.py,
          configs/common/models/mask_rcnn_vitdet.py and projects/ViTDet/configs/common/
          coco_loader_lsj.py: a plain ViT, large-scale jitter, deeper heads with norms. LoMaR and
          RePre on a ViT name no recipe of their own.
-swin_1x  SwinTransformer/Swin-Transformer-Object-Detection, configs/swin/mask_rcnn_swin_tiny_*_1x,
-         as MoBY and RePre use it, but for the images: they are as vitdet's, square and of one size,
-         with a jitter from 0.5 to 1.
+swin_1x  SwinTransformer/Swin-Transformer-Object-Detection, configs/swin/mask_rcnn_swin_tiny_
+         patch4_window7_mstrain_480-800_adamw_1x_coco.py, as MoBY uses it; RePre's text, "short edge
+         800", reads as one size (recipe.short_edges=(800,), recipe.crop=False).
 
-Both optimize with AdamW.
+Both optimize with AdamW. Departures of swin_1x: images lie in the corner of one square, where the
+source pads a batch to its largest image; boxes of cut objects are those of what is left of their
+masks, as in ViTDet, and not the cut boxes.
 """
 
 import dataclasses
@@ -46,6 +48,10 @@ class DetectionRecipe:
       window: of a ViT's attention, in patches.
       remat: whether the encoder's blocks are computed again in the backward pass, for memory.
       scales: of the jitter, smallest and largest size, as shares of ``image_size``.
+      short_edges: in place of the jitter, lengths of the short edge in pixels, the largest of which
+        is that at test; () for the jitter, and at test images as large as fit.
+      longest: what the long edge may become beside them, in pixels.
+      crop: whether half of the images with short edges are crops.
       flip_probability: horizontal flip.
       objects: of an image that there is room for.
       pyramid_width: channels of the pyramid.
@@ -55,7 +61,7 @@ class DetectionRecipe:
       head_norms: whether the convolutions of box and mask head have norms.
       anchor_scale, anchors_sampled, before_suppression, proposals, regions_sampled: see
         ``models.detection.detector.DetectorForm``.
-      own_anchors, low_quality: see there.
+      own_anchors, low_quality, padding_multiple: see there; 0 is None.
     """
 
     epochs: float = 100.0
@@ -70,6 +76,9 @@ class DetectionRecipe:
     window: int = 14
     remat: bool = True
     scales: tuple[float, float] = (0.1, 2.0)
+    short_edges: tuple[int, ...] = ()
+    longest: int = 1333
+    crop: bool = False
     flip_probability: float = 0.5
     objects: int = 100
     pyramid_width: int = 256
@@ -83,6 +92,7 @@ class DetectionRecipe:
     anchors_sampled: int = 256
     own_anchors: bool = False
     low_quality: float = 0.0
+    padding_multiple: int = 0
     before_suppression: tuple[int, int] = (2000, 1000)
     proposals: int = 1000
     regions_sampled: int = 512
@@ -98,14 +108,15 @@ RECIPES = {
         weight_decay=0.05,
         layer_decay=1.0,
         remat=False,
-        scales=(0.5, 1.0),
+        short_edges=tuple(range(480, 801, 32)),
+        crop=True,
         proposal_convolutions=1,
         box_convolutions=0,
         box_layers=2,
         head_norms=False,
         own_anchors=True,
         low_quality=0.3,
-        before_suppression=(2000, 1000),
+        padding_multiple=32,
     ),
 }
 
@@ -159,13 +170,22 @@ def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> Detecti
 
 def views_of(recipe: DetectionRecipe, side: int) -> DetectionViews:
     """What happens to images."""
-    return DetectionViews(side, recipe.scales, recipe.flip_probability, recipe.objects)
+    return DetectionViews(
+        side=side,
+        scales=recipe.scales,
+        short_edges=recipe.short_edges,
+        longest=recipe.longest,
+        crop=recipe.crop,
+        flip_probability=recipe.flip_probability,
+        objects=recipe.objects,
+    )
 
 
 def form_of(recipe: DetectionRecipe, classes: int) -> DetectorForm:
     """The detector's numbers."""
     fields = {field.name for field in dataclasses.fields(DetectorForm)}
     given = {name: value for name, value in vars(recipe).items() if name in fields}
+    given["padding_multiple"] = recipe.padding_multiple or None
     return DetectorForm(classes=classes, **given)
 
 
@@ -177,14 +197,17 @@ def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) ->
         if value != getattr(published, name)
     ]
     departures = f"; changed from the published recipe: {', '.join(changed)}" if changed else ""
+    images = f"jitter from {recipe.scales[0]:g} to {recipe.scales[1]:g}"
+    if recipe.short_edges:
+        edges = f"{min(recipe.short_edges)} to {max(recipe.short_edges)}"
+        images = f"short edges {edges}, {'with' if recipe.crop else 'without'} crops"
     encoder = f"layer decay {recipe.layer_decay:g}, drop path {recipe.drop_path:g}"
     return (
         f"Mask R-CNN at {side} pixels, {recipe.epochs:g} epochs of AdamW at batch "
         f"{recipe.batch_size}, learning rate {recipe.learning_rate:g} with {recipe.warmup_steps} "
         f"steps of warm-up and drops after {', '.join(f'{d:.3g}' for d in recipe.drops)} of them, "
         f"weight decay {recipe.weight_decay:g}, "
-        f"{encoder if recipe.train_encoder else 'encoder frozen'}, jitter from "
-        f"{recipe.scales[0]:g} to {recipe.scales[1]:g}{departures}"
+        f"{encoder if recipe.train_encoder else 'encoder frozen'}, {images}{departures}"
     )
 
 
@@ -203,6 +226,8 @@ RANGES = {
         "drop_path": SHARE_BELOW_ONE,
         "window": AT_LEAST_ONE,
         "scales": Range(0, 10, low_open=True),
+        "short_edges": AT_LEAST_ONE,
+        "longest": AT_LEAST_ONE,
         "flip_probability": SHARE,
         "objects": AT_LEAST_ONE,
         "pyramid_width": AT_LEAST_ONE,
@@ -214,6 +239,7 @@ RANGES = {
         "anchor_scale": POSITIVE,
         "anchors_sampled": Range(2, whole=True),
         "low_quality": SHARE,
+        "padding_multiple": _WHOLE,
         "before_suppression": AT_LEAST_ONE,
         "proposals": AT_LEAST_ONE,
         "regions_sampled": Range(4, whole=True),

@@ -34,6 +34,7 @@ def smoke(config: ConfigDict) -> None:
             "epochs": 0.2,
             "warmup_steps": 1,
             "window": 4,
+            "short_edges": (),
             "objects": 20,
             "pyramid_width": 32,
             "box_convolutions": 1,

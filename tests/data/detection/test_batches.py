@@ -88,7 +88,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
 
 def test_whole_images_come_in_order_with_padding(root, tmp_path):
     val = CocoSource(root, "val")
-    found = list(whole_image_batches(val, 64, batch_size=3, workers=0))
+    found = list(whole_image_batches(val, DetectionViews(64), batch_size=3, workers=0))
     assert [batch["index"].tolist() for batch in found] == [[0, 1, 2], [3, 4, -1]]
     assert [batch["mask"].tolist() for batch in found] == [[True] * 3, [True, True, False]]
     image = cv2.imread(str(root / "val/0003.png"))[..., ::-1]

@@ -9,6 +9,7 @@ from repre_jax.data.detection.views import (
     Window,
     fitted_window,
     jittered_window,
+    short_edge_window,
     view_objects,
     view_pixels,
 )
@@ -88,9 +89,36 @@ def test_pixels_are_scaled_mirrored_cut_and_padded_with_zeros():
 
 
 def test_whole_images_fit():
-    assert fitted_window((480, 640), 1024).size == (768, 1024)
-    assert fitted_window((640, 427), 100).size == (100, 67)
-    assert fitted_window((1, 5000), 100).size == (1, 100)
+    assert fitted_window((480, 640), 1024, 1024).size == (768, 1024)
+    assert fitted_window((640, 427), 100, 100).size == (100, 67)
+    assert fitted_window((1, 5000), 100, 100).size == (1, 100)
+
+
+def test_every_size_of_coco_fits_the_square_of_swin():
+    for height in range(1, 641, 9):
+        for width in range(1, 641, 7):
+            size = fitted_window((height, width), 800, 1333).size
+            assert max(size) <= 1333 and min(size) <= 800
+            assert max(size) == 1333 or min(size) == 800
+
+
+def test_short_edges_and_crops_of_swin():
+    rng = np.random.default_rng(0)
+    edges = tuple(range(480, 801, 32))
+    options = {"short_edges": edges, "longest": 1333, "flip_probability": 0.5}
+    whole = [short_edge_window((480, 640), rng, crop=False, **options) for _ in range(300)]
+    assert {min(window.size) for window in whole} == set(edges)
+    assert all(w.scaled == w.size and w.offset == (0, 0) for w in whole)
+    mixed = [short_edge_window((480, 640), rng, crop=True, **options) for _ in range(300)]
+    cut = [window for window in mixed if window.scaled != window.size]
+    assert 0.35 < len(cut) / len(mixed) < 0.6
+    for window in cut:
+        assert min(window.size) in edges or max(window.size) == 1333
+        for scaled, place, seen in zip(*window[1:], strict=True):
+            assert 0 <= place <= scaled - seen
+        # A crop of 384 to 600 pixels from short edges of 400 to 600.
+        shares = np.array(window.size) / np.array(window.scaled)
+        assert shares.min() > 384 / 810 and shares.max() <= 1
 
 
 def test_jitter_has_the_range_the_crop_and_the_place_of_its_source():

@@ -37,7 +37,7 @@ def smaller(masks: np.ndarray) -> np.ndarray:
 def truth(source, index, side):
     """Its objects as a detector of ``side`` pixels would find them, in the image's pixels."""
     size = source.size(index)
-    window = fitted_window(size, side)
+    window = fitted_window(size, side, side)
     seen = view_objects(source.instances(index), size, window)
     factors = np.array([size[1] / window.size[1], size[0] / window.size[0]])
     boxes = seen.boxes * np.tile(factors, 2)

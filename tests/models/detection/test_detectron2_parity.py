@@ -9,12 +9,16 @@ from golden.compare import FOLDER
 
 from repre_jax.data.detection.annotations import Instances
 from repre_jax.data.detection.views import Window, view_objects
+from repre_jax.evaluation.detection.recipes import RECIPES, with_changes
+from repre_jax.evaluation.detection.step import build_detector
 from repre_jax.models.detection.detector import Detector, DetectorForm, detect
 from repre_jax.models.detection.heads import BoxHead, MaskHead, ProposalHead
 from repre_jax.models.detection.losses import Objects, detection_losses
 from repre_jax.models.detection.necks import SimplePyramid
 from repre_jax.models.detection.vitdet import detection_vit
+from repre_jax.models.swin import Swin
 from repre_jax.models.vit import ViT
+from repre_jax.sharding import make_mesh
 
 GOLDEN = dict(np.load(FOLDER / "detection.npz"))
 PARAMS = cases.parameters(
@@ -94,6 +98,32 @@ def outline(number: int) -> dict:
     return rle.encode(np.asfortranarray(cases.bitmap(number)))
 
 
+def test_levels_of_fpn_on_a_swin_of_any_size():
+    names = [name for name in GOLDEN if name.startswith("swin_shape/")]
+    state = {
+        name.removeprefix("swin_shape/"): cases.weight(
+            name.removeprefix("swin_shape/"), tuple(GOLDEN[name])
+        )
+        for name in names
+    }
+    params = cases.swin_parameters(state)
+    width = cases.SWIN_WIDTH * 8
+    params["encoder"]["norm"] = {"scale": np.ones(width), "bias": np.zeros(width)}
+    swin = Swin(cases.SWIN_WIDTH, cases.SWIN_DEPTHS, cases.SWIN_HEADS, cases.SWIN_WINDOW)
+    recipe = with_changes(RECIPES["swin_1x"], {"drop_path": 0.0, "pyramid_width": cases.CHANNELS})
+    side = max(cases.SWIN_IMAGE)
+    detector, encoder = build_detector(
+        swin, params["encoder"], recipe, side=side, classes=1, mesh=make_mesh(1)
+    )
+    params["encoder"] = encoder
+    levels = compiled(lambda p, x: detector.levels(p, detector.maps(p, x)))(
+        params, cases.swin_images()
+    )
+    for k, level in enumerate(levels):
+        level = level[:, ::2, ::2] if k == 0 else level
+        np.testing.assert_allclose(level, GOLDEN[f"swin_level/{k}"], atol=2e-4)
+
+
 def losses_of(detector, params, objects):
     maps = detector.maps(params, cases.images())
     keys = jax.random.split(jax.random.key(0), 2)
@@ -168,5 +198,5 @@ def test_detections(detector):
         same = np.abs(found.boxes[image, :count] - theirs["boxes"]).max(axis=1) < 0.02
         same &= np.asarray(found.classes[image, :count]) == theirs["classes"]
         assert same.mean() > 0.95
-        masks = np.abs(found.masks[image, :20] - theirs["masks"]).max(axis=(1, 2))
-        assert (masks[same[:20]] < 2e-3).all()
+        masks = np.abs(found.masks[image, :10] - theirs["masks"]).max(axis=(1, 2))
+        assert (masks[same[:10]] < 2e-3).all()
