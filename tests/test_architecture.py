@@ -13,7 +13,9 @@ from repre_jax.training import defaults
 from repre_jax.training.explain import flat_keys
 
 ROOT = Path(__file__).parents[1]
-EVALUATIONS = sorted((ROOT / "configs" / "eval").glob("*.py"))
+EVALUATIONS = [
+    path for kind in ("eval", "detect") for path in sorted((ROOT / "configs" / kind).glob("*.py"))
+]
 # Without those that set the keys: what sets one reads it, too, by the look of it.
 FILES = sorted(p for p in (ROOT / "repre_jax").rglob("*.py") if p.stem != "defaults")
 
@@ -55,6 +57,7 @@ ALIASES = {
     "windows": {"config"},
     "data": {"data_config"},
     "model": {"model"},
+    "recipe": {"form"},  # detectors' numbers, handed on to the model
 }
 OWNERS = {
     "method": "repre_jax.methods",
@@ -85,9 +88,9 @@ def test_every_option_is_read(method):
     assert [key for key in keys if not is_read(key)] == []
 
 
-@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_option_of_an_evaluation_is_read(path):
-    config = read_config(f"eval/{path.stem}")
+    config = read_config(f"{path.parent.name}/{path.stem}")
     # A table holds the other evaluations' keys under their names, which are tested themselves.
     sections = {other.stem for other in EVALUATIONS}
     keys = [key for key in flat_keys(config) if key.split(".")[0] not in sections]

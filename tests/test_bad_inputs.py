@@ -10,6 +10,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+from evaluation_configs import config_name
 from tiny import saved_run
 from whole_runs import command, summary
 
@@ -93,6 +94,8 @@ def test_equal_images_train_or_are_told_of(method, tmp_path, capsys):
     assert command(f"--config={name}:smoke", f"--workdir={tmp_path / 'run'}", *data) == 0
     assert np.isfinite(summary(tmp_path / "run")["loss"])
     for task in TASKS if method == "dino" else ():  # seconds each, and none knows the method
-        code = command(f"--config=eval/{task}:smoke", f"--config.checkpoint={tmp_path / 'run'}")
+        code = command(
+            f"--config={config_name(task)}:smoke", f"--config.checkpoint={tmp_path / 'run'}"
+        )
         err = capsys.readouterr().err
         assert code == 0 or (code == 2 and err.startswith("error: ")), err

@@ -14,8 +14,8 @@ Keys: ``shape/<name>`` of detectron2's state dict, whose values are ``detection_
 ``map`` [2, 8, 8, D] is the ViT's; ``level/<k>`` the pyramid's, of the first image;
 ``loss/<name>`` of a training step on everything that can be sampled; ``gradient/<name>`` of the sum
 of all losses but that of the masks; ``found/<image>/{boxes,scores,classes,masks}`` the detections,
-the masks of the first 10 before they are pasted; ``swin_shape/<name>`` and ``swin_level/<k>`` are of
-FPN on its Swin (modeling/backbone/swin.py).
+the masks of the first 10 before they are pasted; ``swin_shape/<name>`` and ``swin_level/<k>`` are
+of FPN on its Swin (modeling/backbone/swin.py).
 """
 
 import sys

@@ -53,6 +53,7 @@ from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
+from repre_jax.runs.progress import counted_on_screen
 from repre_jax.schedules import Clock
 from repre_jax.sharding import by_row
 
@@ -254,14 +255,16 @@ class Validation:
         """{"val/box_AP", ...}: the usual ones; ``precisions`` has all of the last measurement."""
         source, results, read = self._source, [], []
         categories = source.annotations.categories.ids
-        for index, found in self._found(params):
-            read.append(index)
-            results += coco_results(
-                found,
-                image_id=source.image_id(index),
-                size=source.size(index),
-                category_ids=categories,
-            )
+        with counted_on_screen(len(source), "validation images") as advance:
+            for index, found in self._found(params):
+                advance()
+                read.append(index)
+                results += coco_results(
+                    found,
+                    image_id=source.image_id(index),
+                    size=source.size(index),
+                    category_ids=categories,
+                )
         nothing = np.zeros(len(read), np.int32)
         index = np.array(read, np.int32)
         self._evaluation.note_unreadable(source, Features(nothing, nothing, index))
