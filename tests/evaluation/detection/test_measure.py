@@ -18,8 +18,8 @@ from repre_jax.data.detection.views import fitted_window, view_objects
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.checkpoint import open_pretrained
-from repre_jax.evaluation.detection.measure import Validation
 from repre_jax.evaluation.detection.recipes import RECIPES
+from repre_jax.evaluation.detection.validation import Validation
 from repre_jax.evaluation.stored import read_chosen
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.models.detection.detector import Detections
