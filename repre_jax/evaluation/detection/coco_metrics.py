@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +113,9 @@ def average_precisions(
     coco, evaluator = _library()
     found = {}
     with contextlib.redirect_stdout(io.StringIO()):  # tables, which results.json holds
-        truth = coco(str(annotations))
+        truth = coco()
+        truth.dataset = _complete(json.loads(annotations.read_bytes()))
+        truth.createIndex()
         for kind, name in KINDS.items():
             # Without the other kind: loadRes takes a mask's area from a box where there is one.
             other = "segmentation" if kind == "box" else "bbox"
@@ -124,6 +127,24 @@ def average_precisions(
             evaluation.summarize()
             found[kind] = dict(zip(NAMES, map(float, evaluation.stats), strict=False))
     return found
+
+
+def _complete(content: dict[str, Any]) -> dict[str, Any]:
+    """An annotation file's content with what the libraries ask for and exports may lack.
+
+    Objects without a mask, which nobody could have been taught, do not count.
+    """
+    kept = []
+    for number, annotation in enumerate(content["annotations"]):
+        segmentation = annotation.get("segmentation") or []
+        if not isinstance(segmentation, dict):
+            # As in data.detection.annotations: pycocotools takes four numbers for a box.
+            segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if segmentation:
+            _, _, width, height = annotation["bbox"]
+            usual = {"id": number + 1, "area": width * height, "iscrowd": 0}
+            kept.append(usual | annotation | {"segmentation": segmentation})
+    return content | {"annotations": kept}
 
 
 def _library() -> tuple[Any, Any]:

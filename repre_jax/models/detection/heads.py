@@ -2,7 +2,8 @@
 
 Sources: detectron2, modeling/proposal_generator/rpn.py (StandardRPNHead), modeling/roi_heads/
 {box_head,fast_rcnn,mask_head}.py, and configs/common/models/mask_rcnn_vitdet.py for the deeper
-heads with norms; mmdetection's (Swin) are the plain ones. Logits and deltas are float32.
+heads with norms; mmdetection's (Swin) are the plain ones, whose hidden layers begin as
+detectron2's here. Logits and deltas are float32.
 """
 
 from collections.abc import Sequence

@@ -94,6 +94,23 @@ def test_areas_of_masks_are_those_of_the_masks(shapes):
     assert first["bbox"][2] * first["bbox"][3] >= area
 
 
+def test_exports_that_lack_what_the_libraries_ask_for(shapes, tmp_path):
+    content = json.loads(shapes.annotations.path.read_text())
+    for annotation in content["annotations"]:
+        for key in ("id", "area", "iscrowd"):
+            del annotation[key]
+    without = {"bbox": [0, 0, 9, 9], "category_id": 1, "image_id": 1}
+    for segmentation in ([], [[0, 0, 9, 9]]):
+        content["annotations"].append(without | {"segmentation": segmentation})
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    one = coco_results(
+        truth(shapes, 0, 128), image_id=1, size=shapes.size(0), category_ids=(1, 2, 3)
+    )
+    found = average_precisions(path, one, [1])
+    assert found["box"]["AP50"] == found["mask"]["AP50"] == pytest.approx(1, abs=1e-9)
+
+
 def test_both_libraries_agree(shapes, monkeypatch):
     pytest.importorskip("faster_coco_eval")
     faster = measured(shapes, 64)
