@@ -29,7 +29,7 @@ def batches(source, *, start=0, stop=4, seed=0, workers=0, objects=5):
     return list(
         detection_batches(
             source,
-            DetectionViews(32, (0.5, 1.5), 0.5, objects),
+            DetectionViews(32, scales=(0.5, 1.5), objects=objects),
             batch_size=4,
             seed=seed,
             start_step=start,

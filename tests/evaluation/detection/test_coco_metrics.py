@@ -65,7 +65,7 @@ def test_the_truth_is_found_perfect(shapes):
 
 
 @pytest.mark.skipif(not MINI.is_dir(), reason="needs ../shared/data/coco_mini")
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "val"])
 def test_the_truth_of_photographs_is_found_in_masks_of_28_numbers(split):
     source = CocoSource(MINI, split)
     found = measured(source, 1024)

@@ -82,7 +82,7 @@ def undecayed(params):
     return [name for name, decayed in pairs if not decayed]
 
 
-@pytest.mark.parametrize("position", ["learned", "relative"])
+@pytest.mark.parametrize("position", ["learned", pytest.param("relative", marks=pytest.mark.slow)])
 def test_a_vit_of_any_positions_becomes_a_detector(position):
     vit = ViT(16, 16, 5, 2, 32, position=position)
     trainer, params = tiny_trainer(vit, "vitdet", 64)
@@ -118,6 +118,29 @@ def test_a_swin_becomes_a_detector_whose_windows_all_shift():
     assert {f"norm_{k}" for k in range(4)} <= set(params["neck"])
     left = undecayed(params)
     assert all("norm" in n or n.endswith("relative_position_bias") for n in left)
+
+
+@pytest.mark.slow
+def test_as_many_parameters_as_detectron2_has_on_a_vit_of_base_size():
+    """Its model of mask_rcnn_vitdet_b_100ep.py, without the class token's position, counted."""
+    vit, recipe = ViT(16, 768, 12, 12, 224), RECIPES["vitdet"]
+    images = jnp.zeros((1, 224, 224, 3))
+    shapes = jax.eval_shape(vit.init, jax.random.key(0), images)["params"]
+    params = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+    options = {"side": 1024, "classes": 80, "mesh": make_mesh(1)}
+    detector, params = build_detector(vit, params, recipe, **options)
+    trainer = build_trainer(detector, params, recipe, side=1024, clock=Clock(1000, 100_000), seed=0)
+    state = jax.eval_shape(lambda p: initial_state(trainer, p), params)
+    counts = {
+        part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in state.params.items()
+    }
+    assert counts == {
+        "encoder": 85_889_024 - 768,
+        "neck": 5_560_000,
+        "proposal_head": 1_184_015,
+        "box_head": 15_618_449,
+        "mask_head": 2_644_304,
+    }
 
 
 def test_patches_that_no_pyramid_can_be_built_on():

@@ -130,6 +130,7 @@ def losses_of(detector, params, objects):
     return detection_losses(detector, params, maps, objects, keys)
 
 
+@pytest.mark.slow  # of what both tests below are made
 def test_maps_of_the_vit_and_of_its_pyramid(detector):
     maps, levels = compiled(
         lambda params, images: (
