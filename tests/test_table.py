@@ -1,9 +1,12 @@
 """The table's text; whole tables are made in ``test_evaluate``."""
 
+from pathlib import Path
+
 import pytest
 
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
-from repre_jax.table import find_rows, markdown
+from repre_jax.table import _cell, find_rows, markdown
 
 
 def row(run, formula):
@@ -33,3 +36,18 @@ def test_rows_are_runs_and_weights_of_other_libraries(tmp_path):
     assert [path.name for path in found] == ["a", "dino.pth", "timm"]
     with pytest.raises(UserError, match="nor weights of another library"):
         find_rows(f"{tmp_path}/b,{tmp_path}/*.txt")
+
+
+def test_images_of_the_table_are_not_those_of_dense_cells():
+    config = read_config("eval/table")
+    config.data.path, config.dense_knn.data.path = "/images", "/camvid"
+    paths = [_cell(config, cell, Path("a"), "auto").data.path for cell in ("knn", "dense_knn")]
+    assert paths == ["/images", "/camvid"]
+
+
+def test_shares_are_told_in_percent():
+    lines = [
+        markdown([row("a", "f") | {"linear": {**row("a", "f")["linear"], "metric": metric}}], cells)
+        for metric, cells in (("mean_iou", ["linear"]), ("effective_rank", ["linear"]))
+    ]
+    assert "| 50.00 |" in lines[0] and "| 0.5 |" in lines[1]

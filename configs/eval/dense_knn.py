@@ -25,6 +25,7 @@ def get_config(variants: str = ""):
     config.memory = 10_000  # patches, shared out evenly among the training images
     config.neighbours = 30
     config.temperature = 0.02
+    config.pictures = 8  # validation images to draw, by the block that is reported
     return apply_variants(config, variants.split(","), {"smoke": smoke, "voc": voc})
 
 

@@ -28,6 +28,7 @@ def get_config(variants: str = ""):
     config.seeds = 1  # heads a learning rate, which differ in their first kernel
     config.epochs = 10
     config.train_batch_size = 16
+    config.pictures = 8  # validation images to draw, by the block that is reported
     config.save_every_epochs = 1
     config.log_every_steps = 20
     return apply_variants(config, variants.split(","), {"smoke": smoke})

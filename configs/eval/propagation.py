@@ -31,6 +31,7 @@ def get_config(variants: str = ""):
     config.neighbours = 5
     config.temperature = 0.1
     config.context_frames = 7  # the latest frames, beside the first
+    config.pictures = 8  # clips whose last frame is drawn, by the block that is reported
     return apply_variants(config, variants.split(","), {"smoke": smoke, "davis": davis})
 
 

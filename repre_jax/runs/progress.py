@@ -104,7 +104,7 @@ class ProgressDisplay:
 
 @contextlib.contextmanager
 def counted_on_screen(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Shows how far a measurement is: a function to be called once for every one of ``total``.
+    """Shows how far a measurement is: a function to be called after every one of ``total``.
 
     Nothing is shown by other processes than the first, nor of what is over in seconds.
     """
@@ -112,13 +112,13 @@ def counted_on_screen(total: int, what: str) -> Iterator[Callable[[], None]]:
 
     def advance() -> None:
         nonlocal done, display
+        done += 1
         seconds = time.monotonic() - started
         if display is None and seconds > _SECONDS_UNTOLD and jax.process_index() == 0:
-            display = ProgressDisplay(start_step=done, total_steps=total)
+            display = ProgressDisplay(start_step=done - 1, total_steps=total)
             display.say(f"{total:,} {what}")
         if display is not None:
             display.update(done, {}, seconds / done * (total - done))
-        done += 1
 
     try:
         yield advance

@@ -139,15 +139,15 @@ def _cityscapes(root: Path, data: ConfigDict, split: str, channels: int) -> Segm
 def _folder(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
     classes = plain_classes(data.classes, tuple(data.ignore))
     folders = []
-    for key in ("images", "labels"):
-        below = root / data[key]
+    for key, folder in (("images", data.images), ("labels", data.labels)):
+        below = root / folder
         if not below.is_dir():
             raise UserError(f"{below} is no folder: set data.{key} to its name in {root}.")
         names = [path.name for path in below.iterdir() if path.is_dir()]
         name = getattr(choose_splits(names), split)
         if name is None:
             raise UserError(f"{below} has no folder for the split {split}: name them train and val")
-        folders.append(f"{data[key]}/{name}")
+        folders.append(f"{folder}/{name}")
     pairs = _same_names(root, *folders)
     return SegmentationSource(root, pairs, classes, f"pairs, {split},", channels)
 

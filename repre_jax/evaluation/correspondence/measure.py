@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from repre_jax.data.host.crops import resize
 from repre_jax.data.segmentation.source import SegmentationSource
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
@@ -12,10 +14,12 @@ from repre_jax.evaluation.correspondence.carrier import Carrier
 from repre_jax.evaluation.correspondence.clips import DAVIS, clips_of, open_videos
 from repre_jax.evaluation.correspondence.judges import MeanIoU, RegionAndBoundary
 from repre_jax.evaluation.segmentation.maps import chosen_blocks, names_of, reported_of
+from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.views import check_channels, check_one_process
 from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
+from repre_jax.sharding import replicated
 
 _COPY = "first_frame"  # the baseline that knows no features
 
@@ -40,6 +44,7 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     networks = {"blocks": evaluation.params}
     if config.beside_random and evaluation.pretrained.weights != "random":
         networks["random"] = open_pretrained(config.checkpoint, weights="random").load_params()
+    networks = jax.device_put(networks, replicated(evaluation.mesh))
     judge = RegionAndBoundary if config.data.layout == DAVIS else MeanIoU
     judges = {kind: {name: judge(source.class_names) for name in names} for kind in networks}
     copied = judge(source.class_names)
@@ -47,10 +52,10 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     read = 0
     with counted_on_screen(len(clips), "clips") as advance:
         for clip in clips:
-            advance()
             try:
                 frames, labels = carrier.read(clip)
             except BadImage as error:
+                advance()
                 told = f"{error.reason}; clip {clip.name} is left out"
                 evaluation.unreadable.setdefault(source.description, {})[error.path] = told
                 continue
@@ -59,6 +64,11 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
             for kind, params in networks.items():
                 for name, found in zip(names, carrier.carry(params, frames, labels), strict=True):
                     judges[kind][name].add(labels, found)
+                    if (kind, name) == ("blocks", reported_of(names)) and read <= config.pictures:
+                        path = picture_path(evaluation.folder.path, read - 1)
+                        image = resize(frames[-1], *labels[-1].shape, "bilinear")
+                        save_comparison(path, image, labels[-1], found[-1], source.colours)
+            advance()
     if not read:
         raise UserError(f"No clip of {source.description} can be read: {evaluation.unreadable}.")
     metrics: dict[str, Any] = {
@@ -85,6 +95,7 @@ TASK = Task(
         "neighbours": AT_LEAST_ONE,
         "temperature": POSITIVE,
         "context_frames": AT_LEAST_ONE,
+        "pictures": NOT_NEGATIVE,
     },
     free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path"),
     open=open_colour_videos,

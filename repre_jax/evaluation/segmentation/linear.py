@@ -11,12 +11,14 @@ from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
 from repre_jax.evaluation.segmentation.confusion import scores
 from repre_jax.evaluation.segmentation.maps import chosen_blocks, names_of, reported_of
+from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.probe import ProbeState, SegmentationProbe
 from repre_jax.evaluation.segmentation.views import (
     batch_size,
     check_one_process,
     note_unread,
     open_colour_pairs,
+    read_or_next,
     shuffled,
     whole_batches,
 )
@@ -38,12 +40,16 @@ def measure_linear_segmentation(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     probe = build_probe(evaluation)
+    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
     state, seconds = _train(evaluation, probe)
     confusions = _validate(evaluation, probe, state)
     class_names = evaluation.val.class_names
     found = {name: summary(probe, confusions[name], class_names) for name in probe.names}
     reported = reported_of(probe.names)
     best = found[reported]
+    if config.pictures:
+        rate = list(probe.learning_rates).index(best["learning_rate"])
+        _draw(evaluation, probe, state, reported, rate * probe.seeds)
     height, width = height_and_width(config.image_size)
     return {
         "metric": "mean_iou",
@@ -77,6 +83,7 @@ TASK = Task(
         "train_batch_size": AT_LEAST_ONE,
         "save_every_epochs": NOT_NEGATIVE,
         "log_every_steps": NOT_NEGATIVE,
+        "pictures": NOT_NEGATIVE,
         "workers": NOT_NEGATIVE,
     },
     free_to_change=(
@@ -118,7 +125,7 @@ def build_probe(evaluation: Evaluation) -> SegmentationProbe:
         names=names_of(blocks, config.fuse and len(blocks) > 1),
         clock=Clock(steps, steps * config.epochs),
         classes=len(evaluation.train.class_names),
-        learning_rates=tuple(config.learning_rates),
+        learning_rates=tuple(map(float, config.learning_rates)),
         seeds=config.seeds,
         seed=config.seed,
     )
@@ -146,7 +153,7 @@ def summary(
     if probe.seeds > 1:
         metrics["mean_iou_std"] = float(ious[chosen].std(ddof=1))
     return {
-        "learning_rate": float(probe.learning_rates[chosen]),
+        "learning_rate": probe.learning_rates[chosen],
         **metrics,
         "iou": heads[0]["iou"],
         "by_learning_rate": [
@@ -205,6 +212,36 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
         )
         state, _ = loop.run(state, batches, interruption)
         return state, logs.wall_seconds
+
+
+def _draw(
+    evaluation: Evaluation, probe: SegmentationProbe, state: ProbeState, name: str, head: int
+) -> None:
+    """Draws the first validation images by a head of the features of a name."""
+    config, source = evaluation.config, evaluation.val
+    predict = jax.jit(functools.partial(probe.predictions, name=name, head=head))
+    drawn = 0
+    batches = whole_batches(
+        source,
+        image_size=config.image_size,
+        batch_size=min(config.pictures, config.batch_size),
+        workers=0,
+    )
+    with batches:
+        for batch in batches:
+            rows = batch["mask"]
+            given = predict(evaluation.params, state, batch["image"])
+            drawn = save_comparisons(
+                evaluation.folder.path,
+                batch["image"][rows],
+                batch["label"][rows],
+                np.asarray(given)[rows],
+                source.colours,
+                first=drawn,
+                most=config.pictures,
+            )
+            if drawn == config.pictures:
+                return
 
 
 def _validate(

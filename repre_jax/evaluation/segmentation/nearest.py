@@ -30,6 +30,7 @@ from repre_jax.evaluation.segmentation.memory import (
     patch_shares,
     sampled_patches,
 )
+from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.views import (
     batch_size,
     check_one_process,
@@ -41,7 +42,7 @@ from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Ev
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row
+from repre_jax.sharding import by_row, replicated
 
 
 class Memory(NamedTuple):
@@ -83,13 +84,16 @@ def measure_dense_knn(evaluation: Evaluation) -> dict[str, Any]:
     def maps_of(params, images):
         return with_fused(block_maps(encoder, params, images, blocks), fused)
 
+    params = jax.device_put(evaluation.params, replicated(evaluation.mesh))
+
     def encode(images):
-        return maps_of(evaluation.params, jax.device_put(images, by_row(evaluation.mesh)))
+        return maps_of(params, jax.device_put(images, by_row(evaluation.mesh)))
 
     batches = sum(-(-len(x) // batch_size(evaluation)) for x in (evaluation.train, evaluation.val))
     with counted_on_screen(batches, "batches of images") as advance:
         memories = remember(evaluation, encode, advance)
-        confusions = predict(evaluation, encode, memories, advance)
+        drawn = names.index(reported_of(names))
+        confusions = predict(evaluation, encode, memories, advance, drawn)
     class_names = evaluation.val.class_names
     found = {
         name: scores(matrix, class_names) for name, matrix in zip(names, confusions, strict=True)
@@ -120,6 +124,7 @@ TASK = Task(
         "memory": AT_LEAST_ONE,
         "neighbours": AT_LEAST_ONE,
         "temperature": POSITIVE,
+        "pictures": NOT_NEGATIVE,
         "workers": NOT_NEGATIVE,
     },
     free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "workers"),
@@ -169,15 +174,25 @@ def predict(
     encode: Encode,
     memories: list[Memory],
     advance: Callable[[], None],
+    drawn: int,
 ) -> list[np.ndarray]:
-    """The confusion matrix of the validation images by every memory; see ``remember``."""
+    """The confusion matrix of the validation images by every memory.
+
+    Args:
+      evaluation, encode, advance: as in ``remember``.
+      memories: of the blocks.
+      drawn: number of the one whose predictions are drawn.
+    """
     config, source = evaluation.config, evaluation.val
     classes, size = len(source.class_names), height_and_width(config.image_size)
     totals = [np.zeros((classes, classes + 1), np.int64) for _ in memories]
     numbered = [np.arange(len(memory.shares), dtype=np.int32) for memory in memories]
+    pictures = 0
     for batch in _read(evaluation, source):
         maps = encode(batch["image"])
-        for total, memory, numbers, of_block in zip(totals, memories, numbered, maps, strict=True):
+        for k, (total, memory, numbers, of_block) in enumerate(
+            zip(totals, memories, numbered, maps, strict=True)
+        ):
             queries = np.asarray(of_block).reshape(-1, of_block.shape[-1])
             cosines, places = nearest(
                 memory.features, numbers, queries, config.neighbours, mesh=evaluation.mesh
@@ -186,6 +201,17 @@ def predict(
             votes = votes.reshape(len(of_block), -1, classes)
             given = classes_of_pixels(votes, grid=memory.grid, size=size)
             total += np.asarray(_confusion(batch["label"], given, classes))
+            if k == drawn and pictures < config.pictures:
+                rows = batch["mask"]
+                pictures = save_comparisons(
+                    evaluation.folder.path,
+                    batch["image"][rows],
+                    batch["label"][rows],
+                    np.asarray(given)[rows],
+                    source.colours,
+                    first=pictures,
+                    most=config.pictures,
+                )
         advance()
     return totals
 

@@ -13,6 +13,35 @@ _VOID = (255, 255, 255)
 _RIGHT, _WRONG = (40, 40, 40), (230, 60, 40)
 
 
+def save_comparisons(
+    folder: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    colours: np.ndarray,
+    *,
+    first: int,
+    most: int,
+) -> int:
+    """Draws images [n, H, W, 3] until there are ``most`` pictures; returns how many there are now.
+
+    Args:
+      folder: of the evaluation.
+      images, labels, predictions, colours: as in ``save_comparison``, one picture a row.
+      first: pictures that there are.
+      most: of them.
+    """
+    rows = list(zip(images, labels, predictions, strict=True))[: max(most - first, 0)]
+    for number, row in enumerate(rows, start=first):
+        save_comparison(picture_path(folder, number), *row, colours)
+    return first + len(rows)
+
+
+def picture_path(folder: Path, number: int) -> Path:
+    """Of the picture of a number."""
+    return folder / "figures" / f"prediction-{number:02d}.png"
+
+
 def save_comparison(
     path: Path,
     image: np.ndarray,

@@ -147,6 +147,16 @@ class SegmentationProbe:
             found[name] = jax.lax.map(count, state.heads[name])
         return found
 
+    def predictions(
+        self, params: Any, state: ProbeState, images: jax.Array, name: str, head: int
+    ) -> jax.Array:
+        """Classes uint8 [B, H, W] of images of levels by one head of the features of a name."""
+        feature = self.features(params, images)[self.names.index(name)]
+        feature = standardised(feature, **state.statistics[name])
+        chosen = jax.tree.map(lambda x: x[head], state.heads[name])
+        logits = pixel_logits(chosen, feature, images.shape[1:3])
+        return logits.argmax(axis=-1).astype(jnp.uint8)
+
     def _flipped(self, batch: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, jax.Array]:
         epoch = jnp.full_like(batch["index"], self.clock.epoch(step))
         keys = example_keys(self.seed, Stream.SEGMENTATION, epoch, batch["index"])

@@ -126,6 +126,22 @@ def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarr
     return np.concatenate(orders)[: steps * batch_size].astype(np.int32)
 
 
+def read_or_next(source: SegmentationSource, wanted: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """(index, image, classes) of an image, or of the next one that can be read.
+
+    Raises:
+      UserError: none can.
+    """
+    first_error = None
+    for offset in range(len(source)):
+        index = (wanted + offset) % len(source)
+        try:
+            return index, *source.read_pair(index)
+        except BadImage as error:
+            first_error = first_error or error
+    raise UserError(f"None of the images of {source.description} can be read ({first_error}).")
+
+
 def open_colour_pairs(data: ConfigDict, channels: int) -> tuple[SegmentationSource, ...]:
     """Training and validation images with maps, for an encoder of colour pictures."""
     check_channels(channels)

@@ -2,11 +2,13 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from dense_sets import camvid_folder, save_with_palette, scene
 from golden.cases_dense import PROPAGATION, VIDEO, video
 from golden.compare import FOLDER
+from PIL import Image
 from tiny import saved_run
 
 from repre_jax.config_files import read_config
@@ -93,9 +95,18 @@ def test_whole_task(run, tmp_path):
     assert 0 < metrics["first_frame"]["mean_iou"] < 1
     assert metrics["first_frame"]["iou"]["car"] < 0.9, "it moves"
     assert metrics["blocks"] != metrics["random"]
+    picture = cv2.imread(str(tmp_path / "one" / "figures" / "prediction-00.png"))
+    assert picture.shape == (24, 4 * 32 + 3 * 4, 3)
     assert "eval_video_segmentation" in results["formula"]
-    eight = evaluate(config_of(run, batch_size=8), tmp_path / "eight")["metrics"]
-    for name, found in metrics["blocks"].items():
+
+
+@pytest.mark.slow
+def test_one_device_is_eight(run, tmp_path):
+    one, eight = (
+        evaluate(config_of(run, batch_size=batch, devices=n), tmp_path / str(n))["metrics"]
+        for n, batch in ((1, 3), (8, 8))
+    )
+    for name, found in one["blocks"].items():
         assert eight["blocks"][name]["mean_iou"] == pytest.approx(found["mean_iou"], abs=2e-3)
 
 
@@ -107,8 +118,6 @@ def test_davis(run, tmp_path):
         save_with_palette(root / "Annotations" / f"{name}.png", (label == 8).astype(np.uint8))
         frame = root / "JPEGImages" / f"{name}.jpg"
         frame.parent.mkdir(parents=True, exist_ok=True)
-        from PIL import Image
-
         Image.fromarray(image).save(frame)
     listed = root / "ImageSets" / "2017" / "val.txt"
     listed.parent.mkdir(parents=True)

@@ -198,12 +198,13 @@ def test_a_frozen_encoder_stays_as_it_is_and_heads_learn(root):
     results = evaluate(config_of(root, **changes), root / "frozen")
     assert results["weights"] == "random" and "encoder frozen" in results["formula"]
     found = read_chosen(
-        root / "frozen/checkpoints/2", lambda tree: {"params": tree["params"]["encoder"]}
+        root / "frozen/checkpoints/2",
+        lambda tree: {"params": {"encoder": tree["params"]["encoder"]}},
     )
     given = open_pretrained(root / "vit", weights="random").load_params()
     for name in ("patch_embed", "block_1"):
         ours = jax.tree_util.tree_leaves_with_path(given[name])
-        theirs = dict(jax.tree_util.tree_leaves_with_path(found["params"][name]))
+        theirs = dict(jax.tree_util.tree_leaves_with_path(found["params"]["encoder"][name]))
         for path, leaf in ours:
             np.testing.assert_array_equal(theirs[path], leaf)
 

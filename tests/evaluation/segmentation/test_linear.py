@@ -62,7 +62,7 @@ def config_of(run, **changes):
     config = read_config("eval/linear_segmentation:smoke")
     config.checkpoint, config.data.path = str(run), str(run.parent / "set")
     config.update({"image_size": (24, 32), "train_batch_size": 8, "learning_rates": RATES})
-    config.update({"epochs": 6, "log_every_steps": 1, "blocks": (0, -1)})
+    config.update({"epochs": 6, "log_every_steps": 1, "blocks": (0, -1), "pictures": 3})
     config.update_from_flattened_dict(changes)
     return config
 
@@ -71,7 +71,7 @@ def state_of(folder):
     return json.loads((folder / "checkpoints/6/about/metadata").read_text())["sha256"]
 
 
-def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+def test_whole_task(run, tmp_path):
     whole = evaluate(config_of(run), tmp_path / "whole")
     found = whole["metrics"]["blocks"]
     assert set(found) == {"0", "3"} and whole["value"] == found["3"]["mean_iou"]
@@ -79,6 +79,12 @@ def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
     best = max(found["0"]["by_learning_rate"], key=lambda x: x["mean_iou"])
     assert best["mean_iou"] == found["0"]["mean_iou"] > 0.3, "classes are colours"
     assert "best of 2 learning rates" in whole["formula"]
+    assert len(list((tmp_path / "whole" / "figures").glob("prediction-*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_it_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+    whole = evaluate(config_of(run), tmp_path / "whole")
 
     def stop_at_three(step, metrics):
         if step == 3:
@@ -98,6 +104,7 @@ def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
     assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_heads_do_not_see_each_other(run):
     """A rate's head is the same beside another rate as alone."""
     from repre_jax.evaluation.checkpoint import open_pretrained

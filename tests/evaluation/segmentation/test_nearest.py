@@ -79,9 +79,17 @@ def test_whole_task(run, tmp_path):
     # Classes are colours here: what the first block knows is enough.
     assert 0.5 < found["0"]["accuracy"] <= 1
     assert found["0"]["iou"]["tree"] is None
-    eight = evaluate(config_of(run, batch_size=8), tmp_path / "eight")["metrics"]["blocks"]
-    for name in found:
-        assert eight[name]["mean_iou"] == pytest.approx(found[name]["mean_iou"], abs=2e-3)
+    assert len(list((tmp_path / "one" / "figures").glob("prediction-*.png"))) == 5
+
+
+@pytest.mark.slow
+def test_one_device_is_eight(run, tmp_path):
+    one, eight = (
+        evaluate(config_of(run, batch_size=batch, devices=n), tmp_path / str(n))["metrics"]
+        for n, batch in ((1, 2), (8, 8))
+    )
+    for name, found in one["blocks"].items():
+        assert eight["blocks"][name]["mean_iou"] == pytest.approx(found["mean_iou"], abs=2e-3)
 
 
 def test_mistakes(run):

@@ -19,9 +19,7 @@ from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.recipes import SIMCLR
 from repre_jax.data.segmentation.label_maps import VOID
 from repre_jax.data.segmentation.source import SegmentationSource
-from repre_jax.data.sources.decode import BadImage
-from repre_jax.errors import UserError
-from repre_jax.evaluation.segmentation.views import shuffled
+from repre_jax.evaluation.segmentation.views import read_or_next, shuffled
 from repre_jax.random_streams import Stream, example_keys
 
 _CROP_TRIES = 10
@@ -154,22 +152,6 @@ def crop_batches(
     order = shuffled(len(source), batch_size=batch_size, steps=steps, seed=seed)
     chunks = CropChunks(source, recipe, batch_size, seed, rows, order)
     return batches_of(chunks, rows, start_step, steps, workers)
-
-
-def read_or_next(source: SegmentationSource, wanted: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """(index, image, classes) of an image, or of the next one that can be read.
-
-    Raises:
-      UserError: none can.
-    """
-    first_error = None
-    for offset in range(len(source)):
-        index = (wanted + offset) % len(source)
-        try:
-            return index, *source.read_pair(index)
-        except BadImage as error:
-            first_error = first_error or error
-    raise UserError(f"None of the images of {source.description} can be read ({first_error}).")
 
 
 def augmented(

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.data.pixel_format import as_shares
@@ -20,7 +21,7 @@ from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune.step import finetuned_encoder
 from repre_jax.evaluation.segmentation.confusion import confusion_on_host, scores
-from repre_jax.evaluation.segmentation.pictures import save_comparison
+from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
 from repre_jax.evaluation.segmentation.setr.step import (
     NORMALISATIONS,
@@ -34,6 +35,7 @@ from repre_jax.evaluation.segmentation.views import (
     check_one_process,
     note_unread,
     open_colour_pairs,
+    read_or_next,
 )
 from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
@@ -60,6 +62,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     segmenter, params = build(evaluation)
+    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
     with contextlib.ExitStack() as stack:
         opened = open_training(
             evaluation.folder,
@@ -80,16 +83,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
             latest[step] = validate(state, config.pictures if step == config.steps else 0)
             return _flat(latest[step])
 
-        batches = crop_batches(
-            evaluation.train,
-            recipe_of(config),
-            batch_size=config.train_batch_size,
-            steps=config.steps,
-            start_step=int(state.step),
-            seed=config.seed,
-            workers=config.workers,
-        )
-        batches = stack.enter_context(prefetch_to_device(batches, by_row(evaluation.mesh)))
+        batches = stack.enter_context(open_batches(evaluation, int(state.step)))
         same = replicated(evaluation.mesh)
         loop = TrainingLoop(
             step=jax.jit(
@@ -196,6 +190,21 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
     return segmenter, params
 
 
+def open_batches(evaluation: Evaluation, start_step: int) -> DevicePrefetcher:
+    """The training crops from ``start_step`` on, on the devices."""
+    config = evaluation.config
+    batches = crop_batches(
+        evaluation.train,
+        recipe_of(config),
+        batch_size=config.train_batch_size,
+        steps=config.steps,
+        start_step=start_step,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    return prefetch_to_device(batches, by_row(evaluation.mesh))
+
+
 def recipe_of(config: Any) -> CropRecipe:
     """How training crops are made."""
     base = tuple(sorted(config.base_size)) if config.base_size else None
@@ -279,7 +288,7 @@ def validation(evaluation: Evaluation, segmenter: Segmenter) -> Callable[..., di
                 given = np.asarray(probabilities.argmax(axis=-1)).astype(np.uint8)
                 confusion += confusion_on_host(labels, given, classes)
                 if len(read) < pictures:
-                    path = evaluation.folder.path / "figures" / f"prediction-{len(read):02d}.png"
+                    path = picture_path(evaluation.folder.path, len(read))
                     save_comparison(path, image, labels, given, source.colours)
                 read.append(index)
         note_unread(evaluation, source, np.asarray(read, np.int64))

@@ -43,13 +43,18 @@ def state_of(folder, step=4):
     return json.loads((folder / f"checkpoints/{step}/about/metadata").read_text())["sha256"]
 
 
-def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+def test_whole_task(run, tmp_path):
     whole = evaluate(config_of(run), tmp_path / "whole")
     assert whole["protocol"] == "setr_naive" and "encoder trained" in whole["formula"]
     assert whole["value"] == whole["metrics"]["last"]["mean_iou"]
     assert whole["metrics"]["best"] == {"mean_iou": whole["value"], "step": 4}
     picture = cv2.imread(str(tmp_path / "whole" / "figures" / "prediction-00.png"))
     assert picture.shape == (24, 4 * 32 + 3 * 4, 3)
+
+
+@pytest.mark.slow
+def test_it_resumes_exactly(run, tmp_path, monkeypatch, capsys):
+    whole = evaluate(config_of(run), tmp_path / "whole")
 
     def stop_at_two(step, metrics):
         if step == 2:
@@ -71,9 +76,12 @@ def test_whole_task_resumes_exactly(run, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_frozen_random_and_multi_scale(run, tmp_path):
+    """With MLA's head in the compute type of accelerators."""
     changes = {"frozen": True, "weights": "random", "scales": (0.5, 1.0), "flip": True}
+    changes |= {"head": "mla", "compute_dtype": "bfloat16"}
     results = evaluate(config_of(run, **changes), tmp_path / "results")
-    assert results["weights"] == "random" and "encoder frozen" in results["formula"]
+    assert results["protocol"] == "setr_mla" and results["weights"] == "random"
+    assert "encoder frozen" in results["formula"]
     assert set(results["metrics"]) >= {"last", "multi_scale", "best"}
 
 
