@@ -12,9 +12,9 @@ Both optimize with AdamW. Departures of both: room for 100 objects of an image, 
 counted (objects_left_out); RoIAlign takes 2 x 2 samples a bin, not as many as it has cells; masks
 are cut from 112 x 112 numbers of their boxes, not from images; losses are means over the batch of
 all devices. ViTDet's large images are shrunk by means of areas, and images with a side below 32
-pixels are left out, as in mmdetection. Departures of swin_1x: images lie in the corner of one square, where the
-source pads a batch to its largest image; boxes of cut objects are those of what is left of their
-masks, as in ViTDet, and not the cut boxes.
+pixels are left out, as in mmdetection. Departures of swin_1x: images lie in the corner of one
+square, where the source pads a batch to its largest image; boxes of cut objects are those of what
+is left of their masks, as in ViTDet, and not the cut boxes.
 """
 
 import dataclasses
