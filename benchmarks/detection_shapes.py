@@ -11,6 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import cv2
 from absl import flags
 
 from benchmarks.options import start
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
         config.recipe.update(RECIPE | {"epochs": float(_EPOCHS.value)})
         results = evaluate(config, root / "out")
         rows = [json.loads(x) for x in (root / "out" / "metrics.jsonl").read_text().splitlines()]
-        figure = (root / "out" / "figures" / "detections.png").read_bytes()
+        figure = cv2.imread(str(root / "out" / "figures" / "detections.png"))
     kept = {key: results[key] for key in ("formula", "metrics", "seed", "wall_seconds")}
     curve = [
         {k: v for k, v in r.items() if k.startswith("val/")} | {"step": r["step"]} for r in rows
@@ -83,7 +84,8 @@ def main(argv: list[str]) -> None:
     curve = [row for row in curve if len(row) > 1]
     out = Path(_OUT.value)
     write_result(out, provenance() | kept | {"validation": curve})
-    out.with_suffix(".png").write_bytes(figure)
+    figure = cv2.resize(figure[: len(figure) // 2], None, fx=0.5, fy=0.5)
+    cv2.imwrite(str(out.with_suffix(".jpg")), figure)
     found = {kind: results["metrics"][kind]["AP"] for kind in ("box", "mask")}
     print(f"Written to {out}")
     if min(found.values()) < ENOUGH:
