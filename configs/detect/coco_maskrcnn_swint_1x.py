@@ -14,15 +14,15 @@ step. Every number and its source: repre_jax/evaluation/detection/recipes.py.
 
 from repre_jax.config_files import apply_variants
 from repre_jax.evaluation import defaults
-from repre_jax.evaluation.detection import settings
+from repre_jax.evaluation.detection import defaults as detection
 
 
 def get_config(variants: str = ""):
     config = defaults.of_an_encoder("detection")
-    config.update(settings.get_config("swin_1x"))
+    config.update(detection.get_config("swin_1x"))
     config.image_size = 1344
     config.validate_every_epochs = 1.0
-    known = {"single_scale": single_scale, "smoke": settings.smoke}
+    known = {"single_scale": single_scale, "smoke": detection.smoke}
     return apply_variants(config, variants.split(","), known)
 
 

@@ -16,10 +16,10 @@ source: repre_jax/evaluation/detection/recipes.py.
 
 from repre_jax.config_files import apply_variants
 from repre_jax.evaluation import defaults
-from repre_jax.evaluation.detection import settings
+from repre_jax.evaluation.detection import defaults as detection
 
 
 def get_config(variants: str = ""):
     config = defaults.of_an_encoder("detection")
-    config.update(settings.get_config("vitdet"))
-    return apply_variants(config, variants.split(","), {"smoke": settings.smoke})
+    config.update(detection.get_config("vitdet"))
+    return apply_variants(config, variants.split(","), {"smoke": detection.smoke})

@@ -12,16 +12,16 @@ that keeps objects near their size, 100 steps of warm-up.
 
 from repre_jax.config_files import apply_variants
 from repre_jax.evaluation import defaults
-from repre_jax.evaluation.detection import settings
+from repre_jax.evaluation.detection import defaults as detection
 
 
 def get_config(variants: str = ""):
     config = defaults.of_an_encoder("detection")
-    config.update(settings.get_config(""))
+    config.update(detection.get_config(""))
     config.image_size = 512
     config.recipe.epochs = 50.0
     config.recipe.batch_size = 16
     config.recipe.scales, config.recipe.short_edges = (0.5, 1.5), ()
     config.recipe.padding_multiple = 0
     config.recipe.warmup_steps = 100
-    return apply_variants(config, variants.split(","), {"smoke": settings.smoke})
+    return apply_variants(config, variants.split(","), {"smoke": detection.smoke})

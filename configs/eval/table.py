@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.config_files import apply_variants, beside, read_config
 from repre_jax.evaluation import defaults
-from repre_jax.evaluation.detection import settings as detection
+from repre_jax.evaluation.detection import defaults as detection
 from repre_jax.evaluation.segmentation.setr import defaults as setr
 
 dense_knn = beside(__file__, "dense_knn")
