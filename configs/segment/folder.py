@@ -15,6 +15,6 @@ from repre_jax.evaluation.segmentation.setr import defaults
 def get_config(variants: str = ""):
     config = defaults.get_config()
     config.data.layout = "folder"
-    config.update({"image_size": 320, "stride": 160, "base_size": None, "loss_over": "valid"})
+    config.update({"image_size": 320, "stride": 160, "base_size": (), "loss_over": "valid"})
     config.update({"steps": 4000, "train_batch_size": 16, "validate_every_steps": 1000})
     return apply_variants(config, variants.split(","), {"smoke": defaults.smoke})

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.end_learning_rate = 1e-4
     config.loss_over = "all"  # void pixels count in the mean of the loss; "valid": they do not
 
-    # (short, long) side that an image is made to fit before it is scaled; None: its own size.
+    # (short, long) side that an image is made to fit before it is scaled; (): its own size.
     config.base_size = (1025, 2049)
     config.scale = (0.5, 2.0)  # drawn for every crop
     config.max_share = 0.75  # of a crop's pixels that one class may have
@@ -50,5 +50,5 @@ def get_config() -> ConfigDict:
 def smoke(config: ConfigDict) -> None:
     """A few steps on small crops."""
     config.update({"image_size": 64, "stride": 48, "head": "naive", "steps": 4})
-    config.update({"train_batch_size": 8, "base_size": None, "pictures": 1})
+    config.update({"train_batch_size": 8, "base_size": (), "pictures": 1})
     config.update({"validate_every_steps": 0, "save_every_steps": 2, "log_every_steps": 1})

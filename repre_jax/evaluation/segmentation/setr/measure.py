@@ -218,9 +218,10 @@ def _check(evaluation: Evaluation) -> None:
         if config[key] not in known:
             raise UserError(f"{key}={config[key]!r} must be one of {', '.join(known)}.")
     check_image_size(config.stride, "stride")
-    for key, count in (("scale", 2), ("base_size", 2)):
-        if config[key] is not None and len(config[key]) != count:
-            raise UserError(f"{key}={config[key]} must be two numbers.")
+    if len(config.scale) != 2:
+        raise UserError(f"scale={tuple(config.scale)} must be two numbers.")
+    if len(config.base_size) not in (0, 2):
+        raise UserError(f"base_size={tuple(config.base_size)} must be two numbers, or ().")
     if config.scale[0] > config.scale[1]:
         raise UserError(f"scale={tuple(config.scale)} must be the lowest, then the highest.")
     if not config.scales:

@@ -177,6 +177,8 @@ def test_mistakes(run):
         ({"loss_over": "some"}, "loss_over='some' must be one of all, valid"),
         ({"stride": 32}, "stride=32 leaves gaps between windows of 16"),
         ({"scale": (2.0, 0.5)}, "must be the lowest, then the highest"),
+        ({"scale": (1.0,)}, "must be two numbers"),
+        ({"base_size": (512,)}, r"base_size=\(512,\) must be two numbers, or \(\)"),
         ({"scales": ()}, "scales is empty"),
         ({"train_batch_size": 16}, "8 training images, fewer than train_batch_size=16"),
         ({"train_batch_size": 4}, "cannot be split over 8 devices"),
