@@ -56,6 +56,7 @@ def by_definition(plane, box, stride, bins, samples):
 
 
 aligned = jax.jit(roi_align, static_argnums=(1, 3))
+targets = jax.jit(mask_targets, static_argnums=3)
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +129,17 @@ def test_mask_targets_are_what_lies_inside_of_a_region():
     y, x = np.mgrid[:side, :side]
     masks = np.stack([y < side // 2, x >= side // 2, np.ones((side, side))]).astype(np.uint8)
     boxes = np.array([[10, 20, 60, 120]] * 3, np.float32)
-    whole = np.asarray(mask_targets(masks, boxes, boxes, 28))
+    whole = np.asarray(targets(masks, boxes, boxes, 28))
     assert whole[0, :14].all() and not whole[0, 14:].any()
     assert whole[1, :, 14:].all() and not whole[1, :, :14].any()
     # A region twice as wide to the left: its left half lies outside of the object.
     left = boxes - np.array([50, 0, 0, 0], np.float32)
-    found = np.asarray(mask_targets(masks, boxes, left, 28))
+    found = np.asarray(targets(masks, boxes, left, 28))
     assert not found[2, :, :14].any() and found[2, :, 14:].all()
     assert found[1, :, 21:].all() and not found[1, :, :21].any()
 
 
 def test_mask_targets_of_padding_are_finite():
     nothing = np.zeros((1, 4), np.float32)
-    found = mask_targets(np.zeros((1, 112, 112), np.uint8), nothing, nothing, 28)
+    found = targets(np.zeros((1, 112, 112), np.uint8), nothing, nothing, 28)
     assert not np.asarray(found).any()
