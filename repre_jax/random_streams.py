@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
     ERASING = 0x65726173  # "eras"
     MIXING = 0x6D697875  # "mixu"
     FINETUNING_DROP_PATH = 0x66746470  # "ftdp"
+    DETECTION = 0x64657465  # "dete", which anchors and regions are trained on
     SEGMENTATION = 0x7365676D  # "segm", flips and colours of images with maps
 
 

@@ -6,8 +6,8 @@ NONE, ATTENTION, BLOCK = "none", "attention", "block"
 LEVELS = (NONE, ATTENTION, BLOCK)
 
 
-def level_of(value: str | bool) -> str:
-    """The level that ``model.remat`` names; before there were three, True was "block".
+def level_of(value: str | bool, key: str = "model.remat") -> str:
+    """The level that a key of the config names; before there were three, True was "block".
 
     Raises:
       UserError: it is none.
@@ -15,5 +15,5 @@ def level_of(value: str | bool) -> str:
     if isinstance(value, bool):
         return BLOCK if value else NONE
     if value not in LEVELS:
-        raise UserError(f"model.remat={value!r} must be one of {', '.join(LEVELS)}.")
+        raise UserError(f"{key}={value!r} must be one of {', '.join(LEVELS)}.")
     return value

@@ -133,6 +133,31 @@ def warmup_cosine_moco_v2(peak: float, clock: Clock, warm_up: WarmUp) -> Schedul
     return schedule
 
 
+def warmup_then_drops(
+    peak: float, *, warmup_steps: int, start_share: float, drops: tuple[int, ...], factor: float
+) -> Schedule:
+    """A linear warm-up from a share of the rate, and drops by a factor: how detectors are trained.
+
+    Sources: fvcore, common/param_scheduler.py, LinearParamScheduler in detectron2's
+    WarmupParamScheduler; mmdetection's step policy with warmup="linear" is the same.
+
+    Args:
+      peak: the rate.
+      warmup_steps: after which the whole rate is reached.
+      start_share: of the rate, at step 0.
+      drops: steps from which on the rate is ``factor`` times what it was before.
+      factor: below 1.
+    """
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        risen = jnp.clip(step / max(warmup_steps, 1), 0, 1) if warmup_steps else 1.0
+        dropped = sum((step >= drop).astype(jnp.float32) for drop in drops)
+        return peak * (start_share + (1 - start_share) * risen) * factor**dropped
+
+    return schedule
+
+
 def _whole_epochs(step: jax.Array, steps_per_epoch: int) -> jax.Array:
     """In integers: XLA turns a division by a constant into a product with its reciprocal, so the
     floor of step / 41 would be an epoch short at every other epoch's first step."""

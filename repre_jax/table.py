@@ -18,7 +18,7 @@ from repre_jax.ranges import check_ranges
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import find_runs, write_text
 
-_IN_PERCENT = ("top1", "mean_iou", "j_and_f")  # metrics that are shares
+_IN_PERCENT = ("top1", "mean_iou", "j_and_f", "box_ap")  # metrics that are shares
 
 
 def tabulate(config: ConfigDict, workdir: Path) -> None:

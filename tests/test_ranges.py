@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from evaluation_configs import config_name
 
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
@@ -64,7 +65,7 @@ def test_every_number_of_a_config_has_a_range_and_is_inside(method):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("variant", ["", ":smoke"])
 def test_every_number_of_an_evaluation_has_a_range_and_is_inside(task, variant):
-    config = read_config(f"eval/{task}{variant}")
+    config = read_config(config_name(task) + variant)
     check_ranges(config, TASKS[task].ranges)
     assert numbers_of(config) <= set(TASKS[task].ranges) <= set(flat_keys(config))
 

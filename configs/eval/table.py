@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.config_files import apply_variants, beside, read_config
 from repre_jax.evaluation import defaults
+from repre_jax.evaluation.detection import defaults as detection
 from repre_jax.evaluation.segmentation.setr import defaults as setr
 
 dense_knn = beside(__file__, "dense_knn")
@@ -49,6 +50,7 @@ def get_config(variants: str = ""):
     for cell in DENSE:
         config[cell.__name__] = of_a_cell(cell.get_config())
     config.setr = of_a_cell(read_config("segment/camvid_setr_vits"))
+    config.detection = of_a_cell(read_config("detect/folder"))
     return apply_variants(config, variants.split(","), {"smoke": smoke})
 
 
@@ -64,3 +66,4 @@ def smoke(config):
     for cell in (few_label, finetune, health, knn, linear, *DENSE):
         cell.smoke(config[cell.__name__])
     setr.smoke(config.setr)
+    detection.smoke(config.detection)

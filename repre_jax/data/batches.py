@@ -33,15 +33,22 @@ class Rows:
     Attributes:
       first: first row.
       count: number of rows.
+      most: of them in a chunk; None for the usual number.
     """
 
     first: int
     count: int
+    most: int | None = None
+
+    @property
+    def per_chunk(self) -> int:
+        """Rows of the largest chunk, at most."""
+        return min(self.count, self.most or _ROWS_PER_CHUNK)
 
     @property
     def chunks(self) -> int:
         """Number of chunks of one batch."""
-        return -(-self.count // _ROWS_PER_CHUNK)
+        return -(-self.count // self.per_chunk)
 
     def chunk(self, number: int) -> range:
         """Returns the global row numbers of one chunk."""
@@ -74,7 +81,7 @@ class TrainingChunks:
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
         views = self._empty_views(1)
-        return sum(x.nbytes for x in views.values()) * min(self.rows.count, _ROWS_PER_CHUNK)
+        return sum(x.nbytes for x in views.values()) * self.rows.per_chunk
 
     def _empty_views(self, rows: int) -> dict[str, np.ndarray]:
         return empty_views(self.recipe, self.image_size, rows, pixels=self.source.pixels)
@@ -94,17 +101,13 @@ class TrainingChunks:
 
     def _fill(self, step: int, row: int, out: dict[str, np.ndarray]) -> dict[str, int]:
         """Writes the views of one row and returns its numbers."""
-        epoch, step_in_epoch = divmod(step, len(self.source) // self.batch_size)
-        wanted = index_shuffle(
-            step_in_epoch * self.batch_size + row,
-            max_index=len(self.source) - 1,
-            seed=_epoch_seed(self.seed, epoch),
-            rounds=_SHUFFLE_ROUNDS,
+        epoch, wanted = wanted_image(
+            step, row, images=len(self.source), batch_size=self.batch_size, seed=self.seed
         )
         index, image, label = read_or_next(self.source, wanted)
         # Keyed by the image that was wanted: an image that also stands in for an unreadable one
         # in the same epoch is then cropped differently there.
-        rng = _crop_rng(self.seed, epoch, wanted)
+        rng = crop_rng(self.seed, epoch, wanted)
         crop_views(image, self.recipe, self.image_size, rng, out)
         replaced = NOT_REPLACED if index == wanted else wanted
         return {"index": index, "epoch": epoch, "label": label, "replaced": replaced}
@@ -133,7 +136,7 @@ class EvaluationChunks:
     @property
     def chunk_bytes(self) -> int:
         """Size of the pixels of the largest chunk."""
-        return self._empty_views(1).nbytes * min(self.rows.count, _ROWS_PER_CHUNK)
+        return self._empty_views(1).nbytes * self.rows.per_chunk
 
     def _empty_views(self, rows: int) -> np.ndarray:
         pixels = self.source.pixels
@@ -168,6 +171,20 @@ class EvaluationChunks:
             batch["label"][position] = label
             batch["mask"][position] = True
         return batch
+
+
+def wanted_image(
+    step: int, row: int, *, images: int, batch_size: int, seed: int
+) -> tuple[int, int]:
+    """(epoch, number of the image) of a row of a step's global batch; ``training_batches``."""
+    epoch, step_in_epoch = divmod(step, images // batch_size)
+    wanted = index_shuffle(
+        step_in_epoch * batch_size + row,
+        max_index=images - 1,
+        seed=_epoch_seed(seed, epoch),
+        rounds=_SHUFFLE_ROUNDS,
+    )
+    return epoch, wanted
 
 
 def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
@@ -210,7 +227,8 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _crop_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+def crop_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The draws for an image in an epoch."""
     # A counter-based generator: making one costs microseconds, unlike seeding a stateful one.
     key = (seed % 2**64) | epoch << 64 | index << 96
     return np.random.Generator(np.random.Philox(key=key))

@@ -2,6 +2,7 @@
 
 from repre_jax.evaluation import extract, few_label, health, knn
 from repre_jax.evaluation.correspondence import measure as propagation
+from repre_jax.evaluation.detection import measure as detection
 from repre_jax.evaluation.finetune import measure as finetune
 from repre_jax.evaluation.linear import measure as linear
 from repre_jax.evaluation.segmentation import linear as linear_segmentation
@@ -20,4 +21,5 @@ TASKS: dict[str, Task] = {
     "dense_knn": dense_knn.TASK,
     "linear_segmentation": linear_segmentation.TASK,
     "setr": setr.TASK,
+    "detection": detection.TASK,
 }

@@ -31,6 +31,24 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     return jax.lax.platform_dependent(qkv, bias, **kinds)
 
 
+def attend_to(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """The same of arrays by themselves, whose values may have a width of their own.
+
+    Args:
+      query, key: [B, N, H, K]; logits are divided by sqrt(K).
+      value: [B, N, H, V].
+      bias: [B or 1, H, N, N], or None.
+
+    Returns:
+      [B, N, H, V].
+    """
+    return jax.lax.platform_dependent(
+        query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
+    )
+
+
 def _apart(attention):
     """``attention`` of query, key, value [B, N, H, D / H] and bias, as one of them together."""
     return lambda qkv, bias: attention(*jnp.unstack(qkv, axis=-3), bias)

@@ -59,16 +59,30 @@ def relative_logits(products: jax.Array, grid: tuple[int, int]) -> jax.Array:
       float32 [B, H, N, N], queries before keys.
     """
     batch, _, heads, _ = products.shape
-    rows, columns = grid
-    ordinary = products[:, 1:, :, :-1].reshape(batch, rows, columns, heads, SIDE, SIDE)
-    exact = {"precision": jax.lax.Precision.HIGHEST}
-    chosen = jnp.einsum("bxyhrc,xir->bxyhic", ordinary, _one_hot(rows), **exact)
-    chosen = jnp.einsum("bxyhic,yjc->bhxyij", chosen, _one_hot(columns), **exact)
-    chosen = chosen.reshape(batch, heads, rows * columns, rows * columns)
+    chosen = relative_logits_of_map(products[:, 1:], grid)
     with_class = products[..., -1].transpose(0, 2, 1)  # [B, H, N]
     bias = jnp.concatenate([with_class[:, :, 1:, None], chosen], axis=-1)
     first = jnp.broadcast_to(with_class[:, :, :1, None], (batch, heads, 1, bias.shape[-1]))
     return jnp.concatenate([first, bias], axis=2)
+
+
+def relative_logits_of_map(products: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """``relative_logits`` between the vectors of a map alone.
+
+    Args:
+      products: float32 [B, gh * gw, H, BUCKETS].
+      grid: (gh, gw).
+
+    Returns:
+      float32 [B, H, gh * gw, gh * gw].
+    """
+    batch, tokens, heads, _ = products.shape
+    rows, columns = grid
+    ordinary = products[..., :-1].reshape(batch, rows, columns, heads, SIDE, SIDE)
+    exact = {"precision": jax.lax.Precision.HIGHEST}
+    chosen = jnp.einsum("bxyhrc,xir->bxyhic", ordinary, _one_hot(rows), **exact)
+    chosen = jnp.einsum("bxyhic,yjc->bhxyij", chosen, _one_hot(columns), **exact)
+    return chosen.reshape(batch, heads, tokens, tokens)
 
 
 def bucket_of_offset(offset: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ from repre_jax.models.layers import (
     patch_embedding,
     rematerialised,
 )
+from repre_jax.models.partition import from_windows, pad_to_multiple, to_windows
 from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
 from repre_jax.rematerialisation import NONE, level_of
@@ -81,12 +82,12 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, gh, gw, D] -> [B, gh, gw, D]."""
         batch, rows, columns, width = x.shape
-        x = _pad_to_multiple(x, self.window)
+        x = pad_to_multiple(x, self.window)
         padded = x.shape[1:3]
         if self.shift:
             x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
         # Before the projection: one map is rearranged there, not three.
-        x = _to_windows(x, self.window).reshape(-1, width)
+        x = to_windows(x, self.window).reshape(-1, width)
         qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
         qkv = checkpoint_name(qkv, KEPT)
         qkv = qkv.reshape(batch, -1, self.window**2, 3, self.heads, width // self.heads)
@@ -96,7 +97,7 @@ class WindowAttention(nn.Module):
         x = jax.vmap(attend, in_axes=(0, None))(qkv, self._bias(padded))
         x = checkpoint_name(x.reshape(-1, width), KEPT)
         x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
-        x = _from_windows(x.reshape(batch, -1, self.window**2, width), padded)
+        x = from_windows(x.reshape(batch, -1, self.window**2, width), padded)
         if self.shift:
             x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
         return x[:, :rows, :columns]
@@ -134,7 +135,7 @@ def shifted_regions(grid: tuple[int, int], window: int, shift: int) -> np.ndarra
         for side in grid
     ]
     region = 3 * parts[0][:, None] + parts[1]
-    return _to_windows(region[None, :, :, None], window)[0, :, :, 0]
+    return to_windows(region[None, :, :, None], window)[0, :, :, 0]
 
 
 class PatchMerging(nn.Module):
@@ -147,7 +148,7 @@ class PatchMerging(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, gh, gw, C] -> [B, ceil(gh / 2), ceil(gw / 2), 2C]."""
-        x = _pad_to_multiple(x, 2)
+        x = pad_to_multiple(x, 2)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width)
         # Neighbours in the official order: (row, column) = (0, 0), (1, 0), (0, 1), (1, 1).
@@ -246,7 +247,7 @@ class Swin(nn.Module):
             "patch_embed",
             channels=self.channels,
         )
-        x = embed(_pad_to_multiple(images, self.patch_size))
+        x = embed(pad_to_multiple(images, self.patch_size))
         x = layer_norm(self.norm_epsilon, self.dtype, "patch_norm")(x)
         k = 0
         for stage, depth in enumerate(self.depths):
@@ -279,29 +280,6 @@ class Swin(nn.Module):
             attention=functools.partial(WindowAttention, window=window, shift=shift),
             name=f"block_{k}",
         )
-
-
-def _pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """[B, rows, columns, C] with zeros right and bottom, up to a multiple of both sides."""
-    bottom, right = (-side % multiple for side in x.shape[1:3])
-    if not (bottom or right):
-        return x
-    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
-
-
-def _to_windows(x: jax.Array, window: int) -> jax.Array:
-    """[B, gh, gw, C] -> [B, windows, w*w, C], both row by row."""
-    batch, rows, columns, width = x.shape
-    x = x.reshape(batch, rows // window, window, columns // window, window, width)
-    return x.swapaxes(2, 3).reshape(batch, -1, window**2, width)
-
-
-def _from_windows(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """[B, windows, w*w, C] -> [B, gh, gw, C]."""
-    batch, _, area, width = x.shape
-    window = round(area**0.5)
-    x = x.reshape(batch, grid[0] // window, grid[1] // window, window, window, width)
-    return x.swapaxes(2, 3).reshape(batch, *grid, width)
 
 
 def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:

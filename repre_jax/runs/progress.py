@@ -31,6 +31,8 @@ _SHOWN = (
     ("knn/top1", "k-NN", "{:.1%}"),
     ("val/top1", "top-1", "{:.1%}"),
     ("val/mean_iou", "mIoU", "{:.1%}"),
+    ("val/box_AP", "box AP", "{:.1%}"),
+    ("val/mask_AP", "mask AP", "{:.1%}"),
     ("images_per_second", "images/s", "{:,.0f}"),
     ("input_bound", "input bound", "{:.0%}"),
 )

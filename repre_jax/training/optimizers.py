@@ -5,6 +5,7 @@ given as the keyword ``step``; no transformation keeps a clock of its own, excep
 correction.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import optax
 from repre_jax.methods.method import Frozen
 from repre_jax.schedules import Schedule
 
-DECAY_RULES = ("all", "matrices", "kernels")
+DECAY_RULES = ("all", "matrices", "kernels", "all_but_norms")
+_NORMS_AND_POSITIONS = re.compile(r"norm|/(position_embedding|relative_position_bias)$")
 LOG_VARIANCE = "repre/log_variance"  # takes part in the moments, but in neither decay nor clipping
 TRUST_RATIO = optax.scale_by_trust_ratio(trust_coefficient=0.001)  # of LARS
 
@@ -114,8 +116,9 @@ def decayed_parameters(rule: str, params: Any) -> Any:
 
     Args:
       rule: "all" parameters (MoCo, SimSiam: ``model.parameters()``); "matrices" only, those of rank
-        two and more (the other methods; so class token and positions decay, too); or "kernels",
-        without tokens, positions and relative position biases (fine-tuning in MAE and SimMIM).
+        two and more (the other methods; so class token and positions decay, too); "kernels",
+        without tokens, positions and relative position biases (fine-tuning in MAE and SimMIM); or
+        "all_but_norms", absolute positions and Swin's biases of relative ones (detection).
       params: tree whose paths and ranks decide.
     """
     if rule not in DECAY_RULES:
@@ -124,6 +127,8 @@ def decayed_parameters(rule: str, params: Any) -> Any:
     def decays(path, x):
         if path.startswith(LOG_VARIANCE):
             return False
+        if rule == "all_but_norms":
+            return not _NORMS_AND_POSITIONS.search(path)
         return rule == "all" or (x.ndim > 1 if rule == "matrices" else path.endswith("kernel"))
 
     return map_with_path(decays, params)

@@ -1,0 +1,1 @@
+"""Detection and segmentation of objects by a Mask R-CNN on the encoder."""

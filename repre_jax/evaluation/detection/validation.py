@@ -1,0 +1,125 @@
+"""What a detector finds in the validation images, and what that is worth to COCO."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from repre_jax.data.detection.batches import whole_image_batches
+from repre_jax.data.detection.coco import CocoSource
+from repre_jax.evaluation.detection.coco_metrics import (
+    Found,
+    average_precisions,
+    coco_results,
+)
+from repre_jax.evaluation.detection.pictures import draw_detections
+from repre_jax.evaluation.detection.recipes import views_of
+from repre_jax.evaluation.detection.step import Trainer
+from repre_jax.evaluation.features import Features
+from repre_jax.evaluation.task import Evaluation
+from repre_jax.models.detection.detector import Detections
+from repre_jax.runs.progress import counted_on_screen
+from repre_jax.sharding import by_row
+
+_PICTURED = 6
+_SHOWN = ("AP", "AP50", "AP75")  # of each kind, at every validation; the rest at the end
+
+
+class Validation:
+    """What a detector finds in the validation images, and what that is worth."""
+
+    def __init__(self, evaluation: Evaluation, trainer: Trainer):
+        """Of a training."""
+        self._evaluation = evaluation
+        self._source: CocoSource = evaluation.val
+        self._views = views_of(trainer.recipe, trainer.side)
+        self._detect: Callable[[Any, Mapping[str, jax.Array]], Detections] = jax.jit(
+            trainer.detections
+        )
+        self.precisions: dict[str, dict[str, float]] = {}
+
+    def try_out(self, params: Any) -> None:
+        """One batch: what is wrong with images or memory shows before the training."""
+        next(self._found(params), None)
+
+    def metrics(self, params: Any) -> dict[str, float]:
+        """{"val/box_AP", ...}: the usual ones; ``precisions`` has all of the last measurement."""
+        source, results, read = self._source, [], []
+        categories = source.annotations.categories.ids
+        with counted_on_screen(len(source), "validation images") as advance:
+            for index, found in self._found(params):
+                advance()
+                read.append(index)
+                results += coco_results(
+                    found,
+                    image_id=source.image_id(index),
+                    size=source.size(index),
+                    category_ids=categories,
+                )
+        nothing = np.zeros(len(read), np.int32)
+        index = np.array(read, np.int32)
+        self._evaluation.note_unreadable(source, Features(nothing, nothing, index))
+        ids = [source.image_id(index) for index in read]
+        self.precisions = average_precisions(source.annotations.path, results, ids)
+        return {
+            f"val/{kind}_{name}": values[name]
+            for kind, values in self.precisions.items()
+            for name in _SHOWN
+        }
+
+    def draw(self, params: Any) -> None:
+        """Writes figures/detections.png of the first images."""
+        found = []
+        for index, detections in self._found(params):
+            found.append((index, detections))
+            if len(found) == _PICTURED:
+                break
+        if found and jax.process_index() == 0:
+            path = self._evaluation.folder.path / "figures" / "detections.png"
+            draw_detections(path, self._source, found)
+
+    def _found(self, params: Any) -> Iterator[tuple[int, Found]]:
+        """(index of an image, what is found in it, in its own pixels), of all that can be read."""
+        config, pending = self._evaluation.config, None
+        sharding = by_row(self._evaluation.mesh)
+        with whole_image_batches(
+            self._source,
+            self._views,
+            batch_size=config.batch_size,
+            workers=config.data.workers,
+        ) as batches:
+            for batch in batches:
+                on_device = {
+                    key: jax.make_array_from_process_local_data(sharding, batch[key])
+                    for key in ("image", "size")
+                }
+                rest = (batch["size"], batch["index"], batch["mask"])
+                following = (self._detect(params, on_device), *rest)
+                # One batch is computed while the one before is pasted and the next one decoded.
+                if pending is not None:
+                    yield from self._rows(*pending)
+                pending = following
+        if pending is not None:
+            yield from self._rows(*pending)
+
+    def _rows(self, detections, size, index, mask) -> Iterator[tuple[int, Found]]:
+        arrays = (detections, size, index, mask)
+        if jax.process_count() > 1:
+            arrays = multihost_utils.process_allgather(arrays, tiled=True)
+        detections, size, index, mask = jax.tree.map(np.asarray, arrays)
+        for row in np.flatnonzero(mask):
+            height, width = self._source.size(int(index[row]))
+            valid = detections.valid[row]
+            # By the sizes as they are, rounded: not by the scale that was meant.
+            scale = np.array([width / size[row, 1], height / size[row, 0]])
+            yield (
+                int(index[row]),
+                Found(
+                    detections.boxes[row, valid] * np.tile(scale, 2),
+                    detections.scores[row, valid],
+                    detections.classes[row, valid],
+                    detections.masks[row, valid],
+                ),
+            )
