@@ -88,7 +88,7 @@ def instruments(name: str, camvid: str) -> dict[str, list[str]]:
     seed = name.rsplit("-", 1)[1]
     dense = [f"--config.data.path={camvid}"]
     return {
-        "dense_knn": ["--config=configs/eval/dense_knn.py", *dense],
+        "dense_knn": ["--config=configs/eval/dense_knn.py", "--config.memory=50000", *dense],
         "propagation": [
             "--config=configs/eval/propagation.py",
             "--config.beside_random=False",

@@ -341,7 +341,7 @@ def _results(
         "protocol": f"setr_{config.head}",
         "formula": (
             "mean over classes of TP / (TP + FP + FN) over the pixels of the validation images; "
-            f"SETR-{config.head.upper()} on blocks {segmenter.head.blocks}, encoder {trained}; "
+            f"SETR ({config.head}) on blocks {segmenter.head.blocks}, encoder {trained}; "
             f"SGD, momentum 0.9, poly 0.9, learning rate {segmenter.learning_rate:g} (head x "
             f"{segmenter.head_rate:g}), {config.steps:,} steps of {config.train_batch_size} crops "
             f"of {height} x {width}, loss over {config.loss_over} pixels; windows every "
@@ -351,6 +351,6 @@ def _results(
         | {"best": {"mean_iou": best[_SCORE], "step": best["step"]}, "steps": config.steps},
         "wall_seconds": round(seconds, 2),
         "line": evaluation.line(
-            f"SETR-{config.head.upper()} mean IoU {value:.2%} (last step; best {best[_SCORE]:.2%})"
+            f"SETR ({config.head}) mean IoU {value:.2%} (last step; best {best[_SCORE]:.2%})"
         ),
     }
