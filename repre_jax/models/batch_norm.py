@@ -13,9 +13,9 @@ class BatchNorm(nn.Module):
     Statistics are of the global batch, since the step is one jitted program over it. Running
     statistics average the biased variance (torch: the unbiased).
 
-    flax's exchanges the mean first, and then the variance about it. Here both come out of one
-    exchange, as sums of the distance to the running mean and of its square: these lose no digits
-    where the running mean is near, and few while it is still zero.
+    flax's exchanges the mean first, and then the variance about it. Here devices that share a step
+    (``compiled.jitted_step`` says so) exchange once, sums of the distance to the running mean and
+    of its square: these lose no digits where the running mean is near, and few while it is zero.
 
     Attributes:
       train: whether it takes the statistics of what it is given, and not the running ones.
@@ -60,11 +60,20 @@ def _standardise(x, near, epsilon):
 
 def _standardised_and_kept(x, near, epsilon):
     away = x - near
-    first, second = _means(away, jnp.square(away))
-    variance = jnp.maximum(second - jnp.square(first), 0)
+    if _is_shared():
+        first, second = _means(away, jnp.square(away))
+        variance = jnp.maximum(second - jnp.square(first), 0)
+    else:  # the second pass costs no exchange
+        (first,) = _means(away)
+        (variance,) = _means(jnp.square(away - first))
     per_deviation = jax.lax.rsqrt(variance + epsilon)
     standard = (away - first) * per_deviation
     return (standard, near + first, variance), (standard, per_deviation)
+
+
+def _is_shared() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
 
 
 def _standardise_backward(epsilon, kept, gradients):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repre_jax.models.batch_norm import BatchNorm
 from repre_jax.models.layers import (
-    batch_norm,
     layer_norm,
     torch_default_bias,
     torch_default_kernel,
@@ -127,7 +127,7 @@ class SETRHead(nn.Module):
 
     def _block(self, x, channels: int, kernel: int, name: str, train: bool) -> jax.Array:
         conv = convolution(channels, kernel, x.shape[-1], self.dtype, name, use_bias=False)
-        return nn.relu(batch_norm(f"{name}_norm", train=train)(conv(x))).astype(self.dtype)
+        return nn.relu(BatchNorm(train, name=f"{name}_norm")(conv(x))).astype(self.dtype)
 
 
 class UpHead(nn.Module):
@@ -155,7 +155,7 @@ class UpHead(nn.Module):
         for k in range(4 if self.upsamplings == 4 else 1):
             kernel = 3 if self.wide else 1
             x = convolution(_CHANNELS, kernel, x.shape[-1], self.dtype, f"conv_{k}")(x)
-            x = nn.relu(batch_norm(f"conv_{k}_norm", train=train)(x)).astype(self.dtype)
+            x = nn.relu(BatchNorm(train, name=f"conv_{k}_norm")(x)).astype(self.dtype)
             factor = {1: 1, 2: 4, 4: 2 if k < 3 else 1}[self.upsamplings]
             if factor > 1:
                 x = resize(x, (factor * x.shape[1], factor * x.shape[2]))
