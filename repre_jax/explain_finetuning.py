@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
-from repre_jax.evaluate import open_encoder, open_labelled
+from repre_jax.evaluate import open_encoder
 from repre_jax.evaluation.finetune import measure
 from repre_jax.evaluation.finetune.recipes import described, views_of
 from repre_jax.evaluation.finetune.step import (
@@ -18,6 +18,7 @@ from repre_jax.evaluation.finetune.step import (
     jitted_finetune_step,
     update,
 )
+from repre_jax.evaluation.images import fill_in_data, open_labelled
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import check_ranges
@@ -97,6 +98,7 @@ def _opened(config: ConfigDict, absent: Target | None) -> Evaluation:
             config.compute_dtype = "bfloat16"  # that of the devices which are not here
         pretrained = open_encoder(config)
         config.protocol = config.protocol or measure.default_protocol(pretrained)
+        fill_in_data(config.data, pretrained.config.data)
         train, val = open_labelled(config.data, pretrained.encoder.channels)
     mesh = absent.mesh if absent else make_mesh(config.devices, key="devices")
     return Evaluation(config, pretrained, train, val, mesh, None)

@@ -54,6 +54,7 @@ def whole_then_gathered(params, images, drawn):
     return encoded.reshape(*drawn.masked.shape, -1)
 
 
+@pytest.mark.slow
 def test_cutting_first_is_embedding_first_in_values_and_gradients():
     params, images = params_and_images()
     drawn = windows.draw(random_keys(LOMAR), (4, 4), METHOD)
@@ -168,7 +169,10 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize(("name", "size"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [pytest.param(*row, marks=pytest.mark.slow if row[1] > 224 else ()) for row in TABLE],
+)
 def test_multiply_adds(name, size):
     config = read_config(f"{name}:size={size}")
     learner = build_learner(config, resolve(config, images=8192, devices=1))

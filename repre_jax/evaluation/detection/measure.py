@@ -45,7 +45,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row
+from repre_jax.sharding import all_replicated, by_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def measure_detection(evaluation: Evaluation) -> dict[str, Any]:
             evaluation.folder,
             functools.partial(initial_state, trainer),
             params,
-            mesh=evaluation.mesh,
+            shardings=all_replicated(evaluation.mesh),
             total_steps=clock.total_steps,
             batch_size=trainer.recipe.batch_size,
             keep=evaluation.config.keep_checkpoints,

@@ -33,7 +33,7 @@ from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import all_replicated, by_row, replicated
 
 
 def measure_linear_segmentation(evaluation: Evaluation) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
         opened = open_training(
             evaluation.folder,
             functools.partial(probe.init, widths),
-            mesh=mesh,
+            shardings=all_replicated(mesh),
             total_steps=clock.total_steps,
             batch_size=batch,
             keep=2,

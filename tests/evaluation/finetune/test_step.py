@@ -99,7 +99,7 @@ def mae():
     return finetuner, state, compiled(functools.partial(update, finetuner))
 
 
-@pytest.fixture(scope="module", params=["mae", "lomar"])
+@pytest.fixture(scope="module", params=["mae", pytest.param("lomar", marks=pytest.mark.slow)])
 def recorded_run(request):
     """(name, logits before, losses, rates, parameters after) of the three recorded steps."""
     name = request.param

@@ -51,7 +51,7 @@ from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import all_replicated, by_row, replicated
 
 _LEARNING_RATES = {"naive": 0.01, "pup": 0.01, "mla": 0.002}  # configs/SETR/*_cityscapes_bs_8.py
 _SCORE = "val/mean_iou"
@@ -74,7 +74,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
             evaluation.folder,
             segmenter.init,
             params,
-            mesh=evaluation.mesh,
+            shardings=all_replicated(evaluation.mesh),
             total_steps=config.steps,
             batch_size=config.train_batch_size,
             keep=config.keep_checkpoints,
