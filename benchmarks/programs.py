@@ -11,6 +11,7 @@ traffic are the compiler's, the time is what the data sheet allows for them. Wri
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -83,13 +84,16 @@ def rows() -> list[Row]:
     """Every row, the most wanted first."""
     configs = [name for name in carried() if "batch_size" in read_config(name).get("train", {})]
     configs = [name for name in configs if read_config(name).task == "pretrain"]
-    every = [(config, target, None) for config in configs for target in HARDWARE]
-    found = [*SMALL, *SHARED]
-    for config, *rest in dict.fromkeys([*FIRST, *every]):
-        found.append(Row(config, *rest))
+    every = [(config, target) for config in configs for target in HARDWARE]
+    found = [*SMALL, *_beside_baseline(FIRST), *SHARED, *_beside_baseline(every)]
+    return list(dict.fromkeys(found))
+
+
+def _beside_baseline(wanted: Sequence[tuple[Any, ...]]) -> Iterator[Row]:
+    for config, *rest in wanted:
+        yield Row(config, *rest)
         if read_config(config).repre.enabled:
-            found.append(Row(f"{config}:baseline", *rest))
-    return found
+            yield Row(f"{config}:baseline", *rest)
 
 
 def compile_row(row: Row) -> dict[str, Any]:
