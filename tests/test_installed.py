@@ -71,6 +71,7 @@ def test_importing_the_package_is_light(installed):
     assert not {"jax", "flax", "numpy", "absl"} & set(told.stdout.split())
 
 
+@pytest.mark.slow
 def test_explaining_a_carried_config(installed):
     told = installed("repre-jax", "--config=dino_vits:smoke", "--explain")
     assert (told.returncode, told.stderr) == (0, "")

@@ -72,6 +72,7 @@ def test_grey_rectangles_of_sixteen_bits(root, look):
     assert names(root / "grey" / "figures" / "target-1") >= {"attention", "features", "neighbours"}
 
 
+@pytest.mark.slow
 def test_two_side_by_side(root, look, tmp_path):
     """Of given images: one picture of both, and one of each where it is of parts of an encoder."""
     given = sorted((root / "images" / "val").rglob("*.png"))[:2]

@@ -159,6 +159,7 @@ def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
     assert "run folder      runs/dino_vits-baseline-smoke-digits" in out
 
 
+@pytest.mark.slow
 def test_a_config_by_name_is_the_one_by_path(run):
     by_name, by_path = (
         run(f"--config={config}:baseline,smoke", "--explain")
@@ -185,6 +186,7 @@ def test_a_key_that_the_source_does_not_read_is_refused(mistake, tmp_path):
     assert said.startswith("data.name is given, but data.source=folder does not read it")
 
 
+@pytest.mark.slow
 def test_smoke_takes_the_images_that_it_is_given(run, tmp_path):
     """Digits stand in where none are given."""
     images = image_folder(tmp_path / "images")
@@ -432,6 +434,7 @@ def test_explain_tells_where_every_value_comes_from(run, tmp_path):
         assert line in out
 
 
+@pytest.mark.slow
 def test_explain_counts_a_branch_whose_mask_token_is_an_array(run):
     code, out, err = run("--config=moco_v3_vits_lomar:smoke", "--explain")
     assert (code, err) == (0, "")
@@ -596,6 +599,7 @@ def flat_folder_with_bad_files(folder):
     return {str(folder / name) for name in ("truncated.jpg", "empty.png", "text.jpeg")}
 
 
+@pytest.mark.slow
 def test_unlabelled_folder_with_unreadable_images(run, tmp_path):
     images, workdir = tmp_path / "images", tmp_path / "run"
     bad = flat_folder_with_bad_files(images)

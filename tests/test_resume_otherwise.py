@@ -58,7 +58,7 @@ def test_what_changes_is_told_and_kept(stopped, capsys, monkeypatch):
     assert command(*FLAGS, f"--workdir={stopped}", *GIVEN) == 2
     lines = [
         "evaluation.neighbours: 5 -> 3",
-        "model.remat: none -> block",
+        'model.remat: "none" -> "block"',
         "train.devices: 1 -> 8",
         "train.shard_state: false -> true",
     ]

@@ -46,7 +46,11 @@ def pixel_format(config: ConfigDict, channels: int) -> PixelFormat:
     """
     ends = config.get("range")
     if ends is not None:
-        if len(ends) != 2 or not all(np.isfinite(x) for x in ends) or not ends[0] < ends[1]:
+        if (
+            len(ends) != 2
+            or not all(np.ndim(x) == 0 and np.isfinite(x) for x in ends)
+            or not ends[0] < ends[1]
+        ):
             raise UserError(
                 f"data.range={tuple(ends)} must be two numbers, the stored values that are black "
                 "and white, as in (0, 4095)."

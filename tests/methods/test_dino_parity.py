@@ -107,6 +107,7 @@ def assert_statistics_close(ours, golden, part: str, *, crops: int) -> None:
     assert_close(ours, {"projector": recorded}, tolerance=1e-4, **means)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_head_with_batch_norm(monkeypatch):
     case = DINO_OPTION_CASES["batch_norm"]
     params = tree(dino_weights(case))

@@ -43,6 +43,7 @@ def state_of(folder, step=4):
     return json.loads((folder / f"checkpoints/{step}/about/metadata").read_text())["sha256"]
 
 
+@pytest.mark.slow
 def test_whole_task(run, tmp_path):
     whole = evaluate(config_of(run), tmp_path / "whole")
     assert whole["protocol"] == "setr_naive" and "encoder trained" in whole["formula"]
