@@ -122,17 +122,21 @@ def _attend_backward(kept, gradient):
     of_weights = jnp.einsum("bnhd,bshd->bhns", gradient, value, preferred_element_type=jnp.float32)
     product = weights * of_weights  # float32
     of_logits = product - weights * jnp.sum(product, axis=-1, keepdims=True)
-    of_bias = bias
-    if bias is not None:
-        of_bias = of_logits if bias.shape[0] > 1 else jnp.sum(of_logits, axis=0, keepdims=True)
-        of_bias = of_bias.astype(bias.dtype)
     scaled = (of_logits * query.shape[-1] ** -0.5).astype(query.dtype)
     of_query = jnp.einsum("bhns,bshd->bnhd", scaled, key)
     of_key = jnp.einsum("bhns,bnhd->bshd", scaled, query)
-    return of_query, of_key, of_value, of_bias
+    return of_query, of_key, of_value, _gradient_of_bias(of_logits, bias)
 
 
 _attend_on_accelerators.defvjp(_attended_and_kept, _attend_backward)
+
+
+def _gradient_of_bias(of_logits, bias):
+    """From that of the logits [B, H, N, N]; None without a bias."""
+    if bias is None:
+        return None
+    of_bias = of_logits if bias.shape[0] > 1 else jnp.sum(of_logits, axis=0, keepdims=True)
+    return of_bias.astype(bias.dtype)
 
 
 @jax.custom_vjp
@@ -168,11 +172,7 @@ def _backward_on_cpu(kept, gradient):
             return found if bias is not None else found[:3]
 
         *found, of_logits = (*_by_head(of_head, *parts, mixed, gradient, bias), None)[:4]
-    of_bias = bias
-    if bias is not None:
-        of_bias = of_logits if bias.shape[0] > 1 else jnp.sum(of_logits, axis=0, keepdims=True)
-        of_bias = of_bias.astype(bias.dtype)
-    return *(jnp.swapaxes(x, 1, 2) for x in found), of_bias
+    return *(jnp.swapaxes(x, 1, 2) for x in found), _gradient_of_bias(of_logits, bias)
 
 
 _attend_on_cpu.defvjp(_attended_on_cpu, _backward_on_cpu)

@@ -138,25 +138,28 @@ class ViT(nn.Module):
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
         whole = x.shape[1] == 1 + grid[0] * grid[1]
-        block_class = rematerialised(self.remat)
-        kernel_init, qkv_init = linear_initialisers(self.initialisation)
         for k in range(self.depth):
-            x = block_class(
-                heads=self.heads,
-                mlp_ratio=self.mlp_ratio,
-                drop_path=self.drop_path * k / max(self.depth - 1, 1),
-                norm_epsilon=self.norm_epsilon,
-                kernel_init=kernel_init,
-                qkv_init=qkv_init,
-                dtype=self.dtype,
-                attention=attention,
-                name=f"block_{k}",
-            )(x, train)
+            x = self._block(k, attention)(x, train)
             if whole:
                 feature_map = x[:, 1:].reshape(batch, *grid, self.width)
                 self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
         return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
+
+    def _block(self, k: int, attention: Callable[..., nn.Module]) -> nn.Module:
+        """Block k, whose attention ``attention`` makes."""
+        kernel_init, qkv_init = linear_initialisers(self.initialisation)
+        return rematerialised(self.remat)(
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            drop_path=self.drop_path * k / max(self.depth - 1, 1),
+            norm_epsilon=self.norm_epsilon,
+            kernel_init=kernel_init,
+            qkv_init=qkv_init,
+            dtype=self.dtype,
+            attention=attention,
+            name=f"block_{k}",
+        )
 
     def _embed_patches(self, images: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, gh, gw, D]."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from repre_jax.models.attention import attend_to
 from repre_jax.models.dense import Dense
-from repre_jax.models.layers import Initializer, linear_initialisers, rematerialised
+from repre_jax.models.layers import Initializer
 from repre_jax.models.partition import from_windows, pad_to_multiple, to_windows
 from repre_jax.models.positions import bicubic_resize_matrix, sincos_2d
 from repre_jax.models.relative_positions import BUCKETS, relative_logits_of_map
@@ -153,8 +153,6 @@ class DetectionViT(ViT):
         x = self._embed_patches(images, train)
         if self.position_grid:
             x = x + self._map_positions(x.shape[1:3])
-        block_class = rematerialised(self.remat)
-        kernel_init, qkv_init = linear_initialisers(self.initialisation)
         everywhere = even_taps(self.depth, min(_GLOBAL_BLOCKS, self.depth))
         for k in range(self.depth):
             attention = functools.partial(
@@ -162,17 +160,7 @@ class DetectionViT(ViT):
                 window=None if k in everywhere else self.window,
                 keys_know_offsets=self.position == "relative",
             )
-            x = block_class(
-                heads=self.heads,
-                mlp_ratio=self.mlp_ratio,
-                drop_path=self.drop_path * k / max(self.depth - 1, 1),
-                norm_epsilon=self.norm_epsilon,
-                kernel_init=kernel_init,
-                qkv_init=qkv_init,
-                dtype=self.dtype,
-                attention=attention,
-                name=f"block_{k}",
-            )(x, train)
+            x = self._block(k, attention)(x, train)
         self.sow("intermediates", tap_name(self.depth - 1), BlockOutput(x, None))
         return x
 
