@@ -222,7 +222,7 @@ def describe(
     rate = flops / median
     return {
         "name": name,
-        "parameters": count_parameters(program.state.params),
+        "parameters": int(count_parameters(program.state.params)),
         "ms_per_step": _ms(median),
         "ms_per_step_min": _ms(min(seconds)),
         "ms_per_step_all": [_ms(value) for value in seconds],

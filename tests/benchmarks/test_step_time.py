@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import jax
@@ -33,6 +34,7 @@ def test_measures_baseline_and_repre_side_by_side(result):
         assert row["images_per_second"] == pytest.approx(8e3 / row["ms_per_step"], rel=0.01)
         assert row["memory_bytes_per_device"]["peak"] > 4 * row["parameters"]
     assert result["augmentation"]["ms"] > 0
+    assert json.loads(json.dumps(result)) == result  # as a result file is written
 
 
 @pytest.mark.slow
