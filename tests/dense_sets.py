@@ -1,10 +1,13 @@
-"""Small sets of images whose pixels have classes, as files."""
+"""Small sets of images whose pixels have classes, or with objects, as files."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from benchmarks.shapes import write_shapes
 
 
 def scene(number: int, size: tuple[int, int] = (24, 32)) -> tuple[np.ndarray, np.ndarray]:
@@ -40,3 +43,31 @@ def save_with_palette(path: Path, label: np.ndarray) -> None:
     picture = Image.fromarray(label, mode="P")
     picture.putpalette(np.random.default_rng(0).integers(256, size=768).tolist())
     picture.save(path)
+
+
+def upright_and_flat_shapes(root: Path, *, train: int, val: int, side: int) -> Path:
+    """Generated shapes in images that are, by turns, twice as high as wide and twice as wide."""
+    write_shapes(root, train=train, val=val, side=side)
+    for split in ("train", "val"):
+        path = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        limits = {}
+        for number, image in enumerate(content["images"]):
+            cut = "width" if number % 2 else "height"
+            image[cut] = side // 2
+            limits[image["id"]] = (image["width"], image["height"])
+            file = root / split / image["file_name"]
+            pixels = cv2.imread(str(file))[: image["height"], : image["width"]]
+            cv2.imwrite(str(file), pixels)
+        content["annotations"] = [
+            thing
+            for thing in content["annotations"]
+            if all(
+                low + extent <= limit
+                for low, extent, limit in zip(
+                    thing["bbox"][:2], thing["bbox"][2:], limits[thing["image_id"]], strict=True
+                )
+            )
+        ]
+        path.write_text(json.dumps(content))
+    return root

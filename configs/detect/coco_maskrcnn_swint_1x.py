@@ -7,9 +7,9 @@
 
 MoBY's numbers, 43.6 box AP and 39.6 mask AP after 300 epochs on ImageNet-1k (supervised 43.7 and
 39.8), are of several sizes and crops; RePre reports 1.2 and 0.7 more and writes of one size, which
-is the variant ``single_scale``. 16 images a step on 8 GPUs there; not run here. Images lie in the
-corner of squares of 1344 pixels: 1.7 times the pixels of the source's batches, and one compiled
-step. Every number and its source: repre_jax/evaluation/detection/recipes.py.
+is the variant ``single_scale``. 16 images a step on 8 GPUs there; not run here. A batch's images
+lie in 800 x 1344 or in 1344 x 800 pixels, upright ones apart from flat ones: two compiled steps.
+Every number and its source: repre_jax/evaluation/detection/recipes.py.
 """
 
 from repre_jax.config_files import apply_variants

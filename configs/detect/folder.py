@@ -22,6 +22,7 @@ def get_config(variants: str = ""):
     config.recipe.epochs = 50.0
     config.recipe.batch_size = 16
     config.recipe.scales, config.recipe.short_edges = (0.5, 1.5), ()
+    config.recipe.buckets = ()
     config.recipe.padding_multiple = 0
     config.recipe.warmup_steps = 100
     return apply_variants(config, variants.split(","), {"smoke": detection.smoke})

@@ -178,13 +178,14 @@ def wanted_image(
 ) -> tuple[int, int]:
     """(epoch, number of the image) of a row of a step's global batch; ``training_batches``."""
     epoch, step_in_epoch = divmod(step, images // batch_size)
-    wanted = index_shuffle(
-        step_in_epoch * batch_size + row,
-        max_index=images - 1,
-        seed=_epoch_seed(seed, epoch),
-        rounds=_SHUFFLE_ROUNDS,
+    return epoch, shuffled(step_in_epoch * batch_size + row, images, seed, epoch)
+
+
+def shuffled(position: int, count: int, seed: int, epoch: int) -> int:
+    """Which of ``count`` things is at a position of an epoch's order."""
+    return index_shuffle(
+        position, max_index=count - 1, seed=_epoch_seed(seed, epoch), rounds=_SHUFFLE_ROUNDS
     )
-    return epoch, wanted
 
 
 def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:

@@ -27,7 +27,7 @@ class ViewRecipe:
     """Global views (two, as a rule) and ``local_crops`` small ones, cut from one decoded image.
 
     Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
-    photometric on the device by ``data/augmentations.py``, in the order of the fields below.
+    photometric on the device by ``data/device/augment.py``, in the order of the fields below.
     Pairs give global view 1 and view 2; every local crop uses ``local_blur_probability`` and no
     solarisation. View 1 is the one that RePre reconstructs.
 
@@ -41,7 +41,7 @@ class ViewRecipe:
       local_crops: number of local crops; 0 for methods without multi-crop.
       local_size: side of a local crop in pixels.
       local_crop_scale: as ``crop_scale``, for local crops.
-      photometric: whose jitter and blur, one of ``FAMILIES``; see ``data/photometric.py``.
+      photometric: whose jitter and blur, one of ``FAMILIES``; see ``data/device/photometric.py``.
       flip_probability: horizontal flip.
       jitter: strengths of brightness, contrast, saturation (factor ~ U(max(0, 1-s), 1+s)) and
         hue (shift ~ U(-s, s) turns), applied in random order.

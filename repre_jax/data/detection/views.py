@@ -1,5 +1,7 @@
 """Images and objects as the detector sees them: flipped, scaled, cropped, masks kept box by box."""
 
+import dataclasses
+import itertools
 from typing import NamedTuple
 
 import cv2
@@ -43,6 +45,64 @@ class ViewedObjects(NamedTuple):
     boxes: np.ndarray
     classes: np.ndarray
     masks: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionViews:
+    """How images and their objects become arrays.
+
+    Attributes:
+      side: of the square in whose corner views lie, in pixels; the long side of ``buckets``.
+      scales: of the large-scale jitter, smallest and largest, as shares of ``side``.
+      short_edges: in place of the jitter, lengths of the short edge in pixels, to choose from, the
+        largest of which is that at test; () for the jitter.
+      longest: what the long edge may become beside them.
+      crop: whether half of the views with short edges are crops.
+      buckets: in place of the square, short sides of upright and of flat canvases, rising, the last
+        one not below the longest short edge; () for the square.
+      flip_probability: horizontal flip.
+      objects: G, room for so many of an image.
+    """
+
+    side: int
+    scales: tuple[float, float] = (0.1, 2.0)
+    short_edges: tuple[int, ...] = ()
+    longest: int = 1333
+    crop: bool = False
+    buckets: tuple[int, ...] = ()
+    flip_probability: float = 0.5
+    objects: int = 100
+
+    def training_window(self, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        """A random window into an image of ``size``."""
+        flip = self.flip_probability
+        if not self.short_edges:
+            return jittered_window(size, self.side, rng, scales=self.scales, flip_probability=flip)
+        return short_edge_window(
+            size,
+            rng,
+            short_edges=self.short_edges,
+            longest=self.longest,
+            crop=self.crop,
+            flip_probability=flip,
+        )
+
+    def whole_window(self, size: tuple[int, int]) -> Window:
+        """The window of an image of ``size`` at test."""
+        if self.short_edges:
+            return fitted_window(size, max(self.short_edges), self.longest)
+        return fitted_window(size, self.side, self.side)
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of all canvases, one after another of growing area."""
+        both = [((short, self.side), (self.side, short)) for short in self.buckets]
+        return tuple(itertools.chain.from_iterable(both)) or ((self.side, self.side),)
+
+    def canvas_of(self, size: tuple[int, int]) -> int:
+        """Number of the smallest canvas that holds a view of ``size``."""
+        fits = (height >= size[0] and width >= size[1] for height, width in self.canvases)
+        return next(number for number, it_does in enumerate(fits) if it_does)
 
 
 def fitted_window(size: tuple[int, int], shortest: int, longest: int) -> Window:

@@ -6,12 +6,15 @@ operators themselves are in ``photometric``.
 """
 
 import enum
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from repre_jax.data.device.photometric import (
+    Planes,
     band_jitter,
     colour_jitter,
     flip,
@@ -67,22 +70,12 @@ def augment_views(
     _check_views(batch["global"], recipe.global_crops, "global")
     if recipe.local_crops:
         _check_views(batch["local"], recipe.local_crops, "local")
-    pairs = zip(recipe.blur_probability, recipe.solarise_probability, strict=True)
-    views = [
-        _augment_group(batch, batch["global"][:, v : v + 1], recipe, seed, v, *probabilities)
-        for v, probabilities in enumerate(pairs)
-    ]
-    augmented = {"global": jnp.concatenate(views, axis=1)}
-    if recipe.local_crops:
-        augmented["local"] = _augment_group(
-            batch,
-            batch["local"],
-            recipe,
-            seed,
-            recipe.global_crops,
-            recipe.local_blur_probability,
-            0.0,
-        )
+    augment = functools.partial(_augment_group, batch, recipe, seed)
+    probabilities = recipe.blur_probability, recipe.solarise_probability
+    augmented = {"global": augment(0, "global", *probabilities)}
+    if n := recipe.local_crops:
+        probabilities = (recipe.local_blur_probability,) * n, (0.0,) * n
+        augmented["local"] = augment(recipe.global_crops, "local", *probabilities)
     return augmented
 
 
@@ -96,36 +89,37 @@ def _check_views(views: jax.Array, count: int, name: str) -> None:
 
 def _augment_group(
     batch: dict[str, jax.Array],
-    pixels: jax.Array,
     recipe: ViewRecipe,
     seed: int,
     first_view: int,
-    blur_probability: float,
-    solarise_probability: float,
+    name: str,
+    blur_probabilities: Sequence[float],
+    solarise_probabilities: Sequence[float],
 ) -> jax.Array:
-    """Augments views that share their probabilities: [B, V, H, W, C] -> float32."""
+    """Augments the views of that name, one probability each: [B, V, H, W, C] -> float32."""
     examples = example_keys(seed, Stream.AUGMENTATION, batch["epoch"], batch["index"])
+    views = first_view + jnp.arange(batch[name].shape[1])
+    augment = jax.vmap(functools.partial(_augment_view, recipe))
+    of_views = [
+        jnp.asarray(own) if any(own) else None
+        for own in (blur_probabilities, solarise_probabilities)
+    ]
 
     def augment_row(example, row):
-        views = first_view + jnp.arange(row.shape[0])
         keys = jax.vmap(lambda view: jax.random.fold_in(example, view))(views)
-        return jax.vmap(
-            lambda key, view: _augment_view(
-                key, view, recipe, blur_probability, solarise_probability
-            )
-        )(keys, row)
+        return augment(keys, row, *of_views)
 
-    return jax.vmap(augment_row)(examples, pixels)
+    return jax.vmap(augment_row)(examples, batch[name])
 
 
 def _augment_view(
+    recipe: ViewRecipe,
     key: jax.Array,
     pixels: jax.Array,
-    recipe: ViewRecipe,
-    blur_probability: float,
-    solarise_probability: float,
+    blur_probability: jax.Array | None,
+    solarise_probability: jax.Array | None,
 ) -> jax.Array:
-    """One view: uint8 or uint16 [H, W, C] -> float32 in [0, 1]."""
+    """One view: uint8 or uint16 [H, W, C] -> float32 in [0, 1]; probabilities None for never."""
 
     def draw(purpose):
         return jax.random.fold_in(key, purpose)
@@ -135,37 +129,51 @@ def _augment_view(
         low = jnp.asarray([*(max(0.0, 1 - s) for s in strengths), -hue])
         high = jnp.asarray([*(1 + s for s in strengths), hue])
         uniform = jax.random.uniform(draw(_Purpose.FACTORS), (4,))
-        drawn = low + (high - low) * uniform
-        order = jitter_order(draw(_Purpose.ORDER))
-        if pixels.shape[-1] != 3:
+        drawn = _drawn(low + (high - low) * uniform)
+        order = _drawn(jitter_order(draw(_Purpose.ORDER)))
+        if len(image) != 3:
             return band_jitter(image, drawn[:3], order[0], recipe.photometric)
         return colour_jitter(image, drawn[:3], drawn[3], *order, recipe.photometric)
 
     def blur(image):
         low, high = recipe.blur_sigma
         sigma = jax.random.uniform(draw(_Purpose.SIGMA), (), minval=low, maxval=high)
+        # By a kernel that does nothing, not by a choice between two images: one less to read.
+        chosen = jax.random.bernoulli(draw(_Purpose.BLUR), blur_probability)
+        sigma = _drawn(jnp.where(chosen, sigma, 0))
         if recipe.photometric == TORCHVISION:
             return pillow_blur(image, sigma, high)
         return sampled_blur(image, sigma)
 
-    image = as_shares(pixels)
+    image = jnp.unstack(as_shares(pixels), axis=-1)
     image = _perhaps(flip, image, recipe.flip_probability, draw(_Purpose.FLIP))
     image = _perhaps(jitter, image, recipe.jitter_probability, draw(_Purpose.JITTER))
-    if pixels.shape[-1] == 3:
+    if len(image) == 3:
         image = _perhaps(grey, image, recipe.grey_probability, draw(_Purpose.GREY))
-    image = _perhaps(blur, image, blur_probability, draw(_Purpose.BLUR))
-    return _perhaps(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
+    if blur_probability is not None:
+        image = blur(jax.lax.optimization_barrier(image))
+    if solarise_probability is not None:
+        image = _perhaps(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
+    return jnp.stack(image, axis=-1)
+
+
+def _drawn(numbers: Any) -> Any:
+    """The same, which XLA then does not draw anew for every pixel."""
+    return jax.lax.optimization_barrier(numbers)
 
 
 def _perhaps(
-    operator: Callable[[jax.Array], jax.Array],
-    image: jax.Array,
-    probability: float,
+    operator: Callable[[Planes], Planes],
+    image: Planes,
+    probability: float | jax.Array,
     key: jax.Array,
-) -> jax.Array:
-    """``operator(image)`` with that probability; 0 and 1 are settled while tracing."""
-    if probability <= 0:
+) -> Planes:
+    """``operator(image)`` with that probability; a static 0 or 1 is settled while tracing."""
+    static = not isinstance(probability, jax.Array)
+    if static and probability <= 0:
         return image
-    if probability >= 1:
+    if static and probability >= 1:
         return operator(image)
-    return jnp.where(jax.random.bernoulli(key, probability), operator(image), image)
+    chosen = _drawn(jax.random.bernoulli(key, probability))
+    pairs = zip(operator(image), image, strict=True)
+    return tuple(jnp.where(chosen, changed, plane) for changed, plane in pairs)

@@ -1,4 +1,7 @@
-"""Photometric operators on the device: pure functions of one image [H, W, C] in [0, 1].
+"""Photometric operators on the device: pure functions of one image in [0, 1], plane by plane.
+
+An image is a tuple of its colours, arrays [H, W]: XLA then fuses any number of operators. Of colours
+in one array, an operator that needs all of them would be computed once more for each.
 
 The family "torchvision" is torchvision's on Pillow images, which the official PyTorch recipes run,
 without their rounding to 8 bits after every operator. "simclr" is that of google-research/simclr
@@ -13,6 +16,7 @@ import enum
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,63 +37,78 @@ class Tone(enum.IntEnum):
 
 _TONE_ORDERS = tuple(itertools.permutations(Tone))
 
-
-def flip(image: jax.Array) -> jax.Array:
-    """[H, W, C], mirrored left to right."""
-    return image[:, ::-1]
+Planes = tuple[jax.Array, ...]
 
 
-def grey(image: jax.Array) -> jax.Array:
-    """[H, W, 3] with three equal colours: the luma."""
-    return jnp.broadcast_to(_luma(image)[..., None], image.shape)
+def flip(image: Planes) -> Planes:
+    """Mirrored left to right."""
+    return tuple(plane[:, ::-1] for plane in image)
 
 
-def solarise(image: jax.Array) -> jax.Array:
+def grey(image: Planes) -> Planes:
+    """Three equal colours: the luma."""
+    return (_luma(image),) * 3
+
+
+def solarise(image: Planes) -> Planes:
     """Inverts the brighter half of the range, as ``PIL.ImageOps.solarize`` at its default 128.
 
     The threshold is the middle between 127 / 255 and 128 / 255: 8-bit values fall as in Pillow,
     whatever the rounding of the division by 255.
     """
-    return jnp.where(image >= 0.5, 1 - image, image)
+    return tuple(jnp.where(plane >= 0.5, 1 - plane, plane) for plane in image)
 
 
 def adjust_tone(
-    image: jax.Array, tone: Tone | jax.Array, factor: jax.Array, family: str = TORCHVISION
-) -> jax.Array:
+    image: Planes,
+    tone: Tone | jax.Array,
+    factor: jax.Array,
+    family: str = TORCHVISION,
+    means: Sequence[jax.Array] | None = None,
+) -> Planes:
     """clip(factor * image + (1 - factor) * base), as each family's operators.
 
     Args:
-      image: [H, W, 3] in [0, 1].
+      image: three planes.
       tone: which base, may be traced. For torchvision: black for BRIGHTNESS, the image's mean luma
         for CONTRAST, each pixel's luma for SATURATION. For the others: the mean of each colour for
         CONTRAST, each pixel's largest colour for SATURATION, which ends where the smallest is 0;
         and BYOL's BRIGHTNESS adds ``factor - 1``.
       factor: at least 0; 1 changes nothing.
       family: static, one of ``recipes.FAMILIES``.
+      means: ``contrast_means`` of the image, where they are known.
     """
+    means = contrast_means(image, family) if means is None else means
     if family == TORCHVISION:
-        luma = _luma(image)[..., None]
-        black, mean, grey = 0.0, _mean(luma[..., 0]), luma
+        pure = _luma(image)
     else:
-        value, chroma = _value_and_chroma(image)
-        # A base one below the image: what is left of the blend is the addition.
-        black = image - 1 if family == BYOL else 0.0
-        mean, grey = jax.vmap(_mean, in_axes=-1)(image), value[..., None]
-        fullest = (value / jnp.where(chroma > 0, chroma, 1))[..., None]
+        pure, chroma = _value_and_chroma(image)
+        fullest = pure / jnp.where(chroma > 0, chroma, 1)
         factor = jnp.where(tone == Tone.SATURATION, jnp.minimum(factor, fullest), factor)
-    base = jnp.where(tone == Tone.CONTRAST, mean, grey)
-    base = jnp.where(tone == Tone.BRIGHTNESS, black, base)
-    return jnp.clip(factor * image + (1 - factor) * base, 0, 1)
+
+    bases = [jnp.where(tone == Tone.CONTRAST, mean, pure) for mean in means]
+    bases = [
+        jnp.where(tone == Tone.BRIGHTNESS, black, base)
+        for black, base in zip(_black(image, family), bases, strict=True)
+    ]
+    return _blend(image, bases, factor)
 
 
-def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
+def contrast_means(image: Planes, family: str = TORCHVISION) -> tuple[jax.Array, ...]:
+    """What the contrast of each plane is measured from: the mean luma, or each plane's own mean."""
+    if family == TORCHVISION:
+        return (_mean(_luma(image)),) * 3
+    return tuple(_mean(plane) for plane in image)
+
+
+def adjust_hue(image: Planes, turns: jax.Array) -> Planes:
     """Turns the hue of HSV and keeps saturation and value, as ``adjust_hue`` of torchvision.
 
     Args:
-      image: [H, W, 3] in [0, 1].
+      image: three planes.
       turns: part of a full turn round the colour circle, in [-0.5, 0.5]; 0 changes nothing.
     """
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    red, green, blue = image
     value, chroma = _value_and_chroma(image)
     per_chroma = 1 / jnp.where(chroma > 0, chroma, 1)
     sextant = jnp.where(
@@ -97,77 +116,129 @@ def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
         (green - blue) * per_chroma,
         jnp.where(value == green, 2 + (blue - red) * per_chroma, 4 + (red - green) * per_chroma),
     )
+
     # On the circle of six sextants red, green and blue lie at 0, 2 and 4. A colour has the full
     # value up to one sextant from its place, and loses the whole chroma from two sextants on.
-    away = (sextant + 6 * turns)[..., None] - jnp.asarray((0.0, 2.0, 4.0))
-    away = jnp.abs(away - 6 * jnp.round(away / 6))
-    lost = chroma[..., None] * jnp.clip(away - 1, 0, 1)
-    return jnp.clip(value[..., None] - lost, 0, 1)
+    def colour(place):
+        away = sextant + 6 * turns - place
+        away = jnp.abs(away - 6 * jnp.round(away / 6))
+        return jnp.clip(value - chroma * jnp.clip(away - 1, 0, 1), 0, 1)
+
+    return tuple(colour(place) for place in (0.0, 2.0, 4.0))
 
 
 def colour_jitter(
-    image: jax.Array,
+    image: Planes,
     factors: jax.Array,
     turns: jax.Array,
     tone_order: jax.Array,
     hue_position: jax.Array,
     family: str = TORCHVISION,
-) -> jax.Array:
+) -> Planes:
     """Brightness, contrast, saturation and hue in any order, clipped after each operator.
 
     The order is data, yet the hue is computed once: three slots for tones lie before it and three
-    behind, and a slot on the wrong side of the hue gets factor 1. The slots are a loop because XLA
-    would fuse unrolled ones, and so compute each three times over for the next one's luma. On a
-    CPU this takes a third of the time of selecting among four operators in each of four places.
+    behind, and a slot on the wrong side of the hue gets factor 1.
+
+    Only contrast looks at more than a pixel. So accelerators, bound by memory, run all operators
+    twice, up to the contrast for its means, of which nothing is written, and then to the end: two
+    readings of the image and one writing. A CPU goes slot by slot, with means for each of them.
 
     Args:
-      image: [H, W, 3] in [0, 1].
+      image: three planes.
       factors: [3], indexed by ``Tone``.
       turns: of the hue.
       tone_order: int32 [3], a permutation of ``Tone``.
       hue_position: int32 in 0..3, how many tones come before the hue.
       family: static, one of ``recipes.FAMILIES``.
     """
+    return jax.lax.platform_dependent(
+        image,
+        factors,
+        turns,
+        tone_order,
+        hue_position,
+        cpu=functools.partial(jitter_slot_by_slot, family=family),
+        default=functools.partial(jitter_in_two_passes, family=family),
+    )
+
+
+def jitter_slot_by_slot(image, factors, turns, tone_order, hue_position, *, family):
+    """``colour_jitter`` for a CPU, which would compute fused slots over and over."""
 
     def adjust(image, active):
         slots = tone_order, jnp.where(active, factors[tone_order], 1.0)
-        step = functools.partial(adjust_tone, family=family)
-        return jax.lax.scan(lambda im, slot: (step(im, *slot), None), image, slots)[0]
+        step = lambda image, slot: (adjust_tone(image, *slot, family), None)  # noqa: E731
+        return jax.lax.scan(step, image, slots)[0]
 
     before_hue = jnp.arange(3) < hue_position
     return adjust(adjust_hue(adjust(image, before_hue), turns), ~before_hue)
 
 
+def jitter_in_two_passes(image, factors, turns, tone_order, hue_position, *, family):
+    """``colour_jitter`` for accelerators."""
+    slots = jnp.arange(3)
+
+    def adjust(image, active, means):
+        chosen = jnp.where(active, factors[tone_order], 1.0)
+        for slot in range(3):
+            image = adjust_tone(image, tone_order[slot], chosen[slot], family, means)
+        return image
+
+    def run(image, tones, hue, means):
+        """With those tones, bool [3], and with the hue or without it."""
+        image = adjust(image, tones & (slots < hue_position), means)
+        pairs = zip(adjust_hue(image, turns), image, strict=True)
+        image = tuple(jnp.where(hue, *pair) for pair in pairs)
+        return adjust(image, tones & (slots >= hue_position), means)
+
+    contrast = jnp.argmax(tone_order == Tone.CONTRAST)
+    seen = run(image, slots < contrast, hue_position <= contrast, (0.0,) * 3)
+    return run(image, slots < 3, True, contrast_means(seen, family))
+
+
 def band_jitter(
-    image: jax.Array,
+    image: Planes,
     factors: jax.Array,
     tone_order: jax.Array,
     family: str = TORCHVISION,
-) -> jax.Array:
+) -> Planes:
     """Brightness and contrast of an image that is not RGB, clipped after each operator.
 
     What colours are not asked for is as in ``adjust_tone``; the mean luma of torchvision's contrast
     is the mean of all values, as torchvision has it for grey images.
 
     Args:
-      image: [H, W, C] in [0, 1].
+      image: any number of planes.
       factors: [3], indexed by ``Tone``.
       tone_order: int32 [3], a permutation of ``Tone``: which of the two comes first.
       family: static, one of ``recipes.FAMILIES``.
     """
     first, second = (jnp.argmax(tone_order == tone) for tone in (Tone.BRIGHTNESS, Tone.CONTRAST))
-    tones = jnp.asarray((Tone.BRIGHTNESS, Tone.CONTRAST))
-    tones = jnp.where(first < second, tones, tones[::-1])
 
-    def adjust(image, tone):
-        means = jax.vmap(_mean, in_axes=-1)(image)
-        mean = means.mean() if family == TORCHVISION else means
-        black = image - 1 if family == BYOL else jnp.zeros_like(image)
-        base = jnp.where(tone == Tone.BRIGHTNESS, black, mean)
-        factor = factors[tone]
-        return jnp.clip(factor * image + (1 - factor) * base, 0, 1), None
+    def brighten(image, active):
+        factor = jnp.where(active, factors[Tone.BRIGHTNESS], 1.0)
+        return _blend(image, _black(image, family), factor)
 
-    return jax.lax.scan(adjust, image, tones)[0]
+    image = brighten(image, first < second)
+    means = [_mean(plane) for plane in image]
+    if family == TORCHVISION:
+        means = [sum(means) / len(means)] * len(means)
+    return brighten(_blend(image, means, factors[Tone.CONTRAST]), first > second)
+
+
+def _black(image, family):
+    """What brightness is measured from, for each plane."""
+    # One below the image: what is left of the blend is an addition.
+    return [plane - 1 if family == BYOL else 0.0 for plane in image]
+
+
+def _blend(image, bases, factor):
+    """clip(factor * image + (1 - factor) * base) of planes and what each is blended with."""
+    return tuple(
+        jnp.clip(factor * plane + (1 - factor) * base, 0, 1)
+        for plane, base in zip(image, bases, strict=True)
+    )
 
 
 def jitter_order(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,7 +248,7 @@ def jitter_order(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(_TONE_ORDERS)[row], jax.random.randint(position_key, (), 0, 4)
 
 
-def pillow_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> jax.Array:
+def pillow_blur(image: Planes, sigma: jax.Array, largest_sigma: float) -> Planes:
     """Separable blur with Pillow's kernel; the outermost pixels go on beyond the border.
 
     ``PIL.ImageFilter.GaussianBlur`` runs three box filters of fractional width, whose variances
@@ -187,41 +258,52 @@ def pillow_blur(image: jax.Array, sigma: jax.Array, largest_sigma: float) -> jax
     border Pillow differs, for it extends the border anew before each box filter.
 
     Args:
-      image: [H, W, C] in [0, 1].
-      sigma: standard deviation in pixels, from 0 to ``largest_sigma``; may be traced.
+      image: planes.
+      sigma: standard deviation in pixels, from 0, which changes nothing, to ``largest_sigma``; may
+        be traced.
       largest_sigma: static; decides the number of taps, 13 for 2 pixels.
     """
     kernel = _blur_kernel(sigma, _box_reach(largest_sigma))
-    blurred = _correlate(_correlate(image, kernel, axis=0), kernel, axis=1)
-    return jnp.minimum(blurred, 1)  # the rounded weights of white may sum to a little more
+
+    def blurred(plane):
+        plane = _correlate(plane, kernel, axis=0)
+        plane = _correlate(plane, kernel, axis=1)
+        return jnp.minimum(plane, 1)  # the rounded weights of white may sum to a little more
+
+    return tuple(map(blurred, image))
 
 
-def sampled_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
+def sampled_blur(image: Planes, sigma: jax.Array) -> Planes:
     """Separable blur of SimCLR and BYOL: a Gaussian sampled at the pixels, black beyond the border.
 
     Args:
-      image: [H, W, C] in [0, 1].
-      sigma: standard deviation in pixels, above 0; may be traced. The kernel ends a twentieth of
-        the height from its centre: 23 taps at 224 pixels, 1 below 20, which changes nothing.
+      image: planes.
+      sigma: standard deviation in pixels; 0 changes nothing; may be traced. The kernel ends a
+        twentieth of the height from its centre: 23 taps at 224 pixels, 1 below 20, which changes
+        nothing either.
     """
-    reach = image.shape[0] // 20
-    distance = jnp.arange(-reach, reach + 1) / sigma
-    kernel = jnp.exp(-(distance**2) / 2)
+    reach = image[0].shape[0] // 20
+    distance = jnp.arange(-reach, reach + 1)
+    kernel = jnp.exp(-((distance / jnp.where(sigma > 0, sigma, 1)) ** 2) / 2)
+    kernel = jnp.where(sigma > 0, kernel, distance == 0)
     kernel = kernel / kernel.sum()
-    blurred = _correlate(_correlate(image, kernel, axis=1, border=0.0), kernel, axis=0, border=0.0)
-    return jnp.minimum(blurred, 1)
+
+    def blurred(plane):
+        plane = _correlate(plane, kernel, axis=1, border=0.0)
+        return jnp.minimum(_correlate(plane, kernel, axis=0, border=0.0), 1)
+
+    return tuple(map(blurred, image))
 
 
-def _luma(image: jax.Array) -> jax.Array:
-    """[..., 3] -> [...]."""
-    red, green, blue = _GREY_WEIGHTS
-    return red * image[..., 0] + green * image[..., 1] + blue * image[..., 2]
+def _luma(image: Planes) -> jax.Array:
+    """[H, W]."""
+    (red, green, blue), (r, g, b) = image, _GREY_WEIGHTS
+    return r * red + g * green + b * blue
 
 
-def _value_and_chroma(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[..., 3] -> [...], [...]: the largest colour, and by how much the smallest is below it."""
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    # Not jnp.max over the last axis: XLA's CPU backend would not fuse that with what follows.
+def _value_and_chroma(image: Planes) -> tuple[jax.Array, jax.Array]:
+    """[H, W] each: the largest colour, and by how much the smallest is below it."""
+    red, green, blue = image
     value = jnp.maximum(jnp.maximum(red, green), blue)
     return value, value - jnp.minimum(jnp.minimum(red, green), blue)
 
@@ -262,22 +344,22 @@ def _convolve(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _correlate(
-    image: jax.Array, kernel: jax.Array, axis: int, border: float | None = None
+    plane: jax.Array, kernel: jax.Array, axis: int, border: float | None = None
 ) -> jax.Array:
-    """Weighted sum of shifted slices of [H, W, C] along one axis.
+    """Weighted sum of shifted slices of [H, W] along one axis.
 
     Beyond the border is the value given, or the outermost pixels go on.
 
-    The kernel differs from example to example, so a convolution would have one group per example
-    and colour: ten times as slow on a CPU, and off the fast paths of GPU and TPU, where the slices
-    fuse into one memory-bound kernel. The barrier keeps XLA from computing the padding, and what
-    comes before it, once for each tap (twice the time on a CPU).
+    The kernel differs from example to example, so a convolution would have one group per example:
+    ten times as slow on a CPU, and off the fast paths of GPU and TPU, where the slices fuse into
+    one memory-bound kernel. The barrier keeps XLA from computing the padding, and what comes before
+    it, once for each tap.
     """
     reach = kernel.size // 2
-    size = image.shape[axis]
-    widths = [(reach, reach) if a == axis else (0, 0) for a in range(image.ndim)]
+    size = plane.shape[axis]
+    widths = [(reach, reach) if a == axis else (0, 0) for a in range(plane.ndim)]
     beyond = {"mode": "edge"} if border is None else {"constant_values": border}
-    padded = jax.lax.optimization_barrier(jnp.pad(image, widths, **beyond))
+    padded = jax.lax.optimization_barrier(jnp.pad(plane, widths, **beyond))
     return sum(
         kernel[tap] * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
         for tap in range(kernel.size)

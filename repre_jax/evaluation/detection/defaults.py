@@ -10,7 +10,7 @@ def get_config(protocol: str) -> ConfigDict:
     """The keys, for a protocol of ``RECIPES``, or "" for that of the backbone."""
     config = ConfigDict()
     config.protocol = protocol
-    config.image_size = 1024  # pixels, one side: images are fitted into squares
+    config.image_size = 1024  # pixels, of the square or the longer side of canvases
     config.batch_size = 16  # images at a time in validation, over all devices
     # Replaces numbers of the protocol; None keeps the paper's. Meaning and units of the fields:
     # DetectionRecipe in repre_jax/evaluation/detection/recipes.py.
@@ -35,6 +35,7 @@ def smoke(config: ConfigDict) -> None:
             "warmup_steps": 1,
             "window": 4,
             "short_edges": (),
+            "buckets": (),
             "objects": 20,
             "pyramid_width": 32,
             "box_convolutions": 1,

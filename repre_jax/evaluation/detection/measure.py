@@ -22,6 +22,7 @@ from repre_jax.evaluation.detection.recipes import (
     RANGES,
     RECIPES,
     DetectionRecipe,
+    check_canvases,
     described,
     protocol_of_backbone,
     published_recipe,
@@ -39,6 +40,7 @@ from repre_jax.evaluation.detection.step import (
 from repre_jax.evaluation.detection.validation import Validation
 from repre_jax.evaluation.task import ENCODER_FREE_TO_CHANGE, ENCODER_RANGES, Evaluation, Task
 from repre_jax.image_size import height_and_width
+from repre_jax.models.swin import Swin
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.interruption import Interruption
@@ -143,12 +145,9 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
     recipe = with_changes(published_recipe_of(evaluation), config.recipe.to_dict())
     height, width = height_and_width(config.image_size)
     if height != width:
-        raise UserError(f"image_size={config.image_size} must be one number: images are square.")
-    if recipe.short_edges and recipe.longest > height:
-        raise UserError(
-            f"recipe.longest={recipe.longest} does not fit into image_size={height}: images lie in "
-            "the corner of such a square."
-        )
+        raise UserError(f"image_size={config.image_size} must be one number: the long side.")
+    shapes_are_free = isinstance(pretrained.encoder, Swin)
+    check_canvases(recipe, height, shapes_are_free=shapes_are_free)
     devices = evaluation.mesh.size
     for key, size in (("recipe.batch_size", recipe.batch_size), ("batch_size", config.batch_size)):
         if size % devices:

@@ -12,16 +12,17 @@ Both optimize with AdamW. Departures of both: room for 100 objects of an image, 
 counted (objects_left_out); RoIAlign takes 2 x 2 samples a bin, not as many as it has cells; masks
 are cut from 112 x 112 numbers of their boxes, not from images; losses are means over the batch of
 all devices. ViTDet's large images are shrunk by means of areas, and images with a side below 32
-pixels are left out, as in mmdetection. Departures of swin_1x: images lie in the corner of one
-square, where the source pads a batch to its largest image; boxes of cut objects are those of what
-is left of their masks, as in ViTDet, and not the cut boxes.
+pixels are left out, as in mmdetection. Departures of swin_1x: batches are padded to one of two
+shapes, 800 x 1344 or 1344 x 800, where the source pads each to its largest image (it keeps upright
+images from flat ones, too, by the image and not by the crop); boxes of cut objects are those of
+what is left of their masks, as in ViTDet, and not the cut boxes.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from repre_jax.data.detection.batches import DetectionViews
+from repre_jax.data.detection.views import DetectionViews
 from repre_jax.errors import UserError
 from repre_jax.models.detection.detector import DetectorForm
 from repre_jax.ranges import (
@@ -57,6 +58,9 @@ class DetectionRecipe:
         is that at test; () for the jitter, and at test images as large as fit.
       longest: what the long edge may become beside them, in pixels.
       crop: whether half of the images with short edges are crops.
+      buckets: short sides of the canvases that the images of a batch lie in, upright or flat,
+        beside ``image_size`` as their long one: each batch has the smallest that holds its images,
+        and each is a compiled program; () for one square.
       flip_probability: horizontal flip.
       objects: of an image that there is room for.
       pyramid_width: channels of the pyramid.
@@ -84,6 +88,7 @@ class DetectionRecipe:
     short_edges: tuple[int, ...] = ()
     longest: int = 1333
     crop: bool = False
+    buckets: tuple[int, ...] = ()
     flip_probability: float = 0.5
     objects: int = 100
     pyramid_width: int = 256
@@ -115,6 +120,7 @@ RECIPES = {
         remat="none",
         short_edges=tuple(range(480, 801, 32)),
         crop=True,
+        buckets=(800,),
         proposal_convolutions=1,
         box_convolutions=0,
         box_layers=2,
@@ -168,9 +174,40 @@ def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> Detecti
             f"recipe.before_suppression={recipe.before_suppression} must be two numbers, of "
             "training and of test."
         )
-    if list(recipe.drops) != sorted(recipe.drops):
-        raise UserError(f"recipe.drops={recipe.drops} must rise.")
+    for name in ("drops", "buckets"):
+        if list(getattr(recipe, name)) != sorted(getattr(recipe, name)):
+            raise UserError(f"recipe.{name}={getattr(recipe, name)} must rise.")
     return recipe
+
+
+def check_canvases(recipe: DetectionRecipe, side: int, *, shapes_are_free: bool) -> None:
+    """Whether images fit.
+
+    Args:
+      recipe: of ``with_changes``.
+      side: config.image_size.
+      shapes_are_free: whether the encoder takes images of several shapes.
+
+    Raises:
+      UserError: they do not.
+    """
+    if recipe.short_edges and recipe.longest > side:
+        raise UserError(
+            f"recipe.longest={recipe.longest} does not fit into image_size={side}: images lie in "
+            "the corner of canvases with that side."
+        )
+    if not recipe.buckets:
+        return
+    if not shapes_are_free:
+        raise UserError(
+            f"recipe.buckets={recipe.buckets}, but this encoder has positions of one square: set "
+            "recipe.buckets=()."
+        )
+    if not recipe.short_edges or not max(recipe.short_edges) <= recipe.buckets[-1] <= side:
+        raise UserError(
+            f"recipe.buckets={recipe.buckets} must end between the longest of recipe.short_edges="
+            f"{recipe.short_edges} and image_size={side}; recipe.buckets=() is one square."
+        )
 
 
 def views_of(recipe: DetectionRecipe, side: int) -> DetectionViews:
@@ -181,6 +218,7 @@ def views_of(recipe: DetectionRecipe, side: int) -> DetectionViews:
         short_edges=recipe.short_edges,
         longest=recipe.longest,
         crop=recipe.crop,
+        buckets=recipe.buckets,
         flip_probability=recipe.flip_probability,
         objects=recipe.objects,
     )
@@ -233,6 +271,7 @@ RANGES = {
         "scales": Range(0, 10, low_open=True),
         "short_edges": AT_LEAST_ONE,
         "longest": AT_LEAST_ONE,
+        "buckets": AT_LEAST_ONE,
         "flip_probability": SHARE,
         "objects": AT_LEAST_ONE,
         "pyramid_width": AT_LEAST_ONE,

@@ -57,7 +57,7 @@ class Trainer:
     Attributes:
       detector: of ``build_detector``.
       recipe: the numbers.
-      side: of the square images in pixels.
+      side: of the square images in pixels, or the long side of ``recipe.buckets``.
       optimizer: optax transformation that takes the keyword ``step``.
       learning_rate: of the last layer, the schedule in ``optimizer``.
       seed: of every draw.
@@ -71,9 +71,11 @@ class Trainer:
     seed: int
 
     def images(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Images [B, S, S, C] as the encoder takes them, 0 beyond what is seen."""
+        """Images [B, H, W, C] as the encoder takes them, 0 beyond what is seen."""
         images = encoder_input(self.detector.encoder, as_shares(batch["image"]))
-        rows, columns = (jnp.arange(self.side) < batch["size"][:, k : k + 1] for k in (0, 1))
+        rows, columns = (
+            jnp.arange(images.shape[1 + k]) < batch["size"][:, k : k + 1] for k in (0, 1)
+        )
         return jnp.where((rows[:, :, None] & columns[:, None])[..., None], images, 0)
 
     def detections(self, params: Any, batch: Mapping[str, jax.Array]) -> Detections:

@@ -3,14 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+from dense_sets import upright_and_flat_shapes
 
 from benchmarks.shapes import write_shapes
-from repre_jax.data.detection.batches import (
-    DetectionViews,
-    detection_batches,
-    whole_image_batches,
-)
+from repre_jax.data.detection.batches import detection_batches, whole_image_batches
 from repre_jax.data.detection.coco import CocoSource
+from repre_jax.data.detection.views import DetectionViews
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +82,67 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
     (batch,) = batches(CocoSource(tmp_path, "train"), stop=1)
     (row,) = np.flatnonzero(batch["replaced"] >= 0)
     assert batch["replaced"][row] == 2 and batch["index"][row] == 3
+
+
+BUCKETS = DetectionViews(64, short_edges=(24, 32), longest=64, crop=True, buckets=(24, 32))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    """Upright and flat images by turns."""
+    root = tmp_path_factory.mktemp("sides")
+    return upright_and_flat_shapes(root, train=60, val=5, side=64)
+
+
+def test_a_batch_has_the_smallest_canvas_that_holds_its_images(sides):
+    source = CocoSource(sides, "train")
+    steps = len(source) // 4
+    options = {"batch_size": 4, "seed": 3, "total_steps": 2 * steps, "workers": 0}
+    whole = list(detection_batches(source, BUCKETS, start_step=0, **options))
+    shapes = [batch["image"].shape[1:3] for batch in whole]
+    assert set(shapes) == {(24, 64), (64, 24), (32, 64), (64, 32)} == set(BUCKETS.canvases)
+    for batch, canvas in zip(whole, shapes, strict=True):
+        for size, image in zip(batch["size"].astype(int), batch["image"], strict=True):
+            smaller = [c for c in BUCKETS.canvases if c[0] >= size[0] and c[1] >= size[1]]
+            assert canvas == smaller[0]
+            assert not image[size[0] :].any() and not image[:, size[1] :].any()
+    # An epoch has every image once, but for a batch at most of each canvas.
+    for epoch in (whole[:steps], whole[steps:]):
+        seen = np.concatenate([batch["index"] for batch in epoch])
+        assert len(set(seen)) >= len(source) - 4 * len(BUCKETS.canvases)
+    # The position in the data is the step, here too.
+    for resumed, batch in zip(
+        detection_batches(source, BUCKETS, start_step=steps + 1, **options),
+        whole[steps + 1 :],
+        strict=True,
+    ):
+        for key in batch:
+            np.testing.assert_array_equal(resumed[key], batch[key])
+
+
+def test_what_stands_in_for_an_unreadable_image_fits_into_its_batch(tmp_path):
+    upright_and_flat_shapes(tmp_path, train=12, val=1, side=64)
+    (tmp_path / "train/0004.png").write_bytes(b"nothing")  # flat, and the next one is upright
+    source = CocoSource(tmp_path, "train")
+    views = DetectionViews(64, short_edges=(32,), longest=64, buckets=(32,))
+    options = {"batch_size": 4, "seed": 0, "start_step": 0, "total_steps": 6, "workers": 0}
+    replaced = [
+        (batch["size"][row], batch["image"].shape[1:3], batch["image"][row])
+        for batch in detection_batches(source, views, **options)
+        for row in np.flatnonzero(batch["replaced"] >= 0)
+    ]
+    assert replaced
+    for size, canvas, image in replaced:
+        assert (size <= canvas).all() and image[: int(size[0]), : int(size[1])].any()
+
+
+def test_whole_images_lie_in_their_canvases(sides):
+    val = CocoSource(sides, "val")
+    views = DetectionViews(64, short_edges=(32,), longest=64, buckets=(32,))
+    found = list(whole_image_batches(val, views, batch_size=2, workers=0))
+    assert [batch["index"].tolist() for batch in found] == [[0, 2], [4, -1], [1, 3]]
+    assert [batch["image"].shape[1:3] for batch in found] == [(32, 64)] * 2 + [(64, 32)]
+    assert [batch["size"][0].tolist() for batch in found] == [[32, 64]] * 2 + [[64, 32]]
 
 
 def test_whole_images_come_in_order_with_padding(root, tmp_path):

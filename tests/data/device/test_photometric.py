@@ -1,6 +1,7 @@
 """Photometric operators against torchvision's."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,41 @@ import numpy as np
 import pytest
 from golden.compare import FOLDER
 
-from repre_jax.data.device import photometric
+from repre_jax.data.device import photometric as by_planes
 from repre_jax.data.device.photometric import Tone
+from repre_jax.data.recipes import FAMILIES
 from repre_jax.models.pixels import IMAGENET, normalise
 
 GOLDEN = FOLDER / "augmentations.npz"
 OTHER_FAMILIES = GOLDEN.with_name("photometric.npz")
+
+
+def of_arrays(operator):
+    """An operator of an image [H, W, C] in one array."""
+
+    def apply(image, *parameters):
+        planes = operator(tuple(jnp.unstack(jnp.asarray(image), axis=-1)), *parameters)
+        return jnp.stack(planes, axis=-1)
+
+    return apply
+
+
+photometric = SimpleNamespace(
+    **{
+        name: of_arrays(getattr(by_planes, name))
+        for name in (
+            "adjust_hue",
+            "adjust_tone",
+            "band_jitter",
+            "colour_jitter",
+            "flip",
+            "grey",
+            "pillow_blur",
+            "sampled_blur",
+            "solarise",
+        )
+    }
+)
 
 OPERATORS = {
     "flip": lambda image, _: photometric.flip(image),
@@ -156,6 +186,25 @@ def test_colour_jitter_applies_the_operators_in_the_order_given(letters):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_devices_jitter_alike(family):
+    """What accelerators run, beside what a CPU runs, in every order."""
+    image = random_image()
+
+    def of_order(tones, position):
+        planes = tuple(jnp.unstack(image, axis=-1))
+        return [
+            jitter(planes, FACTORS, TURNS, tones, position, family=family)
+            for jitter in (by_planes.jitter_slot_by_slot, by_planes.jitter_in_two_passes)
+        ]
+
+    orders = [(*tones, p) for tones in itertools.permutations(Tone) for p in range(4)]
+    orders = jnp.asarray(orders)
+    slot_by_slot, in_two_passes = jax.vmap(of_order)(orders[:, :3], orders[:, 3])
+    for ours, theirs in zip(in_two_passes, slot_by_slot, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
 def test_operators_clip_to_the_unit_range():
     bright = OPERATORS["brightness"](random_image(), 1.8)
     assert bright.max() == 1.0
@@ -189,7 +238,7 @@ def test_flip_commutes_with_the_photometric_operators():
 
 def test_all_orders_of_the_jitter_are_equally_likely():
     keys = jax.random.split(jax.random.key(0), 2400)
-    tones, positions = jax.vmap(photometric.jitter_order)(keys)
+    tones, positions = jax.vmap(by_planes.jitter_order)(keys)
     assert (np.sort(tones, axis=1) == np.arange(3)).all()
     orders = [
         (*row, position) for row, position in zip(tones.tolist(), positions.tolist(), strict=True)

@@ -1,5 +1,6 @@
 """Training detectors from top to bottom: validation, exact resume, devices, what is refused."""
 
+import collections
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from dense_sets import upright_and_flat_shapes
 from tiny import saved_run
 from whole_runs import checkpoint_steps, rows
 
@@ -19,6 +21,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.detection.recipes import RECIPES
+from repre_jax.evaluation.detection.step import Trainer
 from repre_jax.evaluation.detection.validation import Validation
 from repre_jax.evaluation.stored import read_chosen
 from repre_jax.evaluation.task import Evaluation
@@ -115,12 +118,13 @@ def test_what_cannot_be_trained_is_said(root, tmp_path):
         return str(error.value)
 
     assert "fewer than recipe.batch_size=64" in told(**{"recipe.batch_size": 64})
-    assert "must be one number: images are square" in told(image_size=(64, 32))
+    assert "must be one number: the long side" in told(image_size=(64, 32))
     assert "batch_size=4 cannot be split over 8 devices" in told(devices=8, batch_size=4)
     assert "the learning rate would never reach" in told(**{"recipe.warmup_steps": 6})
     assert "protocol='fpn' must be one of vitdet, swin_1x" in told(protocol="fpn")
     too_small = {"protocol": "swin_1x", "recipe.short_edges": (64,)}
     assert "recipe.longest=1333 does not fit into image_size=64" in told(**too_small)
+    assert "has positions of one square" in told(**{"recipe.buckets": (64,)})
     missing = told(**{"data.path": str(root)})
     assert "has no annotations of train images" in missing
 
@@ -210,9 +214,28 @@ def test_a_frozen_encoder_stays_as_it_is_and_heads_learn(root):
 
 
 @pytest.mark.slow
-def test_swin(root):
+def test_swin_on_upright_and_on_flat_images(root, monkeypatch):
+    """One compiled step and one compiled detector for each of two canvases, resumed or not."""
     saved_run(root / "swin", "moby", name="swin_nano", patch_size=4, image_size=32, window=4)
-    changes = {"checkpoint": str(root / "swin"), "recipe.epochs": 1.0, "recipe.warmup_steps": 0}
+    upright_and_flat_shapes(root / "sides", train=40, val=6, side=96)
+    changes = {
+        "checkpoint": str(root / "swin"),
+        "data.path": str(root / "sides"),
+        "recipe.warmup_steps": 0,
+        "recipe.short_edges": (32, 40),
+        "recipe.longest": 64,
+        "recipe.buckets": (40,),
+    }
+    shapes = collections.Counter()
+    real = Trainer.images
+
+    def traced(trainer, batch):
+        shapes[batch["image"].shape] += 1
+        return real(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "images", traced)
     results = evaluate(config_of(root, **changes), root / "swin_detected")
     assert results["protocol"] == "detection_swin_1x"
     assert all(np.isfinite(row["loss"]) for row in rows(root / "swin_detected"))
+    # Traced once for training and once for detection.
+    assert shapes == {(8, 40, 64, 3): 2, (8, 64, 40, 3): 2}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.data.batches import NOT_REPLACED, Rows
-from repre_jax.data.device.photometric import Tone, adjust_hue, adjust_tone, flip
+from repre_jax.data.device.photometric import Planes, Tone, adjust_hue, adjust_tone, flip
 from repre_jax.data.pipeline import Batches, batches_of, process_rows
 from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.recipes import SIMCLR
@@ -171,30 +171,36 @@ def augmented(
         pixels = as_shares(image)
         flip_key, colour_key = jax.random.split(key)
         flipped = jax.random.bernoulli(flip_key)
-        pixels, label, there = (jnp.where(flipped, flip(x), x) for x in (pixels, label, there))
+        planes = (*jnp.unstack(pixels, axis=-1), label, there)
+        pairs = zip(flip(planes), planes, strict=True)
+        *planes, label, there = (jnp.where(flipped, *pair) for pair in pairs)
         if photometric:
-            pixels = distorted(colour_key, pixels)
-        return pixels, label, there
+            planes = distorted(colour_key, planes)
+        return jnp.stack(planes, axis=-1), label, there
 
     return jax.vmap(one)(keys, batch["image"], batch["label"], batch["inside"])
 
 
-def distorted(key: jax.Array, image: jax.Array) -> jax.Array:
+def distorted(key: jax.Array, image: Planes) -> Planes:
     """Brightness, contrast early or late, saturation and hue, each half the time.
 
     Args:
       key: of the draws.
-      image: [H, W, 3] in [0, 1].
+      image: three planes in [0, 1].
     """
     coins, brightness, contrast, saturation, hue = jax.random.split(key, 5)
     coin = jax.random.bernoulli(coins, shape=(5,))
     shift = jax.random.uniform(brightness, minval=-_BRIGHTNESS, maxval=_BRIGHTNESS)
-    image = jnp.where(coin[0], jnp.clip(image + shift, 0, 1), image)
     gain = jax.random.uniform(contrast, minval=_FACTORS[0], maxval=_FACTORS[1])
-    late = coin[4]
-    image = jnp.where(coin[1] & ~late, jnp.clip(image * gain, 0, 1), image)
     factor = jax.random.uniform(saturation, minval=_FACTORS[0], maxval=_FACTORS[1])
-    image = jnp.where(coin[2], adjust_tone(image, Tone.SATURATION, factor, SIMCLR), image)
     turns = jax.random.uniform(hue, minval=-_HUE, maxval=_HUE)
-    image = jnp.where(coin[3], adjust_hue(image, turns), image)
-    return jnp.where(coin[1] & late, jnp.clip(image * gain, 0, 1), image)
+    late = coin[4]
+
+    def perhaps(chosen, changed):
+        return tuple(jnp.where(chosen, *pair) for pair in zip(changed, image, strict=True))
+
+    image = perhaps(coin[0], [jnp.clip(plane + shift, 0, 1) for plane in image])
+    image = perhaps(coin[1] & ~late, [jnp.clip(plane * gain, 0, 1) for plane in image])
+    image = perhaps(coin[2], adjust_tone(image, Tone.SATURATION, factor, SIMCLR))
+    image = perhaps(coin[3], adjust_hue(image, turns))
+    return perhaps(coin[1] & late, [jnp.clip(plane * gain, 0, 1) for plane in image])
