@@ -1,7 +1,7 @@
 """Photometric operators on the device: pure functions of one image in [0, 1], plane by plane.
 
-An image is a tuple of its colours, arrays [H, W]: XLA then fuses any number of operators. Of colours
-in one array, an operator that needs all of them would be computed once more for each.
+An image is a tuple of its colours, arrays [H, W]: XLA then fuses any number of operators. With all
+colours in one array, an operator that needs each of them would be computed once for each.
 
 The family "torchvision" is torchvision's on Pillow images, which the official PyTorch recipes run,
 without their rounding to 8 bits after every operator. "simclr" is that of google-research/simclr
