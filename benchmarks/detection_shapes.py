@@ -14,13 +14,13 @@ from pathlib import Path
 import cv2
 from absl import flags
 
+from benchmarks.encoders import untrained_encoder
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
 from benchmarks.shapes import write_shapes
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.training import defaults
 
 OPTIONS = flags.FlagValues()
 _SEED = flags.DEFINE_integer("seed", 0, "of the training", flag_values=OPTIONS)
@@ -52,25 +52,15 @@ RECIPE = {
 }
 
 
-def untrained_encoder(folder: Path) -> Path:
-    """Folder of a run that has not begun, of a ViT of 4 blocks of 64 on patches of 16 pixels."""
-    config = read_config("moco_v3_vits:smoke")
-    defaults.usual_size(config)
-    config.model.update({"name": "vit_nano", "width": 64, "depth": 4, "heads": 4})
-    config.model.update({"patch_size": 16, "image_size": 128})
-    config.repre.taps = "multi"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    return folder
-
-
 def main(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_shapes(root / "shapes", train=400, val=100, side=SIDE)
+        # 4 blocks of 64 channels.
+        encoder = untrained_encoder(root / "vit", width=64, patch_size=16, image_size=SIDE)
         config = read_config("detect/folder")
-        config.checkpoint, config.weights = str(untrained_encoder(root / "vit")), "random"
+        config.checkpoint, config.weights = str(encoder), "random"
         config.data.update({"path": str(root / "shapes"), "workers": 0})
         config.update({"image_size": SIDE, "seed": _SEED.value, "batch_size": 20})
         config.recipe.update(RECIPE | {"epochs": float(_EPOCHS.value)})

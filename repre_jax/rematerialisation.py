@@ -4,6 +4,7 @@ from repre_jax.errors import UserError
 
 NONE, ATTENTION, BLOCK = "none", "attention", "block"
 LEVELS = (NONE, ATTENTION, BLOCK)
+KEPT = "kept"  # name of the arrays of a block that ``ATTENTION`` does not compute again
 
 
 def level_of(value: str | bool, key: str = "model.remat") -> str:

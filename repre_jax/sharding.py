@@ -38,6 +38,13 @@ def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
     return Mesh(chosen, ("batch",))
 
 
+def platform() -> str:
+    """Of the mesh that a program is traced for, else of this process: cpu, cuda, tpu, ..."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = device.platform if device else jax.default_backend()
+    return {"gpu": "cuda"}.get(found, found)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,20 +1,77 @@
 """Scaled dot-product attention, as fast as each kind of device has it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models import short_attention
+from repre_jax.models.dense import Linear, linear
+from repre_jax.rematerialisation import KEPT
+from repre_jax.sharding import platform
 
 # Tokens from which a CPU is faster head by head: their logits then no longer fit its cache.
 _MANY_TOKENS = 256
 
 
+def self_attention(
+    x: jax.Array, qkv: Linear, out: Linear, heads: int, seen: int | None = None
+) -> jax.Array:
+    """A layer of attention with its projections: [B, N, D] in the compute dtype -> the same.
+
+    On NVIDIA's cards, in bfloat16, it is cuDNN's where that takes the shapes
+    (``attend_by_cudnn``), which is decided when the program is traced.
+
+    Args:
+      x: [B, N, D].
+      qkv: D -> 3 D, queries, keys and values of all heads.
+      out: D -> D.
+      heads: H.
+      seen: the first so many tokens attend to each other; of the others the result has no meaning.
+        None for all.
+    """
+    seen = seen or x.shape[1]
+
+    def in_steps(x, qkv, out):
+        return projected(attend(queries_keys_values(x, qkv, heads)[:, :seen]), out, x.shape[1])
+
+    if not cudnn_takes(jax.eval_shape(lambda x: queries_keys_values(x, qkv, heads), x)):
+        return in_steps(x, qkv, out)
+    by_cudnn = functools.partial(attend_by_cudnn, heads=heads, seen=seen)
+    return jax.lax.platform_dependent(x, qkv, out, cuda=by_cudnn, default=in_steps)
+
+
+def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> int:
+    """To which number of tokens an encoder had better pad, for attention and all that is around it.
+
+    cuDNN trains on even numbers. An odd one would be padded before and cut after it in every layer,
+    and norms would not fuse with what comes before them.
+    """
+    longer = tokens + tokens % 2
+    qkv = jax.ShapeDtypeStruct((1, longer, 3, heads, head_width), dtype)
+    return longer if platform() == "cuda" and cudnn_takes(qkv) else tokens
+
+
+def queries_keys_values(x: jax.Array, qkv: Linear, heads: int) -> jax.Array:
+    """[B, N, D] -> [B, N, 3, H, D / H]."""
+    made = linear(x.reshape(-1, x.shape[-1]), *qkv)  # rows of tokens, as in MLP
+    return checkpoint_name(made, KEPT).reshape(*x.shape[:2], 3, heads, -1)
+
+
+def projected(attended: jax.Array, out: Linear, length: int) -> jax.Array:
+    """[B, N, H, D / H] -> [B, length, D], of zeros projected after the first N."""
+    batch, tokens, *_ = attended.shape
+    rows = jnp.pad(attended.reshape(batch, tokens, -1), ((0, 0), (0, length - tokens), (0, 0)))
+    rows = checkpoint_name(rows.reshape(batch * length, -1), KEPT)
+    return linear(rows, *out).reshape(batch, length, -1)
+
+
 def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """softmax(q k / sqrt(D / H) + bias) v, logits and softmax in float32 whatever the dtype.
 
-    In bfloat16 and without a bias, cuDNN on NVIDIA's cards and a kernel of our own on TPUs never
-    write the pairs of tokens, N x N, where they take the shapes; what they do not take is decided
-    when the program is traced (``cudnn_takes``, ``short_attention.takes``).
+    In bfloat16 and without a bias, a kernel of our own on TPUs never writes the pairs of tokens,
+    N x N, where it takes the shapes (``short_attention.takes``).
 
     Args:
       qkv: [B, N, 3, H, D / H], query, key and value, as one projection makes them.
@@ -24,8 +81,6 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
       [B, N, H, D / H].
     """
     kinds = {"cpu": _apart(_attend_on_cpu), "default": _apart(_attend_on_accelerators)}
-    if bias is None and cudnn_takes(qkv):
-        kinds["cuda"] = _apart(_attend_by_cudnn)
     if bias is None and short_attention.takes(qkv):
         kinds["tpu"] = lambda qkv, bias: short_attention.attend(qkv)
     return jax.lax.platform_dependent(qkv, bias, **kinds)
@@ -72,10 +127,11 @@ def cudnn_takes(qkv: jax.Array) -> bool:
     It asks JAX, which knows the limits of the cuDNN that it found: 16 bits, heads of a multiple of
     8 channels and at most 128, or 256 on newer cards. Without the CUDA plugin there is none.
     """
-    part = jax.ShapeDtypeStruct((*qkv.shape[:2], *qkv.shape[3:]), qkv.dtype)
+    batch, tokens, _, *head = qkv.shape
+    part = jax.ShapeDtypeStruct((batch, tokens + tokens % 2, *head), qkv.dtype)
 
     def gradient(*parts):
-        return jax.vjp(_attend_by_cudnn, *parts, None)[1](parts[0])
+        return jax.vjp(functools.partial(_among_first, tokens, "cudnn"), *parts)[1](parts[0])
 
     try:
         jax.eval_shape(gradient, part, part, part)
@@ -84,18 +140,47 @@ def cudnn_takes(qkv: jax.Array) -> bool:
     return True
 
 
-def _attend_by_cudnn(query, key, value, bias):
-    """The same by cuDNN, which trains on even numbers of tokens: an odd one gets a last, unseen."""
-    del bias
-    batch, tokens = query.shape[:2]
+def attend_by_cudnn(
+    x: jax.Array,
+    qkv: Linear,
+    out: Linear,
+    heads: int,
+    seen: int,
+    implementation: str = "cudnn",
+) -> jax.Array:
+    """``self_attention`` by cuDNN, which never writes the pairs of tokens, N x N.
+
+    It wants queries, keys and values by themselves, so that projections make them so: cut out of
+    one array, and their gradients put together to one, they would be copied, which takes longer
+    than reading ``x`` three times.
+
+    Args:
+      x, qkv, out, heads, seen: as of ``self_attention``.
+      implementation: of ``jax.nn.dot_product_attention``.
+    """
+    tokens = x.shape[1]
+    x = jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0)))
+    rows = x.reshape(-1, x.shape[-1])
+    biases = (None,) * 3 if qkv.bias is None else jnp.split(qkv.bias, 3)
+    parts = [
+        checkpoint_name(linear(rows, kernel, bias), KEPT).reshape(*x.shape[:2], heads, -1)
+        for kernel, bias in zip(jnp.split(qkv.kernel, 3, axis=1), biases, strict=True)
+    ]
+    attended = _among_first(seen, implementation, *parts)
+    return projected(attended, out, x.shape[1])[:, :tokens]
+
+
+def _among_first(seen, implementation, query, key, value):
+    """Attention of the first ``seen`` of [B, N, H, D / H] among themselves.
+
+    Zeros follow, as values and as gradients: JAX's test testDotProductAttentionMask
+    (tests/nn_test.py) asks that of cuDNN.
+    """
     lengths = {}
-    if odd := tokens % 2:
-        ends = (0, 0), (0, odd), (0, 0), (0, 0)
-        query, key, value = (jnp.pad(x, ends) for x in (query, key, value))
-        seen = jnp.full(batch, tokens, jnp.int32)
+    if seen < query.shape[1]:
+        seen = jnp.full(len(query), seen, jnp.int32)
         lengths = {"query_seq_lengths": seen, "key_value_seq_lengths": seen}
-    attended = jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **lengths)
-    return attended[:, :tokens]
+    return jax.nn.dot_product_attention(query, key, value, implementation=implementation, **lengths)
 
 
 @jax.custom_vjp

@@ -1,8 +1,32 @@
 """Linear maps whose parameters have float32 gradients, whatever dtype they compute in."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+
+class Linear(NamedTuple):
+    """Parameters of a linear map: kernel float32 [D, K], bias float32 [K] or None."""
+
+    kernel: jax.Array
+    bias: jax.Array | None
+
+
+class LinearParameters(nn.Module):
+    """The parameters of a ``Dense`` by themselves, for what does more than apply them."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool = True
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, width: int) -> Linear:
+        """Of a map from ``width`` channels."""
+        return _parameters(self, width)
 
 
 class Dense(nn.Dense):
@@ -15,12 +39,15 @@ class Dense(nn.Dense):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., features] in ``dtype``."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
-        return linear(x.astype(self.dtype), kernel, bias)
+        return linear(x.astype(self.dtype), *_parameters(self, x.shape[-1]))
+
+
+def _parameters(module: LinearParameters | Dense, width: int) -> Linear:
+    shape = (width, module.features)
+    kernel = module.param("kernel", module.kernel_init, shape, module.param_dtype)
+    if not module.use_bias:
+        return Linear(kernel, None)
+    return Linear(kernel, module.param("bias", module.bias_init, shape[1:], module.param_dtype))
 
 
 @jax.custom_vjp

@@ -9,11 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from repre_jax.models.attention import attend, first_token_weights
-from repre_jax.models.dense import Dense
+from repre_jax.models.attention import (
+    attend,
+    first_token_weights,
+    projected,
+    queries_keys_values,
+    self_attention,
+)
+from repre_jax.models.dense import Dense, LinearParameters
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
-from repre_jax.rematerialisation import BLOCK, NONE
+from repre_jax.rematerialisation import BLOCK, KEPT, NONE
 
 Initializer = Callable[..., jax.Array]
 
@@ -30,8 +36,6 @@ xavier_of_patches = nn.initializers.xavier_uniform(in_axis=(0, 1, 2))
 # Haiku's default for Linear: TruncatedNormal(1/sqrt(fan_in)), cut at two deviations, which leaves
 # 0.88 of the deviation. JAX's own would make up for that.
 haiku_default_kernel = nn.initializers.variance_scaling(0.87962566**2, "fan_in", "truncated_normal")
-
-KEPT = "kept"  # arrays of a block that ``rematerialised`` speaks of
 
 INITIALISATIONS = ("dino", "moco_v3", "mae")
 
@@ -144,6 +148,9 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused query-key-value kernel [D, 3D].
 
     Fused because DINO's clipping per tensor, and the trust ratio of LARS, act on that tensor.
+
+    Attributes:
+      seen: the first so many tokens attend to each other, and none to the others; None for all.
     """
 
     heads: int
@@ -151,29 +158,28 @@ class Attention(nn.Module):
     qkv_init: Initializer
     dtype: jnp.dtype = jnp.float32
 
+    seen: int | None = None
+
+    # Whether a subclass adds something to the scaled logits, by a method ``logits_bias``.
+    knows_positions = False
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, N, D] -> [B, N, D]."""
-        batch, tokens, width = x.shape
-        x = x.reshape(-1, width)  # rows of tokens, as in MLP
-        qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
-        qkv = checkpoint_name(qkv, KEPT)
-        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key = qkv[:, :, 0], qkv[:, :, 1]
-        bias = self.logits_bias(query)
+        """[B, N, D] -> [B, N, D]; logits and softmax are float32 whatever the compute dtype."""
+        width = x.shape[-1]
+        qkv = LinearParameters(3 * width, self.qkv_init, name="qkv")(width)
+        out = LinearParameters(width, self.kernel_init, name="out")(width)
+        x = x.astype(self.dtype)
         # Only where somebody wants to look: what is trained does not have it.
-        if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
-            self.sow(ATTENTION, "first_token", first_token_weights(query, key, bias))
-        # Logits and softmax are float32 in there whatever the compute dtype.
-        x = attend(qkv, bias)
-        x = checkpoint_name(x.reshape(-1, width), KEPT)
-        x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
-        return x.reshape(batch, tokens, width)
-
-    def logits_bias(self, query: jax.Array) -> jax.Array | None:
-        """What kinds of attention that know positions add to the scaled logits: nothing here."""
-        del query
-        return None
+        looked_at = self.is_mutable_collection(ATTENTION) and not self.is_initializing()
+        if not (self.knows_positions or looked_at):
+            return self_attention(x, qkv, out, self.heads, self.seen)
+        parts = queries_keys_values(x, qkv, self.heads)[:, : self.seen]
+        bias = self.logits_bias(parts[:, :, 0]) if self.knows_positions else None
+        if looked_at:
+            weights = first_token_weights(parts[:, :, 0], parts[:, :, 1], bias)
+            self.sow(ATTENTION, "first_token", weights)
+        return projected(attend(parts, bias), out, x.shape[1])
 
 
 class Block(nn.Module):

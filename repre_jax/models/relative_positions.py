@@ -32,6 +32,8 @@ class RelativeAttention(Attention):
 
     grid: tuple[int, int] = (14, 14)
 
+    knows_positions = True
+
     def logits_bias(self, query: jax.Array) -> jax.Array:
         """Queries [B, N, H, D / H] -> what is added to the scaled logits, float32 [B, H, N, N]."""
         # A linear map of each query to its product with every bucket's vector; one for all heads.

@@ -31,7 +31,6 @@ from repre_jax.image_size import ImageSize, height_and_width
 from repre_jax.models.attention import attend
 from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
-    KEPT,
     Block,
     BlockForm,
     Initializer,
@@ -44,7 +43,7 @@ from repre_jax.models.layers import (
 from repre_jax.models.partition import from_windows, pad_to_multiple, to_windows
 from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
-from repre_jax.rematerialisation import NONE, level_of
+from repre_jax.rematerialisation import KEPT, NONE, level_of
 
 # name -> (width of the first stage C, blocks of each stage, heads of each stage). nano is for small
 # images and small budgets; where its maps are no multiples of 7, other windows save the padding (4

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
+from repre_jax.models.attention import best_length
 from repre_jax.models.conv_stem import ConvStem, halvings
 from repre_jax.models.layers import (
     Attention,
@@ -130,21 +131,25 @@ class ViT(nn.Module):
         grid = (height // patch_size, width // patch_size)
         x = self._embed_patches(images, train).reshape(batch, grid[0] * grid[1], self.width)
         x = self._prepend_class_token(x)
-        attention = Attention
         if self.position == "relative":
             attention = functools.partial(RelativeAttention, grid=grid)
         else:
             x = x + self._positions(grid)
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
-        whole = x.shape[1] == 1 + grid[0] * grid[1]
+        tokens = x.shape[1]
+        if self.position != "relative":
+            head_width = self.width // self.heads
+            unseen = best_length(tokens, self.heads, head_width, self.dtype) - tokens
+            x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
+            attention = functools.partial(Attention, seen=tokens)
         for k in range(self.depth):
             x = self._block(k, attention)(x, train)
-            if whole:
-                feature_map = x[:, 1:].reshape(batch, *grid, self.width)
+            if tokens == 1 + grid[0] * grid[1]:
+                feature_map = x[:, 1:tokens].reshape(batch, *grid, self.width)
                 self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
         x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
-        return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:])
+        return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:tokens])
 
     def _block(self, k: int, attention: Callable[..., nn.Module]) -> nn.Module:
         """Block k, whose attention ``attention`` makes."""

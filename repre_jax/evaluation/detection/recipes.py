@@ -24,6 +24,7 @@ from typing import Any
 
 from repre_jax.data.detection.views import DetectionViews
 from repre_jax.errors import UserError
+from repre_jax.evaluation.recipes import departures, for_model, replaced
 from repre_jax.models.detection.detector import DetectorForm
 from repre_jax.ranges import (
     AT_LEAST_ONE,
@@ -32,7 +33,6 @@ from repre_jax.ranges import (
     SHARE,
     SHARE_BELOW_ONE,
     Range,
-    check_ranges,
 )
 
 
@@ -150,8 +150,7 @@ def published_recipe(protocol: str, model_name: str) -> DetectionRecipe:
       protocol: a key of ``RECIPES``.
       model_name: a key of ``models.BACKBONES``.
     """
-    changes = FOR_MODEL.get((protocol, model_name), {})
-    return dataclasses.replace(RECIPES[protocol], **changes)
+    return for_model(RECIPES, FOR_MODEL, protocol, model_name)
 
 
 def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> DetectionRecipe:
@@ -164,9 +163,7 @@ def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> Detecti
     Raises:
       UserError: a value that cannot be trained with.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(recipe, **given)
-    check_ranges({"recipe": vars(recipe)}, RANGES)
+    recipe = replaced(recipe, changes, RANGES)
     if len(recipe.scales) != 2 or recipe.scales[0] > recipe.scales[1]:
         raise UserError(f"recipe.scales={recipe.scales} must be two numbers that rise.")
     if len(recipe.before_suppression) != 2:
@@ -234,12 +231,6 @@ def form_of(recipe: DetectionRecipe, classes: int) -> DetectorForm:
 
 def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) -> str:
     """The recipe in a sentence, for the results, and what differs from the published one."""
-    changed = [
-        f"{name}={value} for {getattr(published, name)}"
-        for name, value in vars(recipe).items()
-        if value != getattr(published, name)
-    ]
-    departures = f"; changed from the published recipe: {', '.join(changed)}" if changed else ""
     images = f"jitter from {recipe.scales[0]:g} to {recipe.scales[1]:g}"
     if recipe.short_edges:
         edges = f"{min(recipe.short_edges)} to {max(recipe.short_edges)}"
@@ -250,7 +241,8 @@ def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) ->
         f"{recipe.batch_size}, learning rate {recipe.learning_rate:g} with {recipe.warmup_steps} "
         f"steps of warm-up and drops after {', '.join(f'{d:.3g}' for d in recipe.drops)} of them, "
         f"weight decay {recipe.weight_decay:g}, "
-        f"{encoder if recipe.train_encoder else 'encoder frozen'}, {images}{departures}"
+        f"{encoder if recipe.train_encoder else 'encoder frozen'}, {images}"
+        f"{departures(recipe, published)}"
     )
 
 

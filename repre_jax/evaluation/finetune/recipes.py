@@ -21,6 +21,7 @@ from repre_jax.data.device.mixing import MixRecipe
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.data.recipes import RandAugment, ViewRecipe
 from repre_jax.errors import UserError
+from repre_jax.evaluation.recipes import departures, for_model, replaced
 from repre_jax.models import VIT_SIZES
 from repre_jax.ranges import (
     AT_LEAST_ONE,
@@ -29,7 +30,6 @@ from repre_jax.ranges import (
     SHARE,
     SHARE_BELOW_ONE,
     Range,
-    check_ranges,
 )
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES
 
@@ -136,12 +136,6 @@ def described(recipe: FinetuneRecipe, published: FinetuneRecipe) -> str:
     """The recipe in a sentence, for the results, and what differs from the published one."""
     average = f", moving average {recipe.average_decay:g}" if recipe.average_decay else ""
     clip = f", clipped at {recipe.clip_global:g}" if recipe.clip_global else ""
-    changed = [
-        f"{name}={value} for {getattr(published, name)}"
-        for name, value in vars(recipe).items()
-        if value != getattr(published, name)
-    ]
-    departures = f"; changed from the published recipe: {', '.join(changed)}" if changed else ""
     return (
         f"{recipe.epochs:g} epochs of AdamW at batch {recipe.batch_size}, learning rate "
         f"{recipe.learning_rate:g} x batch / 256 with {recipe.warmup_epochs:g} epochs of warm-up "
@@ -150,7 +144,7 @@ def described(recipe: FinetuneRecipe, published: FinetuneRecipe) -> str:
         f"label smoothing {recipe.label_smoothing:g}, mixup {recipe.mixup:g}, CutMix "
         f"{recipe.cutmix:g}, RandAugment {recipe.rand_augment} x "
         f"{recipe.rand_augment_magnitude:g}, erasing {recipe.erasing_probability:g}{average}"
-        f"{departures}"
+        f"{departures(recipe, published)}"
     )
 
 
@@ -209,8 +203,7 @@ def published_recipe(protocol: str, model_name: str) -> FinetuneRecipe:
       protocol: a key of ``RECIPES``.
       model_name: a key of ``models.BACKBONES``.
     """
-    changes = FOR_MODEL.get((protocol, model_name), {})
-    return dataclasses.replace(RECIPES[protocol], **changes)
+    return for_model(RECIPES, FOR_MODEL, protocol, model_name)
 
 
 def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> FinetuneRecipe:
@@ -223,8 +216,7 @@ def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> Finetune
     Raises:
       UserError: a value that cannot be trained with.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(recipe, **given)
+    recipe = replaced(recipe, changes, RANGES)
     choices = {
         "pooling": POOLINGS,
         "schedule": tuple(LEARNING_RATE_SCHEDULES),
@@ -234,7 +226,6 @@ def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> Finetune
         if getattr(recipe, name) not in allowed:
             value = getattr(recipe, name)
             raise UserError(f"recipe.{name}={value!r} must be one of {', '.join(allowed)}.")
-    check_ranges({"recipe": vars(recipe)}, RANGES)
     if len(recipe.crop_scale) != 2 or recipe.crop_scale[0] > recipe.crop_scale[1]:
         raise UserError(f"recipe.crop_scale={recipe.crop_scale} must be two numbers that rise.")
     if recipe.warmup_epochs > recipe.epochs:

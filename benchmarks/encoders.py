@@ -1,0 +1,24 @@
+"""Encoders that nobody has trained, for benchmarks of what is learnt on top of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from repre_jax.config_files import read_config
+from repre_jax.training import defaults
+
+
+def untrained_encoder(folder: Path, **model: Any) -> Path:
+    """Makes the folder of a run that has not begun, for ``weights="random"``.
+
+    Args:
+      folder: of the run; it must not exist.
+      **model: what differs from a nano ViT in ``config.model``.
+    """
+    config = read_config("moco_v3_vits:smoke")
+    defaults.usual_size(config)
+    config.model.update({"name": "vit_nano", **model})
+    config.repre.taps = "multi"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return folder
