@@ -6,34 +6,23 @@ validation stands beside it.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 
 from repre_jax.data.device.prefetch import DevicePrefetcher
-from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.pipeline import prefetch_to_device
-from repre_jax.data.pixel_format import as_shares
-from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune.step import finetuned_encoder
-from repre_jax.evaluation.segmentation.confusion import confusion_on_host, scores
-from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
 from repre_jax.evaluation.segmentation.setr.step import (
     NORMALISATIONS,
     Segmenter,
-    SETRState,
     train_step,
 )
-from repre_jax.evaluation.segmentation.setr.windows import class_probabilities
+from repre_jax.evaluation.segmentation.setr.validation import validation
 from repre_jax.evaluation.segmentation.views import (
-    batch_size,
     check_one_process,
-    note_unread,
     open_colour_pairs,
     read_or_next,
 )
@@ -50,12 +39,10 @@ from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
-from repre_jax.runs.progress import counted_on_screen
 from repre_jax.sharding import all_replicated, by_row, replicated
 
 _LEARNING_RATES = {"naive": 0.01, "pup": 0.01, "mla": 0.002}  # configs/SETR/*_cityscapes_bs_8.py
 _SCORE = "val/mean_iou"
-_READ_AHEAD = 4
 
 
 def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
@@ -81,7 +68,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
             best_metric=_SCORE,
         )
         state, checkpoints, logs, interruption = stack.enter_context(opened)
-        validate = validation(evaluation, segmenter)
+        validate = validation(evaluation, segmenter, recipe_of(config).base)
         latest: dict[int, dict[str, Any]] = {}
 
         def measure(state):
@@ -254,72 +241,6 @@ def _check(evaluation: Evaluation) -> None:
             f"There are {images} training images, fewer than "
             f"train_batch_size={config.train_batch_size}: lower it."
         )
-
-
-def validation(evaluation: Evaluation, segmenter: Segmenter) -> Callable[..., dict[str, Any]]:
-    """Function (state, pictures, scales, flipped) -> ``scores`` of all validation images."""
-    config, source, mesh = evaluation.config, evaluation.val, evaluation.mesh
-    windows, base = batch_size(evaluation), recipe_of(config).base
-    classes = len(source.class_names)
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def logits(params, batch_stats, images, inside):
-        height, width = segmenter.crop
-        there = (np.arange(height) < inside[:, :1])[:, :, None]
-        there = there & (np.arange(width) < inside[:, 1:])[:, None]
-        return segmenter.logits(params, batch_stats, as_shares(images), there)
-
-    def validate(
-        state: SETRState, pictures: int, scales: Sequence[float] = (1.0,), flipped: bool = False
-    ) -> dict[str, Any]:
-        def logits_of(images, inside):
-            images, inside = jax.device_put((images, inside), by_row(mesh))
-            return logits(state.params, state.batch_stats, images, inside)
-
-        confusion, read = np.zeros((classes, classes + 1), np.int64), []
-        with counted_on_screen(len(source), "validation images") as advance:
-            for index, pair in _read_ahead(source):
-                advance()
-                if pair is None:
-                    continue
-                image, labels = pair
-                probabilities = class_probabilities(
-                    logits_of,
-                    image,
-                    crop=segmenter.crop,
-                    stride=height_and_width(config.stride),
-                    batch=windows,
-                    base=base,
-                    scales=scales,
-                    flipped=flipped,
-                )
-                given = np.asarray(probabilities.argmax(axis=-1)).astype(np.uint8)
-                confusion += confusion_on_host(labels, given, classes)
-                if len(read) < pictures:
-                    path = picture_path(evaluation.folder.path, len(read))
-                    save_comparison(path, image, labels, given, source.colours)
-                read.append(index)
-        note_unread(evaluation, source, np.asarray(read, np.int64))
-        return scores(confusion, source.class_names)
-
-    return validate
-
-
-def _read_ahead(source: Any) -> Iterator[tuple[int, Any]]:
-    """(index, (image, classes)) of all images, None for an unreadable one; a few are read ahead."""
-
-    def read(index: int):
-        try:
-            return index, source.read_pair(index)
-        except BadImage:
-            return index, None
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        waiting = [pool.submit(read, index) for index in range(min(_READ_AHEAD, len(source)))]
-        for following in range(len(waiting), len(source) + len(waiting)):
-            yield waiting.pop(0).result()
-            if following < len(source):
-                waiting.append(pool.submit(read, following))
 
 
 def _flat(found: dict[str, Any]) -> dict[str, float]:
