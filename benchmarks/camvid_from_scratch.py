@@ -3,8 +3,8 @@
     python -m benchmarks.camvid_from_scratch --data=/data/camvid
     python -m benchmarks.camvid_from_scratch --data=/data/camvid --only=eight
 
-A nano ViT that nobody has trained, on patches of 8 pixels, under SETR-Naive; one core takes some
-ten minutes for the eight images, whose mean IoU is to be 0.80, and under an hour for the set, of
+A nano ViT that nobody has trained, under SETR-Naive: minutes of a core for the eight images, whose
+mean IoU is to be 0.80, on patches of 8 pixels, and half an hour for the set, on patches of 16, of
 which 0.30 is asked, and 0.75 of the pixels: where a class mostly is, and which colour it has, are
 worth 0.21 and 0.63. The command ends with an error below that.
 """
@@ -29,9 +29,25 @@ _DATA = flags.DEFINE_string("data", None, "folder of CamVid", required=True, fla
 _ONLY = flags.DEFINE_enum("only", None, ["eight", "whole"], "the one to run", flag_values=OPTIONS)
 # Asked for: mean IoU, and the share of the pixels.
 ENOUGH = {"eight": (0.8, 0.0), "whole": (0.3, 0.75)}
+PATCH = {"eight": 8, "whole": 16}
 CHANGES = {
-    "eight": {"steps": 400, "scale": (1.0, 1.0), "photometric": False, "max_share": 1.0},
-    "whole": {"steps": 1500, "validate_every_steps": 300},
+    "eight": {
+        "image_size": 160,
+        "stride": (100, 160),
+        "learning_rate": 0.03,
+        "steps": 1600,
+        "auxiliary_weight": 0.0,
+        "scale": (1.0, 1.0),
+        "photometric": False,
+        "max_share": 1.0,
+    },
+    "whole": {
+        "image_size": 240,
+        "stride": (120, 240),
+        "learning_rate": 0.05,
+        "steps": 3000,
+        "validate_every_steps": 1000,
+    },
 }
 
 
@@ -51,10 +67,9 @@ def measure(name: str, data: Path) -> tuple[dict[str, Any], Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config = read_config("segment/camvid_setr_vits:cpu")
-        encoder = untrained_encoder(root / "vit", patch_size=8, image_size=64)
+        encoder = untrained_encoder(root / "vit", patch_size=PATCH[name], image_size=128)
         config.update({"checkpoint": str(encoder), "weights": "random"})
         config.data.path = str(eight_images(data, root / "eight") if name == "eight" else data)
-        config.update({"image_size": 240, "stride": (120, 240), "learning_rate": 0.03})
         config.update(CHANGES[name])
         results = evaluate(config, root / "out")
         pictures = sorted((root / "out" / "figures").glob("*.png"))

@@ -39,6 +39,7 @@ class Row(NamedTuple):
       batch_size: images a step; None for the config's.
       remat: ``model.remat``.
       shard_state: ``train.shard_state``.
+      float32_residual: ``model.float32_residual``.
     """
 
     config: str
@@ -46,13 +47,16 @@ class Row(NamedTuple):
     batch_size: int | None = None
     remat: str = "none"
     shard_state: bool = False
+    float32_residual: bool = False
 
     @property
     def name(self) -> str:
         """By which the result has it: "dino_vits:baseline v5e:4x8 1024 remat=block sharded"."""
-        remat = "" if self.remat == "none" else f" remat={self.remat}"
-        sharded = " sharded" if self.shard_state else ""
-        return f"{self.config} {self.target} {self.batch_size or 'recipe'}{remat}{sharded}"
+        parts = [self.config, self.target, f"{self.batch_size or 'recipe'}"]
+        parts += [f"remat={self.remat}"] if self.remat != "none" else []
+        parts += ["sharded"] if self.shard_state else []
+        parts += ["float32_residual"] if self.float32_residual else []
+        return " ".join(parts)
 
 
 # Compiled in a minute, so that a test can ask whether they are still what they were.
@@ -85,7 +89,8 @@ def rows() -> list[Row]:
     configs = [name for name in carried() if "batch_size" in read_config(name).get("train", {})]
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target) for config in configs for target in HARDWARE]
-    found = [*SMALL, *_beside_baseline(FIRST), *SHARED, *_beside_baseline(every)]
+    precise = Row("moco_v3_vits", "h100:1", 128, float32_residual=True)
+    found = [*SMALL, *_beside_baseline(FIRST), precise, *SHARED, *_beside_baseline(every)]
     return list(dict.fromkeys(found))
 
 
@@ -102,6 +107,7 @@ def compile_row(row: Row) -> dict[str, Any]:
     config.train.batch_size = row.batch_size or config.train.batch_size
     config.train.shard_state = row.shard_state
     config.model.remat = row.remat
+    config.model.float32_residual = row.float32_residual
     program = compile_for(config, open_target(row.target), images=TRAINING_IMAGES)
     return provenance(device=False) | described(program)
 

@@ -16,7 +16,8 @@ from repre_jax.models.positions import resize_learned_positions
 from repre_jax.training.learner import Learner
 
 # Of an encoder: what says nothing on what its parameters mean.
-_NO_MATTER = {"dtype", "remat", "drop_path", "image_size", "initialisation", "parent", "name"}
+_NO_MATTER = {"dtype", "float32_residual", "remat", "drop_path", "image_size", "initialisation"}
+_NO_MATTER |= {"parent", "name"}
 _POSITIONS = "position_embedding"
 
 

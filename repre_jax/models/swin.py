@@ -174,6 +174,7 @@ class Swin(nn.Module):
       channels: C of the images.
       normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
       remat: of ``rematerialisation.LEVELS``.
+      float32_residual: whether the sums that pass through all blocks are float32 in any dtype.
     """
 
     embed_width: int
@@ -189,6 +190,7 @@ class Swin(nn.Module):
     channels: int = 3
     normalisation: Normalisation | None = IMAGENET
     remat: str = NONE
+    float32_residual: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -227,6 +229,11 @@ class Swin(nn.Module):
         return BlockForm(head_width, self.norm_epsilon, self.initialisation, self.window)
 
     @property
+    def residual_dtype(self) -> jnp.dtype:
+        """Of the sums that pass through all blocks, and of what comes out of the last norm."""
+        return jnp.float32 if self.float32_residual else self.dtype
+
+    @property
     def size_multiple(self) -> int:
         """What the side of every image must be a multiple of, in pixels: of nothing."""
         return 1
@@ -247,7 +254,7 @@ class Swin(nn.Module):
             channels=self.channels,
         )
         x = embed(pad_to_multiple(images, self.patch_size))
-        x = layer_norm(self.norm_epsilon, self.dtype, "patch_norm")(x)
+        x = layer_norm(self.norm_epsilon, self.residual_dtype, "patch_norm")(x)
         k = 0
         for stage, depth in enumerate(self.depths):
             if stage:
@@ -255,12 +262,13 @@ class Swin(nn.Module):
                     self.norm_epsilon, kernel_init, self.dtype, name=f"merging_{stage}"
                 )
                 x = merging(x)
+            x = x.astype(self.residual_dtype)
             for i in range(depth):
                 x = self._block(k, stage, shifted=i % 2 == 1)(x, train)
                 self.sow("intermediates", tap_name(k), BlockOutput(x, None))
                 k += 1
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        tokens = layer_norm(self.norm_epsilon, self.dtype, "norm")(tokens)
+        tokens = layer_norm(self.norm_epsilon, self.residual_dtype, "norm")(tokens)
         return EncoderOutput(pooled=tokens.mean(axis=1), tokens=tokens)
 
     def _block(self, k: int, stage: int, shifted: bool) -> Block:
@@ -321,5 +329,6 @@ def build_swin(model: ConfigDict, dtype: jnp.dtype) -> Swin:
         initialisation=model.initialisation,
         channels=model.channels,
         remat=level_of(model.remat),
+        float32_residual=model.float32_residual,
         dtype=dtype,
     )

@@ -63,6 +63,7 @@ class ViT(nn.Module):
       channels: C of the images.
       normalisation: how it takes pixels in [0, 1] (``pixels.encoder_input``); None for as they are.
       remat: of ``rematerialisation.LEVELS``.
+      float32_residual: whether the sums that pass through all blocks are float32 in any dtype.
     """
 
     patch_size: int
@@ -79,6 +80,7 @@ class ViT(nn.Module):
     channels: int = 3
     normalisation: Normalisation | None = IMAGENET
     remat: str = NONE
+    float32_residual: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -101,6 +103,11 @@ class ViT(nn.Module):
     def block_form(self) -> BlockForm:
         """What the blocks are like."""
         return BlockForm(self.width // self.heads, self.norm_epsilon, self.initialisation)
+
+    @property
+    def residual_dtype(self) -> jnp.dtype:
+        """Of the sums that pass through all blocks, and of what comes out of the last norm."""
+        return jnp.float32 if self.float32_residual else self.dtype
 
     @property
     def size_multiple(self) -> int:
@@ -130,6 +137,7 @@ class ViT(nn.Module):
             raise ValueError(f"image {height}x{width} is not divisible by patch {patch_size}")
         grid = (height // patch_size, width // patch_size)
         x = self._embed_patches(images, train).reshape(batch, grid[0] * grid[1], self.width)
+        x = x.astype(self.residual_dtype)
         x = self._prepend_class_token(x)
         if self.position == "relative":
             attention = functools.partial(RelativeAttention, grid=grid)
@@ -148,7 +156,7 @@ class ViT(nn.Module):
             if tokens == 1 + grid[0] * grid[1]:
                 feature_map = x[:, 1:tokens].reshape(batch, *grid, self.width)
                 self.sow("intermediates", tap_name(k), BlockOutput(feature_map, x[:, 0]))
-        x = layer_norm(self.norm_epsilon, self.dtype, "norm")(x)
+        x = layer_norm(self.norm_epsilon, self.residual_dtype, "norm")(x)
         return EncoderOutput(pooled=x[:, 0], tokens=x[:, 1:tokens])
 
     def _block(self, k: int, attention: Callable[..., nn.Module]) -> nn.Module:
@@ -190,11 +198,11 @@ class ViT(nn.Module):
         return jnp.concatenate([token, x], axis=1)
 
     def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        """[1, 1 + gh*gw, D] in the compute dtype."""
+        """[1, 1 + gh*gw, D] in ``residual_dtype``."""
         if self.position != "learned":
             columns_first = self.position == "sincos_columns_first"
             positions = sincos_2d(grid, self.width, columns_first=columns_first)
-            return jnp.asarray(positions, self.dtype)
+            return jnp.asarray(positions, self.residual_dtype)
         rows, columns = self.grid
         shape = (1, 1 + rows * columns, self.width)
         positions = self.param("position_embedding", normal_002, shape)
@@ -209,7 +217,7 @@ class ViT(nn.Module):
             )
             patches = patches.reshape(1, grid[0] * grid[1], self.width)
             positions = jnp.concatenate([class_position, patches], axis=1)
-        return positions.astype(self.dtype)
+        return positions.astype(self.residual_dtype)
 
 
 def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
@@ -254,6 +262,7 @@ def build_vit(model: ConfigDict, dtype: jnp.dtype) -> ViT:
         norm_epsilon=model.norm_epsilon or 1e-6,
         channels=model.channels,
         remat=level_of(model.remat),
+        float32_residual=model.float32_residual,
         dtype=dtype,
     )
 

@@ -95,6 +95,9 @@ def get_config(method: str) -> ConfigDict:
     # What the backward pass computes again, for less memory: "attention" also norms and GELU, a few
     # per cent more operations; "block" everything, a third more. On a CPU it saves nothing.
     config.model.remat = FieldReference("none", field_type=object)
+    # Whether the sums that pass through all blocks are float32 where the rest is bfloat16, as under
+    # PyTorch's autocast.
+    config.model.float32_residual = False
     config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 
     config.data = ConfigDict()

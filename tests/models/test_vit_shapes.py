@@ -152,6 +152,29 @@ def test_parameters_are_float32_whatever_is_computed_in():
     assert encoded.pooled.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("name", ["vit_nano", "swin_nano"])
+def test_float32_sums_keep_digits_of_bfloat16(name):
+    """Of 12 blocks; under PyTorch's autocast sums and norms are float32, too."""
+    config = defaults.get_config("dino")
+    config.model.update({"name": name, "image_size": 32, "patch_size": 4})
+    config.model.update(
+        {"depth": 12} if name == "vit_nano" else {"stage_depths": (4, 4, 4), "window": 4}
+    )
+    config.model.stage_heads = (1, 2, 4) if name == "swin_nano" else None
+    images = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
+    exact = BACKBONES[name](config.model, jnp.float32)
+    variables = jax.jit(exact.init)(jax.random.key(0), images)
+
+    def tokens(dtype, float32_residual):
+        config.model.float32_residual = float32_residual
+        encoder = BACKBONES[name](config.model, dtype)
+        return np.float32(jax.jit(encoder.apply)(variables, images).tokens)
+
+    expected = tokens(jnp.float32, False)
+    half, mixed = (np.abs(tokens(jnp.bfloat16, sums) - expected).mean() for sums in (False, True))
+    assert mixed < 0.7 * half
+
+
 def test_learned_positions_of_a_rectangle():
     """Resized for good, as for another image size on the way through, they are the same."""
     square = encoder("vit_nano", image_size=64, depth=1)
