@@ -3,10 +3,8 @@
 Counted are the train state, of a sharded one the share and what is gathered, a batch, and the
 arrays of loss and gradients that are alive at once as JAX traced them, each from the operation that
 makes it to the last one that reads it; of what is done in several ways, that of the platform at
-hand. A compiler fuses operations, which saves arrays, and copies others. XLA for CPU allots between
-0.86 and 1.01 times as much: DINO and MoCo v3 on ViT-S
-(benchmarks/results/step_time_*_cpu.json), DINO and MAE on vit_nano, the latter two in four
-micro-batches.
+hand. A compiler fuses operations, which saves arrays, and copies others. XLA for CPU allots 1.09 to
+1.19 times as much for DINO and MoCo v3 on ViT-S (benchmarks/results/step_time_*_cpu.json).
 """
 
 import functools

@@ -86,6 +86,4 @@ def test_it_is_near_what_xla_allots(name):
     for variant, row in zip(found.values(), measured["variants"], strict=False):
         learner = build_learner(variant, resolve(variant, images=4096, devices=1))
         allotted = row["memory_bytes_per_device"]["peak"]
-        assert step_memory(learner, measured["batch_size"], ALONE) == pytest.approx(
-            allotted, rel=0.07
-        )
+        assert 0.83 < step_memory(learner, measured["batch_size"], ALONE) / allotted < 1
