@@ -33,7 +33,7 @@ PATCH = {"eight": 8, "whole": 16}
 CHANGES = {
     "eight": {
         "image_size": 160,
-        "stride": (100, 160),
+        "stride": (100, 80),
         "learning_rate": 0.03,
         "steps": 1600,
         "auxiliary_weight": 0.0,
@@ -43,10 +43,11 @@ CHANGES = {
     },
     "whole": {
         "image_size": 240,
-        "stride": (120, 240),
+        "stride": 120,
         "learning_rate": 0.05,
-        "steps": 3000,
-        "validate_every_steps": 1000,
+        "steps": 2400,
+        "scale": (0.75, 1.5),
+        "photometric": False,
     },
 }
 
