@@ -395,6 +395,7 @@ def explained(out):
     return {words[0]: words[1] for words in lines if len(words) == 2}
 
 
+@pytest.mark.slow
 def test_explain_a_paper_without_its_data(run, tmp_path):
     workdir = tmp_path / "run"
     code, out, err = run(

@@ -90,14 +90,14 @@ def test_an_encoder_with_an_unseen_token_is_the_same(monkeypatch):
     """As on NVIDIA's cards, where an odd number of tokens gets one more."""
     encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    params = encoder.init(jax.random.key(1), images)["params"]
+    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
 
     def results():
         def loss(params):
             output, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
             return jnp.sum(output.tokens[..., 0]) + jnp.sum(output.pooled**2), (output, sown)
 
-        return jax.tree.leaves(jax.value_and_grad(loss, has_aux=True)(params))
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
 
     expected = results()
     monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)

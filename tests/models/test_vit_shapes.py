@@ -152,7 +152,7 @@ def test_parameters_are_float32_whatever_is_computed_in():
     assert encoded.pooled.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", ["vit_nano", "swin_nano"])
+@pytest.mark.parametrize("name", ["vit_nano", pytest.param("swin_nano", marks=pytest.mark.slow)])
 def test_float32_sums_keep_digits_of_bfloat16(name):
     """Of 12 blocks; under PyTorch's autocast sums and norms are float32, too."""
     config = defaults.get_config("dino")

@@ -111,7 +111,13 @@ class Killed(Exception):
     """Stands in for a SIGKILL: nothing is saved any more."""
 
 
-@pytest.mark.parametrize("fate", ["told to stop", "told to stop at the end", "killed"])
+SLOW_FATES = ("told to stop at the end", "killed")
+
+
+@pytest.mark.parametrize(
+    "fate",
+    ["told to stop", *(pytest.param(fate, marks=pytest.mark.slow) for fate in SLOW_FATES)],
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(root, finished, monkeypatch, capsys, fate):
     """In the fifth step, two behind a checkpoint, or in the last one."""
     folder, real = root / fate, TrainingLoop._check_finite
