@@ -8,6 +8,7 @@ crop may be upright where the image is flat.
 """
 
 import functools
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from repre_jax.data.batches import PADDING, crop_rng, shuffled
 from repre_jax.data.detection.coco import CocoSource
 from repre_jax.data.detection.views import DetectionViews
+
+_ONE_AT_A_TIME = threading.Lock()  # threads that make batches would each plan the same epoch
 
 
 class Lot(NamedTuple):
@@ -34,7 +37,8 @@ def training_lot(
 ) -> tuple[int, Lot]:
     """(epoch, images) of a step of training: a pure function, the same in every process."""
     epoch, step_in_epoch = divmod(step, len(source) // batch_size)
-    return epoch, _epoch(source, views, epoch, batch_size, seed)[step_in_epoch]
+    with _ONE_AT_A_TIME:
+        return epoch, _epoch(source, views, epoch, batch_size, seed)[step_in_epoch]
 
 
 def validation_lots(source: CocoSource, views: DetectionViews, batch_size: int) -> list[Lot]:
@@ -56,7 +60,7 @@ def _epoch(
     """The batches of an epoch; those that were filled up only as far as it has more steps."""
     images = np.array([shuffled(k, len(source), seed, epoch) for k in range(len(source))])
     canvases = np.zeros(len(images), int)
-    if len(views.canvases) > 1:  # of COCO's 117,000 images about five seconds
+    if len(views.canvases) > 1:  # of COCO's 117,000 images about ten seconds
         windows = (
             views.training_window(source.size(int(image)), crop_rng(seed, epoch, int(image)))
             for image in images
