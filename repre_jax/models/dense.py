@@ -14,14 +14,8 @@ class Linear(NamedTuple):
     bias: jax.Array | None
 
 
-class LinearParameters(nn.Module):
+class LinearParameters(nn.Dense):
     """The parameters of a ``Dense`` by themselves, for what does more than apply them."""
-
-    features: int
-    kernel_init: nn.initializers.Initializer
-    use_bias: bool = True
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, width: int) -> Linear:
@@ -42,7 +36,7 @@ class Dense(nn.Dense):
         return linear(x.astype(self.dtype), *_parameters(self, x.shape[-1]))
 
 
-def _parameters(module: LinearParameters | Dense, width: int) -> Linear:
+def _parameters(module: nn.Dense, width: int) -> Linear:
     shape = (width, module.features)
     kernel = module.param("kernel", module.kernel_init, shape, module.param_dtype)
     if not module.use_bias:

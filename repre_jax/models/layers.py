@@ -167,8 +167,8 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, N, D] -> [B, N, D]; logits and softmax are float32 whatever the compute dtype."""
         width = x.shape[-1]
-        qkv = LinearParameters(3 * width, self.qkv_init, name="qkv")(width)
-        out = LinearParameters(width, self.kernel_init, name="out")(width)
+        qkv = LinearParameters(3 * width, kernel_init=self.qkv_init, name="qkv")(width)
+        out = LinearParameters(width, kernel_init=self.kernel_init, name="out")(width)
         x = x.astype(self.dtype)
         # Only where somebody wants to look: what is trained does not have it.
         looked_at = self.is_mutable_collection(ATTENTION) and not self.is_initializing()

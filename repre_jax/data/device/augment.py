@@ -153,7 +153,7 @@ def _augment_view(
     if blur_probability is not None:
         image = blur(jax.lax.optimization_barrier(image))
     if solarise_probability is not None:
-        image = _perhaps(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
+        image = _at_random(solarise, image, solarise_probability, draw(_Purpose.SOLARISE))
     return jnp.stack(image, axis=-1)
 
 
@@ -163,17 +163,23 @@ def _drawn(numbers: Any) -> Any:
 
 
 def _perhaps(
+    operator: Callable[[Planes], Planes], image: Planes, probability: float, key: jax.Array
+) -> Planes:
+    """``operator(image)`` with that probability; 0 and 1 are settled while tracing."""
+    if probability <= 0:
+        return image
+    if probability >= 1:
+        return operator(image)
+    return _at_random(operator, image, probability, key)
+
+
+def _at_random(
     operator: Callable[[Planes], Planes],
     image: Planes,
     probability: float | jax.Array,
     key: jax.Array,
 ) -> Planes:
-    """``operator(image)`` with that probability; a static 0 or 1 is settled while tracing."""
-    static = not isinstance(probability, jax.Array)
-    if static and probability <= 0:
-        return image
-    if static and probability >= 1:
-        return operator(image)
+    """``operator(image)`` with a probability that may be traced."""
     chosen = _drawn(jax.random.bernoulli(key, probability))
     pairs = zip(operator(image), image, strict=True)
     return tuple(jnp.where(chosen, changed, plane) for changed, plane in pairs)
