@@ -2,7 +2,7 @@
 
 Order: flip, jitter, grey, blur, solarise, as in DINO (main_dino.py, DataAugmentationDINO). MoCo v3
 (main_moco.py) flips last; the flip commutes with every operator, so the views are the same. The
-operators themselves are in ``photometric``.
+operators themselves are in ``photometric`` and ``blur``.
 """
 
 import enum
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from repre_jax.data.device.blur import pillow_blur, sampled_blur
 from repre_jax.data.device.photometric import (
     Planes,
     band_jitter,
@@ -20,8 +21,6 @@ from repre_jax.data.device.photometric import (
     flip,
     grey,
     jitter_order,
-    pillow_blur,
-    sampled_blur,
     solarise,
 )
 from repre_jax.data.pixel_format import as_shares

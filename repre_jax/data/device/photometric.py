@@ -5,17 +5,15 @@ colours in one array, an operator that needs each of them would be computed once
 
 The family "torchvision" is torchvision's on Pillow images, which the official PyTorch recipes run,
 without their rounding to 8 bits after every operator. "simclr" is that of google-research/simclr
-(tf2/data_util.py): contrast is each colour's own, saturation that of HSV, and the blur a sampled
-Gaussian with black beyond the border. "byol" (google-deepmind/deepmind-research,
-byol/utils/augmentations.py) differs from it in brightness, which is added. Hue, grey and solarise
-are the same for all three. Batches are ``jax.vmap``, so that rows spread over devices are augmented
-without any communication.
+(tf2/data_util.py): contrast is each colour's own, and saturation that of HSV. "byol"
+(google-deepmind/deepmind-research, byol/utils/augmentations.py) differs from it in brightness,
+which is added. Hue, grey and solarise are the same for all three; ``blur`` has the blurs. Batches
+are ``jax.vmap``, so that rows spread over devices are augmented without any communication.
 """
 
 import enum
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 
 import jax
@@ -248,53 +246,6 @@ def jitter_order(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(_TONE_ORDERS)[row], jax.random.randint(position_key, (), 0, 4)
 
 
-def pillow_blur(image: Planes, sigma: jax.Array, largest_sigma: float) -> Planes:
-    """Separable blur with Pillow's kernel; the outermost pixels go on beyond the border.
-
-    ``PIL.ImageFilter.GaussianBlur`` runs three box filters of fractional width, whose variances
-    add up to sigma squared (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution
-    by extended box filtering"). The kernel here is their convolution; a Gaussian sampled at the
-    pixels would hardly blur for sigma < 0.4, where Pillow does. Within the kernel's reach of the
-    border Pillow differs, for it extends the border anew before each box filter.
-
-    Args:
-      image: planes.
-      sigma: standard deviation in pixels, from 0, which changes nothing, to ``largest_sigma``; may
-        be traced.
-      largest_sigma: static; decides the number of taps, 13 for 2 pixels.
-    """
-    kernel = _blur_kernel(sigma, _box_reach(largest_sigma))
-
-    def blurred(plane):
-        plane = _correlate(plane, kernel, axis=0)
-        plane = _correlate(plane, kernel, axis=1)
-        return jnp.minimum(plane, 1)  # the rounded weights of white may sum to a little more
-
-    return tuple(map(blurred, image))
-
-
-def sampled_blur(image: Planes, sigma: jax.Array) -> Planes:
-    """Separable blur of SimCLR and BYOL: a Gaussian sampled at the pixels, black beyond the border.
-
-    Args:
-      image: planes.
-      sigma: standard deviation in pixels; 0 changes nothing; may be traced. The kernel ends a
-        twentieth of the height from its centre: 23 taps at 224 pixels, 1 below 20, which changes
-        nothing either.
-    """
-    reach = image[0].shape[0] // 20
-    distance = jnp.arange(-reach, reach + 1)
-    kernel = jnp.exp(-((distance / jnp.where(sigma > 0, sigma, 1)) ** 2) / 2)
-    kernel = jnp.where(sigma > 0, kernel, distance == 0)
-    kernel = kernel / kernel.sum()
-
-    def blurred(plane):
-        plane = _correlate(plane, kernel, axis=1, border=0.0)
-        return jnp.minimum(_correlate(plane, kernel, axis=0, border=0.0), 1)
-
-    return tuple(map(blurred, image))
-
-
 def _luma(image: Planes) -> jax.Array:
     """[H, W]."""
     (red, green, blue), (r, g, b) = image, _GREY_WEIGHTS
@@ -317,50 +268,3 @@ def _mean(plane: jax.Array) -> jax.Array:
     steps = 2.0 ** (31 - plane.size.bit_length())  # the sum stays below 2^31
     total = jnp.sum(jnp.round(plane * steps).astype(jnp.int32), dtype=jnp.int32)
     return total.astype(jnp.float32) / (steps * plane.size)
-
-
-def _box_reach(sigma: float) -> int:
-    """Pixels that one of the three box filters touches at either side."""
-    return math.floor((math.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1
-
-
-def _blur_kernel(sigma: jax.Array, reach: int) -> jax.Array:
-    """[6 * reach + 1]: a box filter convolved with itself twice, its variance sigma squared."""
-    variance = sigma**2 / 3
-    whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
-    # Weights are 1 up to `whole` pixels from the centre, and one pixel further what brings the
-    # filter's variance to what is asked.
-    edge = (2 * whole + 1) * (3 * variance - whole * (whole + 1))
-    edge = edge / (6 * ((whole + 1) ** 2 - variance))
-    distance = jnp.abs(jnp.arange(-reach, reach + 1))
-    box = jnp.where(distance <= whole, 1.0, jnp.where(distance == whole + 1, edge, 0.0))
-    box = box / box.sum()
-    return _convolve(_convolve(box, box), box)
-
-
-def _convolve(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Full convolution of two short vectors in plain float32: no device's matrix unit rounds it."""
-    return sum(a[i] * jnp.pad(b, (i, a.size - 1 - i)) for i in range(a.size))
-
-
-def _correlate(
-    plane: jax.Array, kernel: jax.Array, axis: int, border: float | None = None
-) -> jax.Array:
-    """Weighted sum of shifted slices of [H, W] along one axis.
-
-    Beyond the border is the value given, or the outermost pixels go on.
-
-    The kernel differs from example to example, so a convolution would have one group per example:
-    ten times as slow on a CPU, and off the fast paths of GPU and TPU, where the slices fuse into
-    one memory-bound kernel. The barrier keeps XLA from computing the padding, and what comes before
-    it, once for each tap.
-    """
-    reach = kernel.size // 2
-    size = plane.shape[axis]
-    widths = [(reach, reach) if a == axis else (0, 0) for a in range(plane.ndim)]
-    beyond = {"mode": "edge"} if border is None else {"constant_values": border}
-    padded = jax.lax.optimization_barrier(jnp.pad(plane, widths, **beyond))
-    return sum(
-        kernel[tap] * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
-        for tap in range(kernel.size)
-    )

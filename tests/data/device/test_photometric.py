@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden.compare import FOLDER
 
+from repre_jax.data.device import blur
 from repre_jax.data.device import photometric as by_planes
 from repre_jax.data.device.photometric import Tone
 from repre_jax.data.recipes import FAMILIES
@@ -30,17 +31,17 @@ def of_arrays(operator):
 
 photometric = SimpleNamespace(
     **{
-        name: of_arrays(getattr(by_planes, name))
-        for name in (
-            "adjust_hue",
-            "adjust_tone",
-            "band_jitter",
-            "colour_jitter",
-            "flip",
-            "grey",
-            "pillow_blur",
-            "sampled_blur",
-            "solarise",
+        operator.__name__: of_arrays(operator)
+        for operator in (
+            by_planes.adjust_hue,
+            by_planes.adjust_tone,
+            by_planes.band_jitter,
+            by_planes.colour_jitter,
+            by_planes.flip,
+            by_planes.grey,
+            by_planes.solarise,
+            blur.pillow_blur,
+            blur.sampled_blur,
         )
     }
 )
