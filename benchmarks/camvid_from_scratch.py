@@ -3,10 +3,10 @@
     python -m benchmarks.camvid_from_scratch --data=/data/camvid
     python -m benchmarks.camvid_from_scratch --data=/data/camvid --only=eight
 
-A nano ViT that nobody has trained, under SETR-Naive: minutes of a core for the eight images, whose
-mean IoU is to be 0.80, on patches of 8 pixels, and half an hour for the set, on patches of 16, of
-which 0.30 is asked, and 0.75 of the pixels: where a class mostly is, and which colour it has, are
-worth 0.21 and 0.63. The command ends with an error below that.
+A nano ViT that nobody has trained, under SETR-Naive, with AdamW: half an hour of two cores for the
+eight images, seen whole on patches of 8 pixels, whose mean IoU is to be 0.80, and as long for the
+set, on crops and patches of 16, of which 0.30 is asked, and 0.75 of the pixels: where a class mostly
+is, and which colour it has, are worth 0.21 and 0.63. The command ends with an error below that.
 """
 
 import shutil
@@ -32,24 +32,22 @@ ENOUGH = {"eight": (0.8, 0.0), "whole": (0.3, 0.75)}
 PATCH = {"eight": 8, "whole": 16}
 CHANGES = {
     "eight": {
-        "image_size": 160,
-        "stride": (100, 80),
-        "learning_rate": 0.03,
-        "steps": 1600,
+        "image_size": (360, 480),
+        "stride": (360, 480),
+        "train_batch_size": 2,
+        "steps": 600,
         "auxiliary_weight": 0.0,
         "scale": (1.0, 1.0),
-        "photometric": False,
         "max_share": 1.0,
     },
     "whole": {
         "image_size": 240,
         "stride": 120,
-        "learning_rate": 0.05,
         "steps": 2400,
         "scale": (0.75, 1.5),
-        "photometric": False,
     },
 }
+COMMON = {"optimizer": "adamw", "learning_rate": 1e-3, "head_rate": 1.0, "photometric": False}
 
 
 def eight_images(data: Path, folder: Path) -> Path:
@@ -71,7 +69,7 @@ def measure(name: str, data: Path) -> tuple[dict[str, Any], Any]:
         encoder = untrained_encoder(root / "vit", patch_size=PATCH[name], image_size=128)
         config.update({"checkpoint": str(encoder), "weights": "random"})
         config.data.path = str(eight_images(data, root / "eight") if name == "eight" else data)
-        config.update(CHANGES[name])
+        config.update(COMMON | CHANGES[name])
         results = evaluate(config, root / "out")
         pictures = sorted((root / "out" / "figures").glob("*.png"))
         picture = cv2.imread(str(pictures[0]))

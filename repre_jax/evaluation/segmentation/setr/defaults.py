@@ -24,9 +24,11 @@ def get_config() -> ConfigDict:
 
     config.steps = 40_000
     config.train_batch_size = 8
-    config.learning_rate = placeholder(float)  # None: 0.01, of "mla" 0.002
+    config.optimizer = "sgd"  # or "adamw", as SegFormer has it
+    # None: 0.01, of "mla" 0.002, of AdamW 6e-5.
+    config.learning_rate = placeholder(float)
     config.head_rate = 10.0  # times the encoder's
-    config.end_learning_rate = 1e-4
+    config.end_learning_rate = placeholder(float)  # None: 1e-4, of AdamW 0
     config.loss_over = "all"  # void pixels count in the mean of the loss; "valid": they do not
 
     # (short, long) side that an image is made to fit before it is scaled; (): its own size.

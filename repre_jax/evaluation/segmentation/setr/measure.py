@@ -17,6 +17,7 @@ from repre_jax.evaluation.finetune.step import finetuned_encoder
 from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
 from repre_jax.evaluation.segmentation.setr.step import (
     NORMALISATIONS,
+    OPTIMIZERS,
     Segmenter,
     train_step,
 )
@@ -41,7 +42,10 @@ from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.sharding import all_replicated, by_row, replicated
 
-_LEARNING_RATES = {"naive": 0.01, "pup": 0.01, "mla": 0.002}  # configs/SETR/*_cityscapes_bs_8.py
+# (of the encoder, at the end): configs/SETR/*_cityscapes_bs_8.py; local_configs/segformer.
+_SGD_RATES = {"naive": (0.01, 1e-4), "pup": (0.01, 1e-4), "mla": (0.002, 1e-4)}
+_ADAMW_RATES = (6e-5, 0.0)
+_OPTIMIZER_NAMES = {"sgd": "SGD, momentum 0.9", "adamw": "AdamW, decay 0.01"}
 _SCORE = "val/mean_iou"
 
 
@@ -161,6 +165,9 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
     encoder, params = finetuned_encoder(
         encoder, evaluation.params, image_size=crop, drop_path=config.drop_path
     )
+    rates = _ADAMW_RATES if config.optimizer == "adamw" else _SGD_RATES[config.head]
+    given = (config.learning_rate, config.end_learning_rate)
+    start, end = (usual if own is None else own for own, usual in zip(given, rates, strict=True))
     segmenter = Segmenter(
         encoder=encoder,
         head=SETRHead(
@@ -171,9 +178,10 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
             dtype=encoder.dtype,
         ),
         crop=crop,
-        learning_rate=config.learning_rate or _LEARNING_RATES[config.head],
+        optimizer=config.optimizer,
+        learning_rate=start,
         head_rate=config.head_rate,
-        end_learning_rate=config.end_learning_rate,
+        end_learning_rate=end,
         total_steps=config.steps,
         auxiliary_weight=config.auxiliary_weight,
         loss_over=config.loss_over,
@@ -208,7 +216,8 @@ def recipe_of(config: Any) -> CropRecipe:
 
 def _check(evaluation: Evaluation) -> None:
     config, images = evaluation.config, len(evaluation.train)
-    for key, known in (("head", VARIANTS), ("loss_over", NORMALISATIONS)):
+    known_values = {"head": VARIANTS, "optimizer": OPTIMIZERS, "loss_over": NORMALISATIONS}
+    for key, known in known_values.items():
         if config[key] not in known:
             raise UserError(f"{key}={config[key]!r} must be one of {', '.join(known)}.")
     check_image_size(config.stride, "stride")
@@ -263,10 +272,11 @@ def _results(
         "formula": (
             "mean over classes of TP / (TP + FP + FN) over the pixels of the validation images; "
             f"SETR ({config.head}) on blocks {segmenter.head.blocks}, encoder {trained}; "
-            f"SGD, momentum 0.9, poly 0.9, learning rate {segmenter.learning_rate:g} (head x "
-            f"{segmenter.head_rate:g}), {config.steps:,} steps of {config.train_batch_size} crops "
-            f"of {height} x {width}, loss over {config.loss_over} pixels; windows every "
-            f"{size_in_words(config.stride)}, single scale; last step; source: fudan-zvg/SETR"
+            f"{_OPTIMIZER_NAMES[segmenter.optimizer]}, poly 0.9, learning rate "
+            f"{segmenter.learning_rate:g} (head x {segmenter.head_rate:g}), {config.steps:,} steps "
+            f"of {config.train_batch_size} crops of {height} x {width}, loss over "
+            f"{config.loss_over} pixels; windows every {size_in_words(config.stride)}, single "
+            "scale; last step; source: fudan-zvg/SETR"
         ),
         "metrics": found
         | {"best": {"mean_iou": best[_SCORE], "step": best["step"]}, "steps": config.steps},

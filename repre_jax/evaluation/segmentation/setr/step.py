@@ -1,6 +1,7 @@
 """SETR's training as one pure function (state, batch) -> (state, metrics), and its static parts."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,18 @@ from repre_jax.models.setr import SETRHead
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Schedule
+from repre_jax.training.optimizers import decayed_parameters
 
 MOMENTUM = 0.9
+# SETR's own; and SegFormer's, for encoders that have been pre-trained with Adam or not at all
+# (NVlabs/SegFormer, local_configs/segformer: decay 0.01 but for norms and positions).
+OPTIMIZERS = {
+    "sgd": optax.trace(MOMENTUM),
+    "adamw": optax.chain(
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(0.01, functools.partial(decayed_parameters, "all_but_norms")),
+    ),
+}
 POWER = 0.9  # of the poly schedule (configs/_base_/schedules/schedule_40k.py)
 NORMALISATIONS = ("all", "valid")
 
@@ -29,14 +40,14 @@ class SETRState(struct.PyTreeNode):
       step: int32, steps taken, skipped ones included.
       params: {"encoder", "head"}.
       batch_stats: of the head.
-      momentum: of the optimizer, for each part that is trained.
+      opt_state: of the optimizer, for each part that is trained.
       nonfinite_in_a_row: int32.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
-    momentum: Any
+    opt_state: Any
     nonfinite_in_a_row: jax.Array
 
 
@@ -48,6 +59,7 @@ class Segmenter:
       encoder: with the drop path and the grid of positions of the training.
       head: on its maps.
       crop: (H, W) of all images that the encoder sees.
+      optimizer: of ``OPTIMIZERS``.
       learning_rate: of the encoder; the head's is ``head_rate`` times it at the start.
       head_rate: see there.
       end_learning_rate: of both.
@@ -62,6 +74,7 @@ class Segmenter:
     encoder: nn.Module
     head: SETRHead
     crop: tuple[int, int]
+    optimizer: str
     learning_rate: float
     head_rate: float
     end_learning_rate: float
@@ -83,8 +96,8 @@ class Segmenter:
         params = {"encoder": jax.tree.map(jnp.asarray, encoder_params), "head": fresh["params"]}
         trained = {name: x for name, x in params.items() if name == "head" or not self.frozen}
         zero = jnp.zeros((), jnp.int32)
-        momentum = jax.tree.map(jnp.zeros_like, trained)
-        return SETRState(zero, params, fresh["batch_stats"], momentum, zero)
+        opt_state = OPTIMIZERS[self.optimizer].init(trained)
+        return SETRState(zero, params, fresh["batch_stats"], opt_state, zero)
 
     def rates(self, step: jax.Array) -> dict[str, jax.Array]:
         """Learning rate of each part: poly, per step, with a floor that both share."""
@@ -134,7 +147,7 @@ class Segmenter:
 def train_step(
     segmenter: Segmenter, state: SETRState, batch: dict[str, jax.Array]
 ) -> tuple[SETRState, dict[str, jax.Array]]:
-    """One step of SGD with momentum; one that is not finite changes nothing but clock and counter.
+    """One step; one that is not finite changes nothing but clock and counter.
 
     Args:
       segmenter: static parts; bind it with ``functools.partial`` before ``jax.jit``.
@@ -152,12 +165,14 @@ def train_step(
     (loss, (main, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
     grad_norm = optax.tree.norm(gradients)
     rates = segmenter.rates(state.step)
-    momentum = jax.tree.map(lambda m, g: MOMENTUM * m + g, state.momentum, gradients)
+    directions, opt_state = OPTIMIZERS[segmenter.optimizer].update(
+        gradients, state.opt_state, trained
+    )
     trained = {
-        name: jax.tree.map(lambda p, m, rate=rates[name]: p - rate * m, part, momentum[name])
+        name: jax.tree.map(lambda p, d, rate=rates[name]: p - rate * d, part, directions[name])
         for name, part in trained.items()
     }
-    taken = state.replace(params={**kept, **trained}, batch_stats=batch_stats, momentum=momentum)
+    taken = state.replace(params={**kept, **trained}, batch_stats=batch_stats, opt_state=opt_state)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     skipped = 1 - finite.astype(jnp.int32)
     following = optax.tree.where(finite, taken, state).replace(

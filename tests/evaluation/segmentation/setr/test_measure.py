@@ -91,6 +91,7 @@ def segmenter_of(encoder, **changes):
         "encoder": encoder,
         "head": SETRHead("naive", (3,), (1,), 3),
         "crop": (16, 16),
+        "optimizer": "sgd",
         "learning_rate": 0.01,
         "head_rate": 10.0,
         "end_learning_rate": 1e-4,
@@ -150,17 +151,40 @@ def test_groups_frozen_encoder_and_steps_that_are_not_finite(pretrained):
             lambda p, q, m, rate=rate: np.abs((p - q) - rate * m).max(),
             before.params[part],
             after.params[part],
-            after.momentum[part],
+            after.opt_state.trace[part],
         )
         assert max(map(float, jax.tree.leaves(moved))) < 1e-5
     assert float(metrics["loss"]) > float(metrics["loss/main"]) > 0
     frozen, _ = stepped(segmenter_of(encoder, frozen=True), params, batch_of(8))
-    assert set(frozen.momentum) == {"head"}
+    assert set(frozen.opt_state.trace) == {"head"}
     jax.tree.map(np.testing.assert_array_equal, frozen.params["encoder"], before.params["encoder"])
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
     state, metrics = stepped(segmenter_of(encoder, frozen=True), broken, batch_of(8))
     assert int(metrics["nonfinite_in_a_row"]) == 1 == int(state.step)
     assert np.isfinite(jax.tree.leaves(state.params["head"])[0]).all()
+
+
+@pytest.mark.slow
+def test_first_step_of_adamw(pretrained):
+    """It goes by the sign of the gradient, and decays all but norms and positions."""
+    encoder, params = pretrained
+    segmenter = segmenter_of(encoder, optimizer="adamw", learning_rate=1e-3)
+    before = jax.jit(segmenter.init)(params)
+    after, _ = stepped(segmenter, params, batch_of(8))
+    gradients = jax.tree.map(lambda m: m / np.float32(0.1), after.opt_state[0].mu)
+    for part, rate in {"encoder": 1e-3, "head": 1e-2}.items():
+        for path, decay in (("norm", 0.0), ("kernel", 0.01)):
+            moved = [
+                np.abs((p - q) / rate - (g / (np.abs(g) + 1e-8) + decay * p)).max()
+                for (keys, p), q, g in zip(
+                    jax.tree.leaves_with_path(before.params[part]),
+                    jax.tree.leaves(after.params[part]),
+                    jax.tree.leaves(gradients[part]),
+                    strict=True,
+                )
+                if path in jax.tree_util.keystr(keys)
+            ]
+            assert moved and max(map(float, moved)) < 1e-3
 
 
 def test_poly_has_a_floor_that_both_groups_share():
@@ -175,6 +199,7 @@ def test_poly_has_a_floor_that_both_groups_share():
 def test_mistakes(run):
     for changes, words in (
         ({"head": "fcn"}, "head='fcn' must be one of naive, pup, mla"),
+        ({"optimizer": "lamb"}, "optimizer='lamb' must be one of sgd, adamw"),
         ({"loss_over": "some"}, "loss_over='some' must be one of all, valid"),
         ({"stride": 32}, "stride=32 leaves gaps between windows of 16"),
         ({"scale": (2.0, 0.5)}, "must be the lowest, then the highest"),
