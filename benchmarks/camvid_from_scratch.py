@@ -5,8 +5,8 @@
 
 A nano ViT that nobody has trained, under SETR-Naive, with AdamW: half an hour of two cores for the
 eight images, seen whole on patches of 8 pixels, whose mean IoU is to be 0.80, and as long for the
-set, on crops and patches of 16, of which 0.30 is asked, and 0.75 of the pixels: where a class mostly
-is, and which colour it has, are worth 0.21 and 0.63. The command ends with an error below that.
+set, on crops and patches of 16, of which 0.30 is asked, and 0.75 of the pixels: where a class
+mostly is, and which colour it has, are worth 0.21 and 0.63. The command ends with an error below.
 """
 
 import shutil
