@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.models.batch_norm import BatchNorm
+from repre_jax.models.convolution import Conv
 from repre_jax.models.layers import (
     torch_default_bias,
     torch_default_kernel,
@@ -44,7 +45,7 @@ class ConvStem(nn.Module):
         x = images
         layers = halvings(self.patch_size)
         for k in range(layers):
-            x = nn.Conv(
+            x = Conv(
                 self.width // 2 ** (layers - 1 - k),
                 (3, 3),
                 strides=(2, 2),
@@ -57,7 +58,7 @@ class ConvStem(nn.Module):
             if not self.folded:
                 x = BatchNorm(train, name=f"norm_{k}")(x).astype(self.dtype)
             x = nn.relu(x)
-        return nn.Conv(
+        return Conv(
             self.width,
             (1, 1),
             kernel_init=torch_default_kernel,

@@ -16,6 +16,7 @@ from repre_jax.models.attention import (
     queries_keys_values,
     self_attention,
 )
+from repre_jax.models.convolution import Conv
 from repre_jax.models.dense import Dense, LinearParameters
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
@@ -73,7 +74,7 @@ def patch_embedding(
     name: str,
     *,
     channels: int,
-) -> nn.Conv:
+) -> Conv:
     """Linear map of patches: [B, H, W, C] -> [B, H/P, W/P, D].
 
     "moco_v3" and "mae" are Xavier uniform over the fan of the flattened patch, with a bias of zero
@@ -85,7 +86,7 @@ def patch_embedding(
     if initialisation == "moco_v3":
         bias_init = nn.initializers.zeros
     patch = (patch_size, patch_size)
-    return nn.Conv(
+    return Conv(
         width,
         patch,
         strides=patch,

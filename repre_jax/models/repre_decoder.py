@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from repre_jax.errors import UserError
+from repre_jax.models.convolution import Conv
 from repre_jax.models.layers import (
     Attention,
     Block,
@@ -178,8 +179,8 @@ def depth_to_space(x: jax.Array, patch_size: int) -> jax.Array:
     return x.reshape(batch, rows * patch_size, columns * patch_size, -1)
 
 
-def _convolution(width: int, size: int, channels: int, dtype: jnp.dtype, name: str) -> nn.Conv:
-    return nn.Conv(
+def _convolution(width: int, size: int, channels: int, dtype: jnp.dtype, name: str) -> Conv:
+    return Conv(
         width,
         (size, size),
         kernel_init=torch_default_kernel,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.models.batch_norm import BatchNorm
+from repre_jax.models.convolution import Conv
 from repre_jax.models.layers import (
     layer_norm,
     torch_default_bias,
@@ -165,9 +166,9 @@ class UpHead(nn.Module):
 
 def convolution(
     channels: int, kernel: int, inputs: int, dtype: jnp.dtype, name: str, *, use_bias: bool = True
-) -> nn.Conv:
+) -> Conv:
     """A convolution that keeps the size and begins as torch's."""
-    return nn.Conv(
+    return Conv(
         channels,
         (kernel, kernel),
         padding="SAME",

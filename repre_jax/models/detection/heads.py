@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.convolution import Conv
 from repre_jax.models.detection.anchors import RATIOS
 from repre_jax.models.detection.necks import NORM_EPSILON, Doubling
 from repre_jax.models.layers import layer_norm
@@ -33,7 +34,7 @@ class ProposalHead(nn.Module):
 
         def convolution(width, kernel, name):
             window = (kernel, kernel)
-            return nn.Conv(width, window, kernel_init=_NORMAL_01, dtype=self.dtype, name=name)
+            return Conv(width, window, kernel_init=_NORMAL_01, dtype=self.dtype, name=name)
 
         width, anchors = levels[0].shape[-1], len(RATIOS)
         hidden = [convolution(width, 3, f"convolution_{k}") for k in range(self.convolutions)]
@@ -106,15 +107,13 @@ class MaskHead(nn.Module):
             x = _convolved(x, k, self.norm, self.dtype)
         x = nn.relu(Doubling(x.shape[-1], _KAIMING, dtype=self.dtype, name="double")(x))
         kernel_init = _NORMAL_001 if self.small_predictor else _KAIMING
-        x = nn.Conv(
-            self.classes, (1, 1), kernel_init=kernel_init, dtype=self.dtype, name="classes"
-        )(x)
+        x = Conv(self.classes, (1, 1), kernel_init=kernel_init, dtype=self.dtype, name="classes")(x)
         return x.astype(jnp.float32)
 
 
 def _convolved(x: jax.Array, number: int, norm: bool, dtype: jnp.dtype) -> jax.Array:
     """3 x 3 convolution, maybe with a norm in place of its bias, ReLU."""
-    x = nn.Conv(
+    x = Conv(
         x.shape[-1],
         (3, 3),
         use_bias=not norm,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.convolution import Conv
 from repre_jax.models.layers import layer_norm, torch_default_bias, torch_default_kernel
 
 NORM_EPSILON = 1e-6  # of the convolutions' norms in detectron2
@@ -74,7 +75,7 @@ class SimplePyramid(nn.Module):
 
     def _to_width(self, x, number):
         for kernel in (1, 3):
-            x = nn.Conv(
+            x = Conv(
                 self.width,
                 (kernel, kernel),
                 use_bias=False,
@@ -108,8 +109,8 @@ class FeaturePyramid(nn.Module):
         levels = [self._convolution(3, f"output_{k}")(x) for k, x in enumerate(lateral)]
         return [*levels, levels[-1][:, ::2, ::2]]
 
-    def _convolution(self, kernel: int, name: str) -> nn.Conv:
-        return nn.Conv(
+    def _convolution(self, kernel: int, name: str) -> Conv:
+        return Conv(
             self.width,
             (kernel, kernel),
             kernel_init=nn.initializers.xavier_uniform(),
