@@ -62,17 +62,17 @@ def _forward(x, kernel, bias, strides, pads):
 
 def _backward(strides, pads, kept, gradient):
     x, kernel, bias = kept
-    _, transposed = jax.vjp(
-        lambda x, kernel: _convolve(x, kernel, strides, pads), x, kernel.astype(x.dtype)
-    )
+    narrow = kernel.astype(x.dtype)
+    _, of_map = jax.vjp(lambda x: _convolve(x, narrow, strides, pads), x)
+    _, of_parameters = jax.vjp(lambda kernel: _convolve(x, kernel, strides, pads), narrow)
     of_kernel = jax.lax.platform_dependent(
         x,
         gradient,
         tpu=lambda x, gradient: kernel_gradient(x, gradient, kernel.shape[:2], strides, pads),
-        default=lambda x, gradient: transposed(gradient)[1].astype(kernel.dtype),
+        default=lambda x, gradient: of_parameters(gradient)[0].astype(kernel.dtype),
     )
     of_bias = None if bias is None else jnp.sum(gradient, axis=(0, 1, 2), dtype=bias.dtype)
-    return transposed(gradient)[0], of_kernel, of_bias
+    return *of_map(gradient), of_kernel, of_bias
 
 
 convolved.defvjp(_forward, _backward)
