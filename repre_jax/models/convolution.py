@@ -63,8 +63,8 @@ def _forward(x, kernel, bias, strides, pads):
 def _backward(strides, pads, kept, gradient):
     x, kernel, bias = kept
     narrow = kernel.astype(x.dtype)
-    _, of_map = jax.vjp(lambda x: _convolve(x, narrow, strides, pads), x)
-    _, of_parameters = jax.vjp(lambda kernel: _convolve(x, kernel, strides, pads), narrow)
+    of_map = jax.linear_transpose(lambda x: _convolve(x, narrow, strides, pads), x)
+    of_parameters = jax.linear_transpose(lambda w: _convolve(x, w, strides, pads), narrow)
     of_kernel = jax.lax.platform_dependent(
         x,
         gradient,

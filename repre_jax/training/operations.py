@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from repre_jax.training.compiled import abstract_batch
 from repre_jax.training.learner import Learner
@@ -53,7 +54,10 @@ def forward_multiply_adds(learner: Learner, batch_size: int) -> int:
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-adds of ``function`` of arrays or shapes, nothing of which is computed."""
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    # Without what nobody reads, such as the gradient of an image.
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _of_jaxpr(needed)
 
 
 def step_inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
