@@ -41,8 +41,8 @@ class Row(NamedTuple):
       remat: ``model.remat``.
       shard_state: ``train.shard_state``.
       float32_residual: ``model.float32_residual``.
-      effort: JAX_EXEC_TIME_OPTIMIZATION_EFFORT; below 0 a TPU's compiler takes a third of the time
-        and makes a program that moves more.
+      effort: JAX_EXEC_TIME_OPTIMIZATION_EFFORT; at -0.5 a TPU's compiler takes less than half the
+        time and makes a program that moves more.
     """
 
     config: str

@@ -10,22 +10,35 @@ import jax.numpy as jnp
 Pads = Sequence[tuple[int, int]]
 
 
-class Conv(nn.Conv):
-    """flax's of two dimensions, but for the gradient of its parameters (``convolved``)."""
+class Conv(nn.Module):
+    """flax's of two dimensions, but for the gradient of its parameters (``convolved``).
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: rows and columns.
+      strides: of rows and columns.
+      padding: "SAME", "VALID", or (before, after) of rows and columns.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str | Pads = "SAME"
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, h, w, features] in ``dtype``."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, shape[-1:], self.param_dtype)
-        strides = (self.strides,) * 2 if isinstance(self.strides, int) else tuple(self.strides)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, shape[-1:]) if self.use_bias else None
         pads = self.padding
         if isinstance(pads, str):
-            pads = jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, strides, pads)
-        return convolved(x.astype(self.dtype), kernel, bias, strides, tuple(pads))
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], self.kernel_size, self.strides, pads)
+        return convolved(x.astype(self.dtype), kernel, bias, self.strides, tuple(pads))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

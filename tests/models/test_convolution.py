@@ -16,17 +16,11 @@ FORMS = [
 ]
 
 
-def outputs(kind, size, strides, padding, dtype=jnp.float32):
+def outputs(kind, size, strides, padding):
     """(output, (gradients of the parameters, of the input)) on the same numbers."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 12, 5))
-    module = kind(
-        7,
-        size,
-        strides=strides,
-        padding=padding,
-        dtype=dtype,
-        bias_init=nn.initializers.normal(1.0),
-    )
+    bias_init = nn.initializers.normal(1.0)
+    module = kind(7, size, strides=strides, padding=padding, bias_init=bias_init)
     params = module.init(jax.random.key(1), x)
 
     def total(params, x):

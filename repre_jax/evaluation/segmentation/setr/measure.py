@@ -16,8 +16,10 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation.finetune.step import finetuned_encoder
 from repre_jax.evaluation.segmentation.setr.crops import CropRecipe, crop_batches
 from repre_jax.evaluation.segmentation.setr.step import (
+    MOMENTUM,
     NORMALISATIONS,
     OPTIMIZERS,
+    WEIGHT_DECAY,
     Segmenter,
     train_step,
 )
@@ -45,7 +47,10 @@ from repre_jax.sharding import all_replicated, by_row, replicated
 # (of the encoder, at the end): configs/SETR/*_cityscapes_bs_8.py; local_configs/segformer.
 _SGD_RATES = {"naive": (0.01, 1e-4), "pup": (0.01, 1e-4), "mla": (0.002, 1e-4)}
 _ADAMW_RATES = (6e-5, 0.0)
-_OPTIMIZER_NAMES = {"sgd": "SGD, momentum 0.9", "adamw": "AdamW, decay 0.01"}
+_OPTIMIZER_NAMES = {
+    "sgd": f"SGD, momentum {MOMENTUM:g}",
+    "adamw": f"AdamW, decay {WEIGHT_DECAY:g}",
+}
 _SCORE = "val/mean_iou"
 
 

@@ -20,13 +20,16 @@ from repre_jax.schedules import Schedule
 from repre_jax.training.optimizers import decayed_parameters
 
 MOMENTUM = 0.9
+WEIGHT_DECAY = 0.01
 # SETR's own; and SegFormer's, for encoders that have been pre-trained with Adam or not at all
-# (NVlabs/SegFormer, local_configs/segformer: decay 0.01 but for norms and positions).
+# (NVlabs/SegFormer, local_configs/segformer, which decay all but norms and positions).
 OPTIMIZERS = {
     "sgd": optax.trace(MOMENTUM),
     "adamw": optax.chain(
         optax.scale_by_adam(),
-        optax.add_decayed_weights(0.01, functools.partial(decayed_parameters, "all_but_norms")),
+        optax.add_decayed_weights(
+            WEIGHT_DECAY, functools.partial(decayed_parameters, "all_but_norms")
+        ),
     ),
 }
 POWER = 0.9  # of the poly schedule (configs/_base_/schedules/schedule_40k.py)
