@@ -12,13 +12,13 @@ def untrained_encoder(folder: Path, **model: Any) -> Path:
     """Makes the folder of a run that has not begun, for ``weights="random"``.
 
     Args:
-      folder: of the run; it must not exist.
+      folder: of the run; one that is there is used again.
       **model: what differs from a nano ViT in ``config.model``.
     """
     config = read_config("moco_v3_vits:smoke")
     defaults.usual_size(config)
     config.model.update({"name": "vit_nano", **model})
     config.repre.taps = "multi"
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
     return folder
