@@ -3,11 +3,11 @@
     python -m benchmarks.camvid_from_scratch --data=/data/camvid
     python -m benchmarks.camvid_from_scratch --data=/data/camvid --only=eight
 
-A nano ViT that nobody has trained, under SETR-Naive, with AdamW: half an hour of two cores for the
-eight images, seen whole on patches of 8 pixels, whose mean IoU is to be 0.80, and as long for the
-set, on crops and patches of 16, of which 0.30 is asked, and 0.75 of the pixels: where a class
-mostly is, and which colour it has, are worth 0.21 and 0.63. The command ends with an error below;
-one that is stopped goes on where it was.
+A nano ViT that nobody has trained, under SETR-Naive, with AdamW. The eight images, whose mean IoU is
+to be 0.80, are seen whole, on patches of 8 pixels: three quarters of an hour of two cores. The set,
+of which 0.30 is asked, and 0.75 of the pixels, is seen in crops, on patches of 16: half an hour.
+Beside it stands what a table of colours and rows knows of the classes. The command ends with an
+error below; one that is stopped goes on where it was.
 """
 
 import shutil
@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from absl import flags
 
 from benchmarks.encoders import untrained_encoder
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.config_files import read_config
+from repre_jax.data.segmentation.label_maps import VOID
+from repre_jax.data.segmentation.layouts import open_segmentation
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
+from repre_jax.evaluation.segmentation.confusion import confusion_on_host, scores
 
 OPTIONS = flags.FlagValues()
 _DATA = flags.DEFINE_string("data", None, "folder of CamVid", required=True, flag_values=OPTIONS)
@@ -64,6 +68,35 @@ def eight_images(data: Path, folder: Path) -> Path:
     return folder
 
 
+def colours_and_rows(data: Path) -> dict[str, Any]:
+    """``scores`` of the class that pixels of a colour in a twelfth of the rows mostly have.
+
+    Args:
+      data: folder of CamVid; colours have 8 levels a channel.
+    """
+    config = read_config("segment/camvid_setr_vits:cpu")
+    config.data.path = str(data)
+    train, val = open_segmentation(config.data, 3)
+    classes = len(train.class_names)
+
+    def cells(image: np.ndarray) -> np.ndarray:
+        red, green, blue = np.moveaxis(image.astype(np.int64) // 32, -1, 0)
+        rows = np.arange(len(image))[:, None] * 12 // len(image)
+        return ((rows * 8 + red) * 8 + green) * 8 + blue
+
+    counts = np.zeros((12 * 8**3, classes), np.int64)
+    for index in range(len(train)):
+        image, labels = train.read_pair(index)
+        known = labels != VOID
+        places = cells(image)[known] * classes + labels[known]
+        counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
+    mostly, confusion = counts.argmax(axis=1), 0
+    for index in range(len(val)):
+        image, labels = val.read_pair(index)
+        confusion += confusion_on_host(labels, mostly[cells(image)], classes)
+    return scores(confusion, val.class_names)
+
+
 def measure(name: str, data: Path) -> tuple[dict[str, Any], Any]:
     """(row of the result, picture) of "eight" or "whole"."""
     run = Path(_RUNS.value) / name
@@ -76,6 +109,8 @@ def measure(name: str, data: Path) -> tuple[dict[str, Any], Any]:
     pictures = sorted((run / "out" / "figures").glob("*.png"))
     picture = cv2.imread(str(pictures[0]))
     kept = {key: results[key] for key in ("formula", "metrics", "seed", "wall_seconds")}
+    if name == "whole":
+        kept["colours_and_rows"] = colours_and_rows(data)
     return kept, picture
 
 

@@ -7,7 +7,7 @@
 Runs are those of main.py in ``--runs``, one seed after the other, each with its evaluations:
 finished ones are reused, unfinished ones go on. Each is written to
 ``results/dense_claim/<arm>-<seed>.json``, and one that has its file there is not made again;
-"<method>-untrained-0" is the encoder before training, of the baseline's run.
+"<method>-untrained-0" is the encoder before training, of the run without RePre.
 """
 
 import json
@@ -56,7 +56,7 @@ WINDOWS = [*LEARNED, "--config.repre.branch=windows", "--config.repre.windows.si
 def names() -> list[str]:
     """Every run, "<arm>-<seed>", in the order in which they are made."""
     contrastive = [f"{method}-{variant}" for method in EPOCHS for variant in VARIANTS]
-    untrained = [f"{method}-untrained" for method in EPOCHS]
+    untrained = [f"{method}-untrained" for method in (*EPOCHS, *MASKED_STEPS)]
     arms = [[*contrastive, *MASKED_STEPS, *untrained], contrastive, contrastive]
     return [f"{arm}-{seed}" for seed in SEEDS for arm in arms[seed]]
 
@@ -132,7 +132,8 @@ def make(name: str, runs: Path) -> dict[str, Any]:
     arm, seed = name.rsplit("-", 1)
     method, _, variant = arm.partition("-")
     if variant == "untrained":
-        run, extra = runs / f"{method}-baseline-{seed}", ["--config.weights=random"]
+        trained = f"{method}-{seed}" if method in MASKED_STEPS else f"{method}-baseline-{seed}"
+        run, extra = runs / trained, ["--config.weights=random"]
         made = provenance(in_child=True)
     else:
         run, extra = runs / name, []
@@ -140,21 +141,20 @@ def make(name: str, runs: Path) -> dict[str, Any]:
     return {"name": name} | made | {"measured": measure(name, run, _CAMVID.value, extra)}
 
 
+def _of_block(instrument: str, block: str) -> Callable[[dict[str, Any]], float]:
+    return lambda found: found[instrument]["metrics"]["blocks"][block]["mean_iou"]
+
+
+def _value_of(instrument: str) -> Callable[[dict[str, Any]], float]:
+    return lambda found: found[instrument]["value"]
+
+
 # Instrument and block -> its value in a result; the first is the study's primary outcome.
-OUTCOMES: dict[str, Callable[[dict[str, Any]], float]] = {
-    "dense k-NN, last block": lambda found: found["dense_knn"]["metrics"]["blocks"]["3"][
-        "mean_iou"
-    ],
-    "dense k-NN, all blocks": lambda found: found["dense_knn"]["metrics"]["blocks"]["fused"][
-        "mean_iou"
-    ],
-    "propagation, last block": lambda found: found["propagation"]["metrics"]["blocks"]["3"][
-        "mean_iou"
-    ],
-    "SETR": lambda found: found["setr"]["value"],
-    "k-NN": lambda found: found["knn"]["value"],
-    "linear": lambda found: found["linear"]["value"],
-}
+OUTCOMES = {
+    f"{instrument}, block {block}": _of_block(instrument, block)
+    for instrument in ("dense_knn", "propagation")
+    for block in ("3", "2", "1", "0", "fused")
+} | {instrument: _value_of(instrument) for instrument in ("setr", "knn", "linear")}
 
 
 def table(results: Mapping[str, dict[str, Any]]) -> str:
@@ -174,14 +174,26 @@ def table(results: Mapping[str, dict[str, Any]]) -> str:
         ]
         for variant in VARIANTS[1:]:
             lines.append(f"  {variant} - baseline: {described(differences(values, variant))}")
+            lines += [
+                f"    {method}: {described(differences(values, variant, (method,)))}"
+                for method in EPOCHS
+            ]
+    lines.append("minutes of training, beside whatever else the machine did")
+    lines += [
+        f"  {name:<22}{result['wall_seconds'] / 60:6.1f}"
+        for name, result in results.items()
+        if "wall_seconds" in result
+    ]
     return "\n".join(lines)
 
 
-def differences(values: Mapping[str, float], variant: str) -> list[float]:
+def differences(
+    values: Mapping[str, float], variant: str, methods: Sequence[str] = tuple(EPOCHS)
+) -> list[float]:
     """Of a variant and the baseline of the same method and seed, where both are there."""
     return [
         values[f"{method}-{variant}-{seed}"] - values[f"{method}-baseline-{seed}"]
-        for method in EPOCHS
+        for method in methods
         for seed in SEEDS
         if {f"{method}-{variant}-{seed}", f"{method}-baseline-{seed}"} <= set(values)
     ]

@@ -43,10 +43,11 @@ def data_of_the_run() -> ConfigDict:
 def segmentation_data() -> ConfigDict:
     """``config.data`` of images with a class for every pixel; data/segmentation/layouts.py."""
     data = ConfigDict()
-    data.layout = "camvid"  # or "voc", "ade20k", "cityscapes", "folder"
+    data.layout = "camvid"  # or "voc", "ade20k", "cityscapes", "folder", "tfds"
     data.path = ""  # folder of the set
-    # Of data.layout=folder alone: its two folders, with train/ and val/ in each, the number of
-    # classes, and the ids of pixels that have none.
+    data.name = ""  # of data.layout=tfds: the data set, as in "cityscapes"
+    # Of data.layout=folder and tfds: its two folders, with train/ and val/ in each, or features;
+    # the number of classes, and the ids of pixels that have none.
     data.images = "images"
     data.labels = "labels"
     data.classes = 0

@@ -3,7 +3,8 @@
 Source: fudan-zvg/SETR, mmseg/models/decode_heads/{vit_up_head,vit_mla_head,vit_mla_auxi_head}.py,
 mmseg/models/backbones/vit_mla.py, configs/SETR/*_DeiT_768x768_*. Maps are the blocks' outputs
 before the final norm. Convolutions begin as torch's do. Departures: the class token stays in MLA's
-encoder, too, for pre-trained encoders have one; upsampling ends at the image, whatever the patch.
+encoder, too, for pre-trained encoders have one; upsampling ends at the image, whatever the patch;
+positions are resized with a cubic, as DINO's code does, where SETR's is bilinear.
 """
 
 from collections.abc import Sequence
@@ -25,22 +26,32 @@ from repre_jax.models.taps import even_taps
 VARIANTS = ("naive", "pup", "mla")
 _CHANNELS, _MLA_CHANNELS = 256, 128
 _NORM_EPSILON = 1e-6
-# Of the auxiliary heads of PUP, which are not spaced evenly: DeiT-B, ViT-L.
-_PUP_AUXILIARY = {12: (4, 7, 9, 11), 24: (9, 14, 19, 23)}
+# Of the auxiliary heads where they are not spaced evenly: DeiT-B's, ViT-L's.
+_AUXILIARY = {
+    ("pup", 12): (4, 7, 9, 11),
+    ("pup", 24): (9, 14, 19, 23),
+    ("naive", 24): (9, 14, 19),
+}
 
 
 def setr_blocks(variant: str, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(blocks that the head reads, those of the auxiliary heads) of an encoder of ``depth`` blocks.
 
-    The repository's for 12 blocks; for others at the same even intervals. MLA's auxiliary heads
-    read its own maps, one each.
+    The repository's for 12 and 24 blocks; for others at even intervals. MLA's auxiliary heads read
+    its own maps, one each.
     """
     even, last = even_taps(depth, min(4, depth)), (depth - 1,)
     if variant == "mla":
         return even, even
-    if variant == "naive":
-        return last, even[:-1]
-    return last, _PUP_AUXILIARY.get(depth, even)
+    return last, _AUXILIARY.get((variant, depth), even[:-1] if variant == "naive" else even)
+
+
+def learns_as_the_encoder(module: str) -> bool:
+    """Whether a module of ``SETRHead`` is the backbone's in the repository, with its learning rate.
+
+    MLA's norms, lateral convolutions and sums are (backbones/vit_mla.py); all others are a head's.
+    """
+    return module.startswith(("norm_", "lateral_", "sum_"))
 
 
 class SETRHead(nn.Module):

@@ -66,7 +66,6 @@ def train_step(
     if method.memory:
         memory = method.memory.update(memory, outputs["target"])
     finite = jnp.isfinite(outputs["metrics"]["loss"]) & jnp.isfinite(grad_norm)
-    skipped = 1 - finite.astype(jnp.int32)
     taken = state.replace(
         params=params,
         target_params=target_params,
@@ -75,12 +74,7 @@ def train_step(
         opt_state=opt_state,
         memory=memory,
     )
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
-    new_state = kept.replace(
-        step=state.step + 1,
-        nonfinite_steps=state.nonfinite_steps + skipped,
-        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
-    )
+    new_state = taken_where_finite(finite, taken, state)
     metrics = outputs["metrics"] | extra
     metrics |= {
         "learning_rate": learner.learning_rate(state.step),
@@ -89,6 +83,17 @@ def train_step(
         "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
     return new_state, metrics
+
+
+def taken_where_finite(finite: jax.Array, taken: TrainState, state: TrainState) -> TrainState:
+    """``taken``, or ``state`` where the step is not finite; the clock goes on and counts it."""
+    skipped = 1 - finite.astype(jnp.int32)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
+    return kept.replace(
+        step=state.step + 1,
+        nonfinite_steps=state.nonfinite_steps + skipped,
+        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
+    )
 
 
 def augmented_views(learner: Learner, batch: dict[str, jax.Array]) -> Views:

@@ -5,7 +5,7 @@ from benchmarks import dense_claim
 
 def test_arms_of_a_seed_come_before_the_next_and_what_they_need_before_them():
     names = dense_claim.names()
-    assert len(names) == len(set(names)) == 2 * 4 * 3 + 2 + 2
+    assert len(names) == len(set(names)) == 2 * 4 * 3 + 2 + 4
     assert names.index("dino-learned-1") < names.index("dino-converged-1")
     assert names.index("dino-baseline-0") < names.index("dino-untrained-0")
     assert {name[-1] for name in names[:12]} == {"0"}
@@ -27,6 +27,7 @@ def test_differences_are_within_method_and_seed():
     values |= {"moco_v3-baseline-0": 20.0, "moco_v3-learned-0": 19.0}
     found = dense_claim.differences(values, "learned")
     assert found == [-1.0, 2.0]
+    assert dense_claim.differences(values, "learned", ("dino",)) == [2.0]
     # t of one degree of freedom, 12.706, times 3 / sqrt(2) / sqrt(2).
     assert dense_claim.described(found).startswith(
         "+0.50 points, 95 % interval -18.56 to +19.56, effect +0.24, 2 pairs"

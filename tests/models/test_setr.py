@@ -59,6 +59,7 @@ def test_blocks_are_those_of_the_repository():
     assert setr_blocks("pup", 12) == ((11,), (4, 7, 9, 11))
     assert setr_blocks("mla", 12) == ((2, 5, 8, 11),) * 2
     assert setr_blocks("pup", 24) == ((23,), (9, 14, 19, 23))
+    assert setr_blocks("naive", 24) == ((23,), (9, 14, 19))
     assert setr_blocks("mla", 24)[0] == (5, 11, 17, 23)
     assert setr_blocks("pup", 4) == ((3,), (0, 1, 2, 3))
     assert setr_blocks("naive", 2) == ((1,), (0,))

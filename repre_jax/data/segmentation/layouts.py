@@ -10,6 +10,9 @@ cityscapes  leftImg8bit/{train,val}/<city>/*_leftImg8bit.png, gtFine/...*_gtFine
             or ..._labelIds.png where there are none; 19 classes.
 folder      any two folders, data.images and data.labels, with the same names below
             {train,val} but for the suffix; data.classes and data.ignore say what the ids mean.
+tfds        data set data.name, prepared in array_record below data.path; data.images and
+            data.labels name its features where they are not the only ones; cityscapes' ids are
+            known, of others data.classes and data.ignore say what they mean.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from repre_jax.data.segmentation.label_maps import Classes, plain_classes
-from repre_jax.data.segmentation.source import Pair, SegmentationSource
+from repre_jax.data.segmentation.source import FilePairs, Pair, SegmentationSource
+from repre_jax.data.segmentation.tfds import TfdsPairs
 from repre_jax.data.sources.formats import image_suffixes
 from repre_jax.data.sources.splits import choose_splits
 from repre_jax.errors import UserError
@@ -87,44 +91,54 @@ def open_segmentation(data: ConfigDict, channels: int) -> tuple[SegmentationSour
     """
     if data.layout not in LAYOUTS:
         raise UserError(f"data.layout={data.layout!r} must be one of {', '.join(LAYOUTS)}.")
-    if not data.path:
-        raise UserError("data.path is empty: set --config.data.path=<folder of the set>.")
     for key, usual in (("classes", 0), ("ignore", ())):
-        if data.layout != "folder" and data[key] != usual:
+        if _knows_classes(data) and data[key] != usual:
             raise UserError(
                 f"data.{key} is given, and data.layout={data.layout} knows its classes: leave it "
                 "out, or set data.layout=folder."
             )
+    if data.layout != "tfds" and data.name:
+        raise UserError(f"data.name={data.name} is of data.layout=tfds, not of {data.layout}.")
     root = Path(data.path).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.path={data.path} is no folder.")
+    if data.layout != "tfds":  # which has a folder of its own where none is given
+        if not data.path:
+            raise UserError("data.path is empty: set --config.data.path=<folder of the set>.")
+        if not root.is_dir():
+            raise UserError(f"data.path={data.path} is no folder.")
     return tuple(LAYOUTS[data.layout](root, data, split, channels) for split in ("train", "val"))
 
 
-def _camvid(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
+def _knows_classes(data: ConfigDict) -> bool:
+    """Whether the ids of a layout need no explanation."""
+    if data.layout == "tfds":
+        return data.name.split("/")[0].split(":")[0] == "cityscapes"
+    return data.layout != "folder"
+
+
+def _camvid(root: Path, data: ConfigDict, split: str, channels: int) -> FilePairs:
     del data
     pairs = _same_names(root, f"images/{split}", f"labels/{split}")
-    return SegmentationSource(root, pairs, CAMVID, f"CamVid, {split}", channels)
+    return FilePairs(root, pairs, CAMVID, f"CamVid, {split}", channels)
 
 
-def _voc(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
+def _voc(root: Path, data: ConfigDict, split: str, channels: int) -> FilePairs:
     del data
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listed.is_file():
         raise UserError(f"{listed} is missing: data.path must be the folder VOC2012 itself.")
     names = listed.read_text().split()
     pairs = [Pair(f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png") for name in names]
-    return SegmentationSource(root, pairs, VOC, f"VOC 2012, {split}", channels)
+    return FilePairs(root, pairs, VOC, f"VOC 2012, {split}", channels)
 
 
-def _ade20k(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
+def _ade20k(root: Path, data: ConfigDict, split: str, channels: int) -> FilePairs:
     del data
     name = {"train": "training", "val": "validation"}[split]
     pairs = _same_names(root, f"images/{name}", f"annotations/{name}")
-    return SegmentationSource(root, pairs, ADE20K, f"ADE20K, {name}", channels)
+    return FilePairs(root, pairs, ADE20K, f"ADE20K, {name}", channels)
 
 
-def _cityscapes(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
+def _cityscapes(root: Path, data: ConfigDict, split: str, channels: int) -> FilePairs:
     del data
     images, end = _images(root, f"leftImg8bit/{split}"), "_leftImg8bit"
     labels = [name.replace("leftImg8bit/", "gtFine/", 1).rpartition(end)[0] for name in images]
@@ -133,10 +147,10 @@ def _cityscapes(root: Path, data: ConfigDict, split: str, channels: int) -> Segm
     made = images and (root / train_ids[0]).is_file()  # by createTrainIdLabelImgs.py
     pairs = list(map(Pair, images, train_ids if made else ids))
     classes = CITYSCAPES_TRAIN_IDS if made else CITYSCAPES_IDS
-    return SegmentationSource(root, pairs, classes, f"Cityscapes, {split}", channels)
+    return FilePairs(root, pairs, classes, f"Cityscapes, {split}", channels)
 
 
-def _folder(root: Path, data: ConfigDict, split: str, channels: int) -> SegmentationSource:
+def _folder(root: Path, data: ConfigDict, split: str, channels: int) -> FilePairs:
     classes = plain_classes(data.classes, tuple(data.ignore))
     folders = []
     for key, folder in (("images", data.images), ("labels", data.labels)):
@@ -149,7 +163,16 @@ def _folder(root: Path, data: ConfigDict, split: str, channels: int) -> Segmenta
             raise UserError(f"{below} has no folder for the split {split}: name them train and val")
         folders.append(f"{folder}/{name}")
     pairs = _same_names(root, *folders)
-    return SegmentationSource(root, pairs, classes, f"pairs, {split},", channels)
+    return FilePairs(root, pairs, classes, f"pairs, {split},", channels)
+
+
+def _tfds(root: Path, data: ConfigDict, split: str, channels: int) -> TfdsPairs:
+    del root
+    if _knows_classes(data):
+        classes = CITYSCAPES_IDS
+    else:
+        classes = plain_classes(data.classes, tuple(data.ignore))
+    return TfdsPairs(data, split, classes, channels)
 
 
 LAYOUTS: dict[str, Callable[[Path, ConfigDict, str, int], SegmentationSource]] = {
@@ -158,6 +181,7 @@ LAYOUTS: dict[str, Callable[[Path, ConfigDict, str, int], SegmentationSource]] =
     "ade20k": _ade20k,
     "cityscapes": _cityscapes,
     "folder": _folder,
+    "tfds": _tfds,
 }
 
 

@@ -1,5 +1,7 @@
 """Images and the map of classes of each, as one source."""
 
+import abc
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,11 +31,76 @@ class SegmentationSource(Source):
 
     Attributes:
       classes: what the ids in the maps mean.
-      root: of the set; names of images and maps are relative to it.
-      names: of the images.
     """
 
     why_unlabelled = "its labels are maps"
+    classes: Classes
+
+    @abc.abstractmethod
+    def label_name_of(self, index: int) -> str:
+        """What to call the map of image ``index``."""
+
+    @abc.abstractmethod
+    def encoded_label(self, index: int) -> bytes:
+        """The file of the map of image ``index``; ``BadImage`` where it cannot be read."""
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        return self.classes.table()
+
+    @property
+    def colours(self) -> np.ndarray:
+        """uint8 [classes, 3], in which classes are drawn."""
+        own = self.classes.colours
+        return palette(len(self.classes.names)) if own is None else np.asarray(own, np.uint8)
+
+    def read_label(self, index: int) -> np.ndarray:
+        """Classes of the pixels of image ``index``: uint8 [H, W], ``VOID`` for those without.
+
+        Raises:
+          BadImage: the map is damaged.
+          UserError: an id that is neither a class nor ignored, which the next map has as well.
+        """
+        name = self.label_name_of(index)
+        stored = decode_label_map(self.encoded_label(index), name)
+        classes = self._table[stored]
+        if (classes < 0).any():
+            told = ", ".join(map(str, np.unique(stored[classes < 0])[:_MOST_NAMED]))
+            raise UserError(
+                f"{name} has the id {told}, which is none of the {len(self.classes.names)} classes "
+                "of the set and none of the ids to be ignored: correct data.classes, data.ignore "
+                "or data.layout."
+            )
+        return classes.astype(np.uint8)
+
+    def read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(image [H, W, C] of levels, classes uint8 [H, W] with ``VOID``).
+
+        Raises:
+          BadImage: one of the files is damaged, or they differ in size.
+          UserError: as ``read_label``.
+        """
+        image, label = self.read(index), self.read_label(index)
+        if image.shape[:2] != label.shape:
+            rows, columns = label.shape
+            raise BadImage(
+                self.name_of(index),
+                f"{image.shape[0]} x {image.shape[1]} pixels, and its map {rows} x {columns}",
+            )
+        return image, label
+
+    def check(self, index: int) -> None:
+        self.read_pair(index)
+
+
+class FilePairs(SegmentationSource):
+    """Images and maps that are files below one folder.
+
+    Attributes:
+      classes: what the ids in the maps mean.
+      root: of the set; names of images and maps are relative to it.
+      names: of the images.
+    """
 
     def __init__(
         self, root: Path, pairs: Sequence[Pair], classes: Classes, what: str, channels: int = 3
@@ -65,13 +132,12 @@ class SegmentationSource(Source):
             )
         self.names = PackedNames(pair.image for pair in pairs)
         self._labels = PackedNames(pair.label for pair in pairs)
-        self._table = classes.table()
         self._sizes = [[_size(root / name) for name in pair] for pair in pairs]
         self.fingerprint = short_hash(
             self.names.block,
             self._labels.block,
             np.asarray(self._sizes, np.int64).tobytes(),
-            self._table.tobytes(),
+            classes.table().tobytes(),
         )
 
     def __len__(self) -> int:
@@ -81,59 +147,17 @@ class SegmentationSource(Source):
         return os.path.join(self.root, self.names[index])
 
     def label_name_of(self, index: int) -> str:
-        """Path of the map of image ``index``."""
         return os.path.join(self.root, self._labels[index])
 
     def encoded(self, index: int) -> bytes:
         return _read(self.name_of(index))
 
+    def encoded_label(self, index: int) -> bytes:
+        return _read(self.label_name_of(index))
+
     def listing(self) -> Iterator[bytes]:
         for index, (size, of_label) in enumerate(self._sizes):
             yield self.names.encoded(index) + f"\t{size:,} bytes, label {of_label:,}".encode()
-
-    @property
-    def colours(self) -> np.ndarray:
-        """uint8 [classes, 3], in which classes are drawn."""
-        own = self.classes.colours
-        return palette(len(self.classes.names)) if own is None else np.asarray(own, np.uint8)
-
-    def read_label(self, index: int) -> np.ndarray:
-        """Classes of the pixels of image ``index``: uint8 [H, W], ``VOID`` for those without.
-
-        Raises:
-          BadImage: the map is damaged.
-          UserError: an id that is neither a class nor ignored, which the next map has as well.
-        """
-        name = self.label_name_of(index)
-        classes = self._table[decode_label_map(_read(name), name)]
-        if (classes < 0).any():
-            ids = np.unique(decode_label_map(_read(name), name)[classes < 0])
-            told = ", ".join(map(str, ids[:_MOST_NAMED]))
-            raise UserError(
-                f"{name} has the id {told}, which is none of the {len(self.classes.names)} classes "
-                "of the set and none of the ids to be ignored: correct data.classes, data.ignore "
-                "or data.layout."
-            )
-        return classes.astype(np.uint8)
-
-    def read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image [H, W, C] of levels, classes uint8 [H, W] with ``VOID``).
-
-        Raises:
-          BadImage: one of the files is damaged, or they differ in size.
-          UserError: as ``read_label``.
-        """
-        image, label = self.read(index), self.read_label(index)
-        if image.shape[:2] != label.shape:
-            rows, columns = label.shape
-            raise BadImage(
-                self.name_of(index),
-                f"{image.shape[0]} x {image.shape[1]} pixels, and its map {rows} x {columns}",
-            )
-        return image, label
-
-    def check(self, index: int) -> None:
-        self.read_pair(index)
 
 
 def _read(path: str) -> bytes:

@@ -1,8 +1,9 @@
 """Any image set that TensorFlow Datasets has prepared as array_record, without TensorFlow."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,76 @@ from repre_jax.data.sources.decode import BadImage, decode_image
 from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
 from repre_jax.data.sources.splits import choose_splits
 from repre_jax.errors import UserError
+
+
+class TfdsRecords:
+    """Chosen features of the records of one split; images among them stay encoded.
+
+    Attributes:
+      description: what and where they are, for messages.
+      features: name -> TFDS's description of it.
+      fingerprint: short hash of names and sizes of the files.
+    """
+
+    def __init__(self, builder, split: str, names: Sequence[str]):
+        """Opens a split of a prepared builder.
+
+        Args:
+          builder: ``tfds.core.DatasetBuilder`` with array_record files.
+          split: the data set's own name of the split.
+          names: of the features; no other is ever decoded.
+
+        Raises:
+          UserError: files missing or of another format.
+        """
+        import tensorflow_datasets as tfds  # only who reads such a set pays for the import
+
+        info = builder.info
+        self.description = described(builder, split)
+        self.features = {name: info.features[name] for name in names}
+        self._wanted = tfds.features.FeaturesDict(self.features)
+        self._decoders = {
+            name: tfds.decode.SkipDecoding()
+            for name, feature in self.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
+        try:
+            # Raw records: TFDS would decode every feature of an example, masks and all.
+            self._records = builder.as_data_source(
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except NotImplementedError:
+            raise UserError(
+                f"{self.description} is stored as {info.file_format.value}, which cannot be read "
+                "at random; prepare it again with --file_format=array_record."
+            ) from None
+        self._files = _files(info, split, self.description)
+        files, sizes = zip(*self._files, strict=True)
+        self.fingerprint = short_hash(
+            info.full_name.encode(),
+            "\0".join(files).encode(),
+            np.asarray(sizes, np.int64).tobytes(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The features of a record; raises ``BadImage`` for a damaged one."""
+        try:
+            return self._wanted.deserialize_example_np(
+                self._records[index], decoders=self._decoders
+            )
+        # A damaged record fails wherever array_record, protobuf or TFDS notices it.
+        except Exception as error:
+            raise BadImage(self.name_of(index), f"damaged record ({error})") from None
+
+    def name_of(self, index: int) -> str:
+        return f"{self.description} record {index}"
+
+    def listing(self) -> Iterator[bytes]:
+        for name, size in self._files:
+            yield f"{name}\t{size:,} bytes".encode()
 
 
 class TfdsSource(Source):
@@ -23,56 +94,24 @@ class TfdsSource(Source):
     labels_at_hand = False
 
     def __init__(self, builder, split: str):
-        """Opens a split of a prepared builder.
-
-        Args:
-          builder: ``tfds.core.DatasetBuilder`` with array_record files.
-          split: the data set's own name of the split.
+        """Opens a split of a prepared builder; see ``TfdsRecords``.
 
         Raises:
           UserError: no image among the features, files missing or of another format.
         """
-        import tensorflow_datasets as tfds  # only who reads such a set pays for the import
-
-        info = builder.info
-        self.description = f"TFDS {info.full_name} ({split}) in {info.data_dir}"
-        self._image = _image_feature(info, self.description)
-        self._label = _label_feature(info)
-        wanted = {self._image: info.features[self._image]}
+        self._image = _image_feature(builder.info, described(builder, split))
+        self._label = _label_feature(builder.info)
+        names = [self._image] + ([self._label] if self._label else [])
+        self._records = TfdsRecords(builder, split, names)
+        self.description = self._records.description
+        self.fingerprint = self._records.fingerprint
         if self._label:
-            wanted[self._label] = info.features[self._label]
-            self.class_names = tuple(wanted[self._label].names or ()) or None
-        self._features = tfds.features.FeaturesDict(wanted)
-        self._decoders = {self._image: tfds.decode.SkipDecoding()}
-        try:
-            # Raw records: TFDS would decode every feature of an example, masks and all.
-            self._records = builder.as_data_source(
-                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
-        except NotImplementedError:
-            raise UserError(
-                f"{self.description} is stored as {info.file_format.value}, which cannot be read "
-                "at random; prepare it again with --file_format=array_record."
-            ) from None
-        self._files = _files(info, split, self.description)
-        names, sizes = zip(*self._files, strict=True)
-        self.fingerprint = short_hash(
-            info.full_name.encode(),
-            "\0".join(names).encode(),
-            np.asarray(sizes, np.int64).tobytes(),
-        )
+            self.class_names = tuple(self._records.features[self._label].names or ()) or None
 
     @classmethod
     def open(cls, data_config, split: str) -> "TfdsSource":
         """Opens data set ``data_config.name`` under the data folder ``data_config.path``."""
-        builder = _builder(data_config)
-        name = _split_name(builder, split)
-        if name is None:
-            raise UserError(
-                f"TFDS {builder.info.full_name} has no {split} split, only "
-                f"{', '.join(builder.info.splits)}."
-            )
-        return cls(builder, name)
+        return cls(*open_builder(data_config, split))
 
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
@@ -109,22 +148,40 @@ class TfdsSource(Source):
         return self._example(index)[0]
 
     def name_of(self, index: int) -> str:
-        return f"{self.description} record {index}"
+        return self._records.name_of(index)
 
     def listing(self) -> Iterator[bytes]:
-        for name, size in self._files:
-            yield f"{name}\t{size:,} bytes".encode()
+        return self._records.listing()
 
     def _example(self, index: int) -> tuple[bytes, int]:
-        try:
-            example = self._features.deserialize_example_np(
-                self._records[index], decoders=self._decoders
-            )
-        # A damaged record fails wherever array_record, protobuf or TFDS notices it.
-        except Exception as error:
-            raise BadImage(self.name_of(index), f"damaged record ({error})") from None
+        example = self._records[index]
         label = NO_LABEL if self._label is None else int(example[self._label])
         return example[self._image], label
+
+
+def open_builder(data_config, split: str) -> tuple[Any, str]:
+    """(builder, the data set's own name of the split "train" or "val").
+
+    Args:
+      data_config: "name" of the data set and "path" of the data folder.
+      split: of ``SPLITS``.
+
+    Raises:
+      UserError: not prepared, or without such a split.
+    """
+    builder = _builder(data_config)
+    name = _split_name(builder, split)
+    if name is None:
+        raise UserError(
+            f"TFDS {builder.info.full_name} has no {split} split, only "
+            f"{', '.join(builder.info.splits)}."
+        )
+    return builder, name
+
+
+def described(builder, split: str) -> str:
+    """What and where a split is, for messages."""
+    return f"TFDS {builder.info.full_name} ({split}) in {builder.info.data_dir}"
 
 
 def _builder(data_config):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.segmentation.label_maps import MOST_CLASSES, Classes
 from repre_jax.data.segmentation.layouts import LAYOUTS, open_segmentation
-from repre_jax.data.segmentation.source import Pair, SegmentationSource
+from repre_jax.data.segmentation.source import FilePairs, Pair
 from repre_jax.errors import UserError
 
 DAVIS = "davis"
@@ -31,7 +31,7 @@ class Clip(NamedTuple):
     frames: tuple[int, ...]
 
 
-def open_videos(data: ConfigDict, channels: int) -> tuple[SegmentationSource, SegmentationSource]:
+def open_videos(data: ConfigDict, channels: int) -> tuple[FilePairs, FilePairs]:
     """The frames of ``data.split``, twice: labels come from the clips themselves, none is trained.
 
     Raises:
@@ -47,10 +47,15 @@ def open_videos(data: ConfigDict, channels: int) -> tuple[SegmentationSource, Se
                 f"data.layout={data.layout!r} must be one of {DAVIS}, {', '.join(LAYOUTS)}."
             )
         frames = open_segmentation(data, channels)[data.split == "val"]
+        if not isinstance(frames, FilePairs):
+            raise UserError(
+                f"data.layout={data.layout} has no names of files, by which frames follow each "
+                "other: take a folder."
+            )
     return frames, frames
 
 
-def _open_davis(data: ConfigDict, channels: int) -> SegmentationSource:
+def _open_davis(data: ConfigDict, channels: int) -> FilePairs:
     """DAVIS 2017: the videos of ImageSets/2017/<split>.txt, 480p."""
     root = Path(data.path).expanduser()
     listed = root / "ImageSets" / "2017" / f"{data.split}.txt"
@@ -64,7 +69,7 @@ def _open_davis(data: ConfigDict, channels: int) -> SegmentationSource:
         for frame in frames:
             below = f"480p/{video}/{frame.stem}"
             pairs.append(Pair(f"JPEGImages/{below}.jpg", f"Annotations/{below}.png"))
-    return SegmentationSource(root, pairs, _OBJECTS, f"DAVIS 2017, {data.split},", channels)
+    return FilePairs(root, pairs, _OBJECTS, f"DAVIS 2017, {data.split},", channels)
 
 
 def clips_of(names: Sequence[str], length: int) -> list[Clip]:

@@ -42,12 +42,14 @@ class Found(NamedTuple):
       scores: float [n].
       classes: int [n].
       masks: float [n, S, S], probabilities in the boxes' coordinates.
+      cut_short: whether more candidates than were looked at might have added to them.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     masks: np.ndarray
+    cut_short: bool = False
 
 
 def pasted(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -83,7 +85,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Detections in COCO's format: "bbox" (x, y, width, height) and "segmentation"."""
     results = []
-    for box, score, number, mask in zip(*found, strict=True):
+    for box, score, number, mask in zip(*found[:4], strict=True):
         encoded = rle.encode(np.asfortranarray(pasted(mask, box, size)))
         x0, y0, x1, y1 = (float(edge) for edge in box)
         results.append(
@@ -108,8 +110,6 @@ def average_precisions(
       results: of ``coco_results``, of all images together.
       image_ids: of the images that count.
     """
-    if not results:  # which pycocotools cannot load
-        return {kind: dict.fromkeys(NAMES, 0.0) for kind in KINDS}
     coco, evaluator = _library()
     found = {}
     with contextlib.redirect_stdout(io.StringIO()):  # tables, which results.json holds
@@ -120,7 +120,13 @@ def average_precisions(
             # Without the other kind: loadRes takes a mask's area from a box where there is one.
             other = "segmentation" if kind == "box" else "bbox"
             given = [{k: v for k, v in one.items() if k != other} for one in results]
-            evaluation = evaluator(truth, truth.loadRes(given), name)
+            if given:
+                found_there = truth.loadRes(given)
+            else:  # which loadRes refuses
+                found_there = coco()
+                found_there.dataset = truth.dataset | {"annotations": []}
+                found_there.createIndex()
+            evaluation = evaluator(truth, found_there, name)
             evaluation.params.imgIds = sorted(image_ids)
             evaluation.evaluate()
             evaluation.accumulate()

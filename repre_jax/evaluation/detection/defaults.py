@@ -33,7 +33,6 @@ def smoke(config: ConfigDict) -> None:
             "batch_size": 4,
             "epochs": 0.2,
             "warmup_steps": 1,
-            "window": 4,
             "short_edges": (),
             "buckets": (),
             "objects": 20,

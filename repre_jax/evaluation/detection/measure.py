@@ -146,8 +146,13 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
     height, width = height_and_width(config.image_size)
     if height != width:
         raise UserError(f"image_size={config.image_size} must be one number: the long side.")
-    shapes_are_free = isinstance(pretrained.encoder, Swin)
-    check_canvases(recipe, height, shapes_are_free=shapes_are_free)
+    on_swin = isinstance(pretrained.encoder, Swin)
+    check_canvases(recipe, height, shapes_are_free=on_swin)
+    if on_swin and config.recipe.window is not None:
+        raise UserError(
+            f"recipe.window={config.recipe.window} is that of a ViT's attention; a Swin keeps its "
+            "own: leave it out."
+        )
     devices = evaluation.mesh.size
     for key, size in (("recipe.batch_size", recipe.batch_size), ("batch_size", config.batch_size)):
         if size % devices:
@@ -235,6 +240,7 @@ def results(run: Run, state: DetectionState, metrics: Mapping[str, float]) -> di
         "formula": f"COCO's AP of boxes; {recipe}; last epoch",
         "metrics": {
             **run.validation.precisions,
+            "images_cut_short": run.validation.cut_short,
             "epochs": clock.total_steps / clock.steps_per_epoch,
             "steps": clock.total_steps,
             "images_per_second": run.logs.images_per_second,

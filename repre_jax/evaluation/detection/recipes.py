@@ -15,7 +15,9 @@ all devices. ViTDet's large images are shrunk by means of areas, and images with
 pixels are left out, as in mmdetection. Departures of swin_1x: batches are padded to one of two
 shapes, 800 x 1344 or 1344 x 800, where the source pads each to its largest image (it keeps upright
 images from flat ones, too, by the image and not by the crop); boxes of cut objects are those of
-what is left of their masks, as in ViTDet, and not the cut boxes.
+what is left of their masks, as in ViTDet, and not the cut boxes; what shrinks is a mean of areas,
+where OpenCV's bilinear looks at four pixels; a delta cannot enlarge a box more than 62.5 times, but
+shrink it at will.
 """
 
 import dataclasses

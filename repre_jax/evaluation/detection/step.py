@@ -99,16 +99,9 @@ def build_detector(
     Raises:
       UserError: a patch that the pyramid cannot be built on.
     """
-    dtype = encoder.dtype
+    dtype, norms = encoder.dtype, recipe.head_norms
     if isinstance(encoder, Swin):
-        # Its backbone has one window for all stages and shifts it in all of them, however small
-        # their maps (Swin-Transformer-Object-Detection, backbones/swin_transformer.py).
-        encoder = encoder.clone(
-            image_size=max(side, 2 * 32 * encoder.window),
-            drop_path=recipe.drop_path,
-            remat=level_of(recipe.remat, "recipe.remat"),
-        )
-        params = _with_tables_of(encoder.window, params)
+        encoder, params = _detection_swin(encoder, params, recipe, side)
         blocks, finest = encoder.taps, encoder.patch_size
         neck = FeaturePyramid(recipe.pyramid_width, encoder.norm_epsilon, dtype)
     else:
@@ -117,16 +110,12 @@ def build_detector(
                 f"The pyramid's finest map has a quarter of the patch as its stride, and "
                 f"{encoder.patch_size} pixels have none: take an encoder whose patch 4 divides."
             )
+        remat = level_of(recipe.remat, "recipe.remat")
         encoder, params = detection_vit(
-            encoder,
-            params,
-            window=recipe.window,
-            drop_path=recipe.drop_path,
-            remat=level_of(recipe.remat, "recipe.remat"),
+            encoder, params, window=recipe.window, drop_path=recipe.drop_path, remat=remat
         )
         blocks, finest = encoder.pyramid_blocks, encoder.patch_size // 4
         neck = SimplePyramid(recipe.pyramid_width, dtype)
-    norms = recipe.head_norms
     detector = Detector(
         encoder=encoder,
         blocks=blocks,
@@ -148,15 +137,26 @@ def build_detector(
     return detector, params
 
 
-def _with_tables_of(window: int, params: Any) -> Any:
-    """A Swin's parameters, biases of smaller windows resized."""
+def _detection_swin(
+    encoder: Swin, params: Any, recipe: DetectionRecipe, side: int
+) -> tuple[Swin, Any]:
+    """A Swin as a detector's backbone, and its parameters, biases of smaller windows resized.
+
+    The backbone has one window for all stages and shifts it in all of them, however small their
+    maps (Swin-Transformer-Object-Detection, backbones/swin_transformer.py).
+    """
 
     def resized(path, leaf):
         if path[-1].key != "relative_position_bias":
             return leaf
-        return resize_relative_table(leaf, 2 * window - 1)
+        return resize_relative_table(leaf, 2 * encoder.window - 1)
 
-    return jax.tree_util.tree_map_with_path(resized, params)
+    backbone = encoder.clone(
+        image_size=max(side, 2 * 32 * encoder.window),
+        drop_path=recipe.drop_path,
+        remat=level_of(recipe.remat, "recipe.remat"),
+    )
+    return backbone, jax.tree_util.tree_map_with_path(resized, params)
 
 
 def build_trainer(

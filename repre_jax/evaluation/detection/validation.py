@@ -28,7 +28,13 @@ _SHOWN = ("AP", "AP50", "AP75")  # of each kind, at every validation; the rest a
 
 
 class Validation:
-    """What a detector finds in the validation images, and what that is worth."""
+    """What a detector finds in the validation images, and what that is worth.
+
+    Attributes:
+      precisions: of the last measurement, as of ``average_precisions``.
+      cut_short: images in it where more candidates than were looked at might have added to what was
+        found.
+    """
 
     def __init__(self, evaluation: Evaluation, trainer: Trainer):
         """Of a training."""
@@ -39,6 +45,7 @@ class Validation:
             trainer.detections
         )
         self.precisions: dict[str, dict[str, float]] = {}
+        self.cut_short = 0
 
     def try_out(self, params: Any) -> None:
         """One batch: what is wrong with images or memory shows before the training."""
@@ -46,12 +53,13 @@ class Validation:
 
     def metrics(self, params: Any) -> dict[str, float]:
         """{"val/box_AP", ...}: the usual ones; ``precisions`` has all of the last measurement."""
-        source, results, read = self._source, [], []
+        source, results, read, cut_short = self._source, [], [], 0
         categories = source.annotations.categories.ids
         with counted_on_screen(len(source), "validation images") as advance:
             for index, found in self._found(params):
                 advance()
                 read.append(index)
+                cut_short += found.cut_short
                 results += coco_results(
                     found,
                     image_id=source.image_id(index),
@@ -63,6 +71,7 @@ class Validation:
         self._evaluation.note_unreadable(source, Features(nothing, nothing, index))
         ids = [source.image_id(index) for index in read]
         self.precisions = average_precisions(source.annotations.path, results, ids)
+        self.cut_short = cut_short
         return {
             f"val/{kind}_{name}": values[name]
             for kind, values in self.precisions.items()
@@ -121,5 +130,6 @@ class Validation:
                     detections.scores[row, valid],
                     detections.classes[row, valid],
                     detections.masks[row, valid],
+                    bool(detections.cut[row]),
                 ),
             )

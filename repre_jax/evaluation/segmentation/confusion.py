@@ -48,8 +48,8 @@ def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
       names: of the classes.
 
     Returns:
-      {"mean_iou", "mean_accuracy", "accuracy": share of all pixels, "iou": {name: ...}}; an
-      IoU is None for a class that there is not.
+      {"mean_iou", "mean_accuracy", "accuracy": share of all pixels, "iou": {name: ...},
+      "class_accuracy": {name: ...}}; None for a class that there is not.
     """
     counts = np.asarray(confusion, np.float64)
     right, truth, given = np.diag(counts), counts.sum(axis=1), counts[:, :-1].sum(axis=0)
@@ -60,10 +60,13 @@ def scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         "mean_iou": _mean(iou),
         "mean_accuracy": _mean(accuracy),
         "accuracy": float(right.sum() / max(truth.sum(), 1)),
-        "iou": {
-            name: None if np.isnan(x) else float(x) for name, x in zip(names, iou, strict=True)
-        },
+        "iou": _named(names, iou),
+        "class_accuracy": _named(names, accuracy),
     }
+
+
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
+    return {n: None if np.isnan(x) else float(x) for n, x in zip(names, values, strict=True)}
 
 
 def _mean(values: np.ndarray) -> float:

@@ -59,7 +59,8 @@ def level_of(boxes: jax.Array, levels: int, *, finest: int = 4) -> jax.Array:
     """
     extent = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     side = jnp.sqrt(extent[..., 0] * extent[..., 1])
-    # The small number is detectron2's, modeling/poolers.py, assign_boxes_to_levels.
+    # The small number is mmdetection's (roi_extractors/single_level_roi_extractor.py); detectron2's
+    # is that of float64.
     level = jnp.floor(jnp.log2(jnp.maximum(side / (_SIDE * finest), 1e-8) + 1e-6))
     return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
 

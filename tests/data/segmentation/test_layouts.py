@@ -1,5 +1,8 @@
 """Sets of segmentation: what is read, what the ids mean, and what is refused."""
 
+import io
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -156,3 +159,82 @@ def test_pictures_in_colour_are_no_maps(tmp_path):
 def test_palette_is_that_of_voc():
     assert palette(4).tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert len(np.unique(palette(256), axis=0)) == 256
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Two sets that TFDS has prepared; one is called as a known one."""
+    import tensorflow_datasets as tfds
+
+    class Maps(tfds.core.GeneratorBasedBuilder):
+        __module__ = "maps"  # tfds looks for a package behind a name with dots
+        VERSION = tfds.core.Version("1.0.0")
+        ids = (0, 1, 9)
+        features: dict
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(self.features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(3), "validation": self._generate_examples(2)}
+
+        def _generate_examples(self, count):
+            image, label = self.features
+            for number in range(count):
+                pixels = np.full((2, 3, 3), 20 * number, np.uint8)
+                ids = np.array([self.ids, self.ids[::-1]], np.uint8)
+                if number == 2:
+                    ids = ids[:1]
+                encoded = [cv2.imencode(".png", x)[1].tobytes() for x in (pixels, ids)]
+                yield number, dict(zip((image, label), map(io.BytesIO, encoded), strict=True))
+
+    colours, grey = (tfds.features.Image(shape=(None, None, n)) for n in (3, 1))
+
+    class Places(Maps):
+        __module__ = "maps"
+        features = {"image": colours, "segmentation_mask": grey}  # noqa: RUF012
+
+    class Cityscapes(Maps):
+        __module__ = "maps"
+        ids = (7, 8, 0)
+        features = {"image_left": colours, "segmentation_label": grey}  # noqa: RUF012
+
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (Places, Cityscapes):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_tfds(prepared):
+    keys = {"name": "places", "classes": 2, "ignore": (9,)}
+    train, val = opened(prepared, "tfds", **keys)
+    assert (len(train), len(val)) == (3, 2) and train.fingerprint != val.fingerprint
+    image, label = val.read_pair(1)
+    assert (image == 20).all() and image.shape == (2, 3, 3)
+    np.testing.assert_array_equal(label, [[0, 1, VOID], [VOID, 1, 0]])
+    damaged = 0
+    for index in range(3):
+        try:
+            train.read_pair(index)
+        except BadImage as error:
+            damaged += error.path == train.name_of(index)
+    assert damaged == 1, "one map has another size than its image"
+    copy = pickle.loads(pickle.dumps(val))
+    np.testing.assert_array_equal(copy.read_label(0), val.read_label(0))
+    other = opened(prepared, "tfds", **keys | {"ignore": (9, 10)})[1]
+    assert other.fingerprint != val.fingerprint
+    with pytest.raises(UserError, match="segmentation_mask has the id 9"):
+        opened(prepared, "tfds", **keys | {"ignore": ()})[1].read_label(0)
+    swapped = opened(prepared, "tfds", **keys, images="segmentation_mask")[1]
+    assert (swapped.read(0)[..., 0] < 20).all()
+
+
+def test_tfds_knows_the_ids_of_cityscapes(prepared):
+    _, val = opened(prepared, "tfds", name="cityscapes")
+    np.testing.assert_array_equal(val.read_label(0), [[0, 1, VOID], [VOID, 1, 0]])
+    assert val.class_names[:2] == ("road", "sidewalk")
+    assert "knows its classes" in told(prepared, "tfds", name="cityscapes", classes=19)
+    assert "is not prepared" in told(prepared, "tfds", name="ade", classes=2)
+    assert "data.classes=0 must be" in told(prepared, "tfds", name="places")
+    assert "data.name=places is of data.layout=tfds" in told(prepared, "voc", name="places")

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from compilations import compilations
 from dense_sets import camvid_folder, save_with_palette, scene
 from golden.cases_dense import PROPAGATION, VIDEO, video
 from golden.compare import FOLDER
@@ -88,7 +89,11 @@ def config_of(run, **changes):
 
 
 def test_whole_task(run, tmp_path):
-    results = evaluate(config_of(run, batch_size=3, devices=1), tmp_path / "one")
+    with compilations() as programs:
+        results = evaluate(config_of(run, batch_size=3, devices=1), tmp_path / "one")
+    assert programs["encode"] == 1
+    # Features of one block, and of two side by side.
+    assert max(programs[name] for name in ("first_context", "propagate")) <= 2
     metrics = results["metrics"]
     assert set(metrics["blocks"]) == set(metrics["random"]) == {"0", "3", "fused"}
     assert results["value"] == metrics["blocks"]["3"]["mean_iou"]

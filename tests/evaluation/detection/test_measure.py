@@ -234,6 +234,8 @@ def test_swin_on_upright_and_on_flat_images(root, monkeypatch):
         return real(trainer, batch)
 
     monkeypatch.setattr(Trainer, "images", traced)
+    with pytest.raises(UserError, match="a Swin keeps its own"):
+        evaluate(config_of(root, **changes, **{"recipe.window": 7}), root / "refused")
     results = evaluate(config_of(root, **changes), root / "swin_detected")
     assert results["protocol"] == "detection_swin_1x"
     assert all(np.isfinite(row["loss"]) for row in rows(root / "swin_detected"))

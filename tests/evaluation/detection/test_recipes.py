@@ -116,8 +116,15 @@ def test_a_swin_becomes_a_detector_whose_windows_all_shift():
     assert all(t["relative_position_bias"].shape[0] == 13**2 for t in tables)
     assert trainer.detector.strides == (4, 8, 16, 32, 64)
     assert {f"norm_{k}" for k in range(4)} <= set(params["neck"])
-    left = undecayed(params)
-    assert all("norm" in n or n.endswith("relative_position_bias") for n in left)
+    names = jax.tree.leaves(map_with_path(lambda path, _: path, params))
+    left = [n for n in names if "norm" in n or n.endswith("relative_position_bias")]
+    # 8 blocks with two norms and a table, patches, 3 mergings, the encoder's own norm, FPN's 4.
+    assert len(left) == 8 * (2 * 2 + 1) + 2 * (1 + 3 + 1 + 4)
+    assert undecayed(params) == left
+    # mmdetection's step policy after a linear warm-up, at five steps.
+    rate = RECIPES["swin_1x"].learning_rate
+    for step, share in {0: 0.001, 2: 0.5005, 4: 1.0, 67: 0.1, 92: 0.01}.items():
+        np.testing.assert_allclose(trainer.learning_rate(step), rate * share, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from dense_sets import camvid_folder
 from tiny import saved_run
 
@@ -72,7 +73,9 @@ def state_of(folder):
 
 
 def test_whole_task(run, tmp_path):
-    whole = evaluate(config_of(run), tmp_path / "whole")
+    with compilations() as programs:
+        whole = evaluate(config_of(run), tmp_path / "whole")
+    assert all(programs[name] == 1 for name in ("train_step", "confusions", "predictions"))
     found = whole["metrics"]["blocks"]
     assert set(found) == {"0", "3"} and whole["value"] == found["3"]["mean_iou"]
     assert len(found["0"]["by_learning_rate"]) == 2

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from compilations import compilations
 from dense_sets import camvid_folder
 from golden.cases_dense import DENSE, DENSE_NEIGHBOURS, DENSE_TEMPERATURE, draws, pairs
 from golden.compare import FOLDER
@@ -71,7 +72,11 @@ def config_of(run, **changes):
 
 
 def test_whole_task(run, tmp_path):
-    results = evaluate(config_of(run, batch_size=2, devices=1), tmp_path / "one")
+    with compilations() as programs:
+        results = evaluate(config_of(run, batch_size=2, devices=1), tmp_path / "one")
+    assert programs["maps_of"] == 1
+    assert max(programs[name] for name in ("neighbours_votes", "classes_of_pixels")) <= 1
+    assert programs["_merge_chunk"] <= 2  # features of one block, and of two side by side
     found = results["metrics"]["blocks"]
     assert set(found) == {"0", "3", "fused"}
     assert results["value"] == found["3"]["mean_iou"]

@@ -19,6 +19,7 @@ from repre_jax.evaluation.segmentation.setr.step import (
     MOMENTUM,
     NORMALISATIONS,
     OPTIMIZERS,
+    POWER,
     WEIGHT_DECAY,
     Segmenter,
     train_step,
@@ -107,7 +108,7 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
         state, _ = loop.run(state, batches, interruption)
         # A finished training whose process ended before this line has been measured elsewhere.
         found = {"last": latest.get(config.steps) or validate(state, config.pictures)}
-        if len(config.scales) > 1 or config.flip:
+        if tuple(config.scales) != (1.0,) or config.flip:
             found["multi_scale"] = validate(state, 0, tuple(config.scales), config.flip)
         return _results(evaluation, segmenter, found, logs.wall_seconds)
 
@@ -234,6 +235,11 @@ def _check(evaluation: Evaluation) -> None:
         raise UserError(f"scale={tuple(config.scale)} must be the lowest, then the highest.")
     if not config.scales:
         raise UserError("scales is empty: (1.0,) is the images as they are.")
+    if config.frozen and config.drop_path:
+        raise UserError(
+            f"drop_path={config.drop_path} and frozen=True: a frozen encoder is seen as it is. "
+            "Leave one of them out."
+        )
     strides, crops = height_and_width(config.stride), height_and_width(config.image_size)
     if any(stride > crop for stride, crop in zip(strides, crops, strict=True)):
         raise UserError(
@@ -277,7 +283,7 @@ def _results(
         "formula": (
             "mean over classes of TP / (TP + FP + FN) over the pixels of the validation images; "
             f"SETR ({config.head}) on blocks {segmenter.head.blocks}, encoder {trained}; "
-            f"{_OPTIMIZER_NAMES[segmenter.optimizer]}, poly 0.9, learning rate "
+            f"{_OPTIMIZER_NAMES[segmenter.optimizer]}, poly {POWER:g}, learning rate "
             f"{segmenter.learning_rate:g} (head x {segmenter.head_rate:g}), {config.steps:,} steps "
             f"of {config.train_batch_size} crops of {height} x {width}, loss over "
             f"{config.loss_over} pixels; windows every {size_in_words(config.stride)}, single "

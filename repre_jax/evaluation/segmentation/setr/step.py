@@ -13,7 +13,7 @@ from flax import struct
 from repre_jax.data.segmentation.label_maps import VOID
 from repre_jax.evaluation.segmentation.setr.crops import augmented
 from repre_jax.models.pixels import encoder_input
-from repre_jax.models.setr import SETRHead
+from repre_jax.models.setr import SETRHead, learns_as_the_encoder
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Schedule
@@ -63,7 +63,8 @@ class Segmenter:
       head: on its maps.
       crop: (H, W) of all images that the encoder sees.
       optimizer: of ``OPTIMIZERS``.
-      learning_rate: of the encoder; the head's is ``head_rate`` times it at the start.
+      learning_rate: of the encoder and of MLA's part of it; the heads' is ``head_rate`` times it
+        at the start.
       head_rate: see there.
       end_learning_rate: of both.
       total_steps: of the run.
@@ -171,10 +172,12 @@ def train_step(
     directions, opt_state = OPTIMIZERS[segmenter.optimizer].update(
         gradients, state.opt_state, trained
     )
-    trained = {
-        name: jax.tree.map(lambda p, d, rate=rates[name]: p - rate * d, part, directions[name])
-        for name, part in trained.items()
-    }
+
+    def moved(path, parameter, direction):
+        part, module = path[0].key, path[1].key
+        return parameter - rates["encoder" if learns_as_the_encoder(module) else part] * direction
+
+    trained = jax.tree_util.tree_map_with_path(moved, trained, directions)
     taken = state.replace(params={**kept, **trained}, batch_stats=batch_stats, opt_state=opt_state)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     skipped = 1 - finite.astype(jnp.int32)

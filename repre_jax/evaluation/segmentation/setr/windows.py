@@ -39,8 +39,8 @@ def class_probabilities(
 
     Logits of windows are summed, divided by how many cover a pixel and resized to the image; then
     comes the softmax, and the mean over scales. An image smaller than the crop is one window, whose
-    part beyond the image is zero behind the normalisation; at other scales than 1, as in the
-    multi-scale configs, its short side is raised to the crop's.
+    part beyond the image is zero behind the normalisation; where other scales than 1 are asked for,
+    as in the multi-scale configs, its short side is raised to the crop's.
 
     Args:
       logits_of: of windows, ``batch`` at a time.
@@ -55,7 +55,10 @@ def class_probabilities(
     total = 0
     for scale in scales:
         size = scaled_size(own, base, scale)
-        if len(scales) > 1 and (lack := max(c / s for c, s in zip(crop, size, strict=True))) > 1:
+        if (
+            tuple(scales) != (1.0,)
+            and (lack := max(c / s for c, s in zip(crop, size, strict=True))) > 1
+        ):
             size = tuple(int(np.ceil(side * lack)) for side in size)
         pixels = rescaled(image, size) if size != own else image
         for mirrored in (False, True) if flipped else (False,):

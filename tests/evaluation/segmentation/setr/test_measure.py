@@ -8,6 +8,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from dense_sets import camvid_folder
 from tiny import saved_run
 
@@ -17,7 +18,12 @@ from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.segmentation.setr import measure
-from repre_jax.evaluation.segmentation.setr.step import Segmenter, poly, train_step
+from repre_jax.evaluation.segmentation.setr.step import (
+    Segmenter,
+    pixel_cross_entropy,
+    poly,
+    train_step,
+)
 from repre_jax.models.setr import SETRHead
 from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import scalars
@@ -45,7 +51,9 @@ def state_of(folder, step=4):
 
 @pytest.mark.slow
 def test_whole_task(run, tmp_path):
-    whole = evaluate(config_of(run), tmp_path / "whole")
+    with compilations() as programs:
+        whole = evaluate(config_of(run), tmp_path / "whole")
+    assert (programs["train_step"], programs["logits"], programs["_merged"]) == (1, 1, 1)
     assert whole["protocol"] == "setr_naive" and "encoder trained" in whole["formula"]
     assert whole["value"] == whole["metrics"]["last"]["mean_iou"]
     assert whole["metrics"]["best"] == {"mean_iou": whole["value"], "step": 4}
@@ -78,12 +86,15 @@ def test_it_resumes_exactly(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_frozen_random_and_multi_scale(run, tmp_path):
     """With MLA's head in the compute type of accelerators."""
-    changes = {"frozen": True, "weights": "random", "scales": (0.5, 1.0), "flip": True}
+    changes = {"frozen": True, "weights": "random", "scales": (0.5,)}
     changes |= {"head": "mla", "compute_dtype": "bfloat16"}
     results = evaluate(config_of(run, **changes), tmp_path / "results")
     assert results["protocol"] == "setr_mla" and results["weights"] == "random"
     assert "encoder frozen" in results["formula"]
     assert set(results["metrics"]) >= {"last", "multi_scale", "best"}
+
+
+MLA = SETRHead("mla", (0, 1, 2, 3), (0, 1, 2, 3), 3)
 
 
 def segmenter_of(encoder, **changes):
@@ -140,21 +151,35 @@ def test_one_device_is_eight(pretrained):
 
 
 @pytest.mark.slow
-def test_groups_frozen_encoder_and_steps_that_are_not_finite(pretrained):
+@pytest.mark.parametrize("variant", ["naive", "mla"])
+def test_learning_rates_are_those_of_the_repositorys_groups(pretrained, variant):
+    """It calls MLA's norms, lateral convolutions and sums the backbone's."""
     encoder, params = pretrained
-    segmenter = segmenter_of(encoder)
+    head = SETRHead("naive", (3,), (1,), 3) if variant == "naive" else MLA
+    segmenter = segmenter_of(encoder, head=head)
     before = jax.jit(segmenter.init)(params)
     after, metrics = stepped(segmenter, params, batch_of(8))
-    rates = {"encoder": 0.01, "head": 0.1}
-    for part, rate in rates.items():
-        moved = jax.tree.map(
-            lambda p, q, m, rate=rate: np.abs((p - q) - rate * m).max(),
-            before.params[part],
-            after.params[part],
-            after.opt_state.trace[part],
-        )
-        assert max(map(float, jax.tree.leaves(moved))) < 1e-5
+    slow = {"encoder"}
+    if variant == "mla":
+        slow |= {name for name in before.params["head"] if name[:4] in ("norm", "late", "sum_")}
+        assert len(slow) == 1 + 4 + 2 * 8
+    for part in before.params:
+        for module, own in before.params[part].items():
+            rate = 0.01 if slow & {part, module} else 0.1
+            moved = jax.tree.map(
+                lambda p, q, m, rate=rate: np.abs((p - q) - rate * m).max(),
+                own,
+                after.params[part][module],
+                after.opt_state.trace[part][module],
+            )
+            assert max(map(float, jax.tree.leaves(moved))) < 1e-5, (part, module)
     assert float(metrics["loss"]) > float(metrics["loss/main"]) > 0
+
+
+@pytest.mark.slow
+def test_frozen_encoder_and_steps_that_are_not_finite(pretrained):
+    encoder, params = pretrained
+    before = jax.jit(segmenter_of(encoder).init)(params)
     frozen, _ = stepped(segmenter_of(encoder, frozen=True), params, batch_of(8))
     assert set(frozen.opt_state.trace) == {"head"}
     jax.tree.map(np.testing.assert_array_equal, frozen.params["encoder"], before.params["encoder"])
@@ -187,6 +212,21 @@ def test_first_step_of_adamw(pretrained):
             assert moved and max(map(float, moved)) < 1e-3
 
 
+def test_loss_over_all_pixels_and_over_those_with_a_class():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    labels = rng.choice([0, 2, 4, VOID], size=(2, 3, 4)).astype(np.uint8)
+    losses = [
+        np.log(np.exp(logits[place]).sum()) - logits[place][labels[place]]
+        for place in map(tuple, np.argwhere(labels != VOID))
+    ]
+    assert 0 < len(losses) < labels.size
+    for over, count in (("all", labels.size), ("valid", len(losses))):
+        found = float(pixel_cross_entropy(logits, labels, over))
+        assert found == pytest.approx(np.sum(losses) / count, rel=1e-5)
+    assert float(pixel_cross_entropy(logits, np.full_like(labels, VOID), "valid")) == 0
+
+
 def test_poly_has_a_floor_that_both_groups_share():
     """Five iterations by mmcv's formula."""
     for start in (0.01, 0.1):
@@ -206,6 +246,7 @@ def test_mistakes(run):
         ({"scale": (1.0,)}, "must be two numbers"),
         ({"base_size": (512,)}, r"base_size=\(512,\) must be two numbers, or \(\)"),
         ({"scales": ()}, "scales is empty"),
+        ({"frozen": True, "drop_path": 0.1}, "a frozen encoder is seen as it is"),
         ({"train_batch_size": 16}, "8 training images, fewer than train_batch_size=16"),
         ({"train_batch_size": 4}, "cannot be split over 8 devices"),
         ({"blocks": (1, 2)}, "head=naive reads one block"),
