@@ -42,14 +42,12 @@ class Found(NamedTuple):
       scores: float [n].
       classes: int [n].
       masks: float [n, S, S], probabilities in the boxes' coordinates.
-      cut_short: whether more candidates than were looked at might have added to them.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     masks: np.ndarray
-    cut_short: bool = False
 
 
 def pasted(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -85,7 +83,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Detections in COCO's format: "bbox" (x, y, width, height) and "segmentation"."""
     results = []
-    for box, score, number, mask in zip(*found[:4], strict=True):
+    for box, score, number, mask in zip(*found, strict=True):
         encoded = rle.encode(np.asfortranarray(pasted(mask, box, size)))
         x0, y0, x1, y1 = (float(edge) for edge in box)
         results.append(

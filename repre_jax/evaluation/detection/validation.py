@@ -56,10 +56,10 @@ class Validation:
         source, results, read, cut_short = self._source, [], [], 0
         categories = source.annotations.categories.ids
         with counted_on_screen(len(source), "validation images") as advance:
-            for index, found in self._found(params):
+            for index, found, cut in self._found(params):
                 advance()
                 read.append(index)
-                cut_short += found.cut_short
+                cut_short += cut
                 results += coco_results(
                     found,
                     image_id=source.image_id(index),
@@ -81,7 +81,7 @@ class Validation:
     def draw(self, params: Any) -> None:
         """Writes figures/detections.png of the first images."""
         found = []
-        for index, detections in self._found(params):
+        for index, detections, _ in self._found(params):
             found.append((index, detections))
             if len(found) == _PICTURED:
                 break
@@ -89,8 +89,8 @@ class Validation:
             path = self._evaluation.folder.path / "figures" / "detections.png"
             draw_detections(path, self._source, found)
 
-    def _found(self, params: Any) -> Iterator[tuple[int, Found]]:
-        """(index of an image, what is found in it, in its own pixels), of all that can be read."""
+    def _found(self, params: Any) -> Iterator[tuple[int, Found, bool]]:
+        """(index of an image, what is found in it, whether that was cut short), of those read."""
         config, pending = self._evaluation.config, None
         sharding = by_row(self._evaluation.mesh)
         with whole_image_batches(
@@ -113,7 +113,7 @@ class Validation:
         if pending is not None:
             yield from self._rows(*pending)
 
-    def _rows(self, detections, size, index, mask) -> Iterator[tuple[int, Found]]:
+    def _rows(self, detections, size, index, mask) -> Iterator[tuple[int, Found, bool]]:
         arrays = (detections, size, index, mask)
         if jax.process_count() > 1:
             arrays = multihost_utils.process_allgather(arrays, tiled=True)
@@ -130,6 +130,6 @@ class Validation:
                     detections.scores[row, valid],
                     detections.classes[row, valid],
                     detections.masks[row, valid],
-                    bool(detections.cut[row]),
                 ),
+                bool(detections.cut[row]),
             )
