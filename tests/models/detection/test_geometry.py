@@ -65,6 +65,10 @@ def test_boxes_without_extent_and_wild_deltas_stay_finite():
     for reference in (jnp.array([[0.0, 0, 10, 10]]), empty):
         value, gradient = both(reference)
         assert np.isfinite(value) and np.isfinite(gradient).all()
+    # 1000 / 16 times as large at most (detectron2 and torchvision), and as small as it gets.
+    deltas = jnp.array([[0.0, 0, 1e4, -1e4]])
+    grown = boxes.decode(deltas, jnp.array([[0.0, 0, 10, 10]]))
+    np.testing.assert_allclose(grown, [[5 - 312.5, 5, 5 + 312.5, 5]], rtol=1e-5)
 
 
 def test_anchors_of_a_cell_keep_their_area_and_stand_on_its_corner():
