@@ -5,8 +5,8 @@
 
 A nano ViT that nobody has trained, under SETR-Naive, with AdamW. The eight images, whose mean IoU
 is to be 0.80, are seen whole, on patches of 8 pixels: three quarters of an hour of two cores. The
-set, of which 0.30 is asked, and 0.75 of the pixels, is seen in crops, on patches of 16: half an
-hour. Beside it stands what a table of colours and rows knows of the classes. The command ends with
+set, of which 0.30 is asked, and 0.75 of the pixels, is seen in crops, on patches of 16: a quarter.
+Beside it stands what a table of colours and rows knows of the classes. The command ends with
 an error below; one that is stopped goes on where it was.
 """
 
