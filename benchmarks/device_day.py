@@ -8,7 +8,8 @@
 
 Every call ends by itself within ``--minutes``: what is under way then is told to stop, saves, and
 goes on when the call is made again. "speed" is ``step_time`` of MoCo v3 and DINO on ViT-S/16, set
-against the bound of ``results/programs.json``. "peers" is the benchmark of that name, the input on
+against the bound of ``results/programs.json``; its shares are in ``results/device_day/speed.json``.
+"peers" is the benchmark of that name, the input on
 all cores included. "moco_v3" and "dino" train ViT-S/16 at 160 px (``:gpu`` of the imagenette
 configs) without RePre and with it, half of the time each. What came of a run is written to
 ``results/device_day/<call>-<row>.json``, curves and all, finished or not.
@@ -29,6 +30,7 @@ from absl import flags
 
 from benchmarks.imagenette import curves, read_rows
 from benchmarks.options import start
+from benchmarks.programs import Row
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
 
@@ -46,7 +48,7 @@ _DATA = flags.DEFINE_string("data", "", "folder of Imagenette's images", flag_va
 _DINO = flags.DEFINE_string("dino", "", "checkout, for peers", flag_values=OPTIONS)
 _MOCO_V3 = flags.DEFINE_string("moco_v3", "", "checkout, for peers", flag_values=OPTIONS)
 _OUT = flags.DEFINE_string(
-    "out", str(RESULTS / "device_day"), "folder where the numbers go", flag_values=OPTIONS
+    "out", str(RESULTS / "device_day"), "folder for shares and curves", flag_values=OPTIONS
 )
 _RUNS = flags.DEFINE_string(
     "runs", "runs/device_day", "where the run folders are", flag_values=OPTIONS
@@ -93,9 +95,15 @@ def speed(deadline: float) -> None:
         command += ["--widths=literal"]
         command += ["--batch_size=16", "--rounds=1"] if _SMOKE.value else ["--steps=10"]
         run_until(command, deadline)
-    for path in sorted(RESULTS.glob("step_time_*.json")):
-        for line in shares_of_bound(path.stem, json.loads(path.read_text())):
-            print(line)
+    lines = [
+        line
+        for path in sorted(RESULTS.glob("step_time_*.json"))
+        for line in shares_of_bound(path.stem, json.loads(path.read_text()))
+    ]
+    print(*lines, sep="\n")
+    path = Path(_OUT.value) / "speed.json"
+    write_result(path, provenance(in_child=True) | {"shares": lines})
+    print(f"Written to {path}")
 
 
 def shares_of_bound(name: str, measured: dict[str, Any]) -> list[str]:
@@ -103,12 +111,17 @@ def shares_of_bound(name: str, measured: dict[str, Any]) -> list[str]:
     path = RESULTS / "programs.json"
     bounds = json.loads(path.read_text()) if path.exists() else {}
     target = BOUNDS.get(measured["device"]["kind"])
+    if target is None:
+        return []
     config = re.sub(r"^step_time_|_nvidia.*$", "", name)
     lines = []
     for row in measured["variants"]:
         variant = ":baseline" if row["name"] == "baseline" else ""
-        bound = bounds.get(f"{config}{variant} {target} {measured['batch_size']}")
-        if bound and bound["fits"]:
+        program = Row(f"{config}{variant}", target, measured["batch_size"]).name
+        bound = bounds.get(program)
+        if bound is None:
+            lines.append(f"{config} {row['name']}: results/programs.json has no row {program!r}")
+        elif bound["fits"]:
             share = row["images_per_second"] / bound["images_per_second"]
             lines.append(
                 f"{config} {row['name']}: {row['images_per_second']:,.0f} images/s, {share:.0%} of "

@@ -74,7 +74,7 @@ def compile_finetuning(
         "optimizer": bytes_of(state.opt_state),
         "batch": bytes_of(batch(recipe.batch_size // mesh.size)),
     }
-    step = jitted_finetune_step(finetuner)
+    step = jitted_finetune_step(finetuner, mesh)
     return target.compile_lowered(
         lambda: step.lower(state, batch(recipe.batch_size, by_row(mesh))),
         absent,

@@ -4,6 +4,7 @@ The jitted step sees the global batch, so losses and BatchNorm need no axis name
 only mean that ``jax.distributed`` was initialised before the mesh is made.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,27 @@ def platform() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     found = device.platform if device else jax.default_backend()
     return {"gpu": "cuda"}.get(found, found)
+
+
+def jitted(function: Callable[..., Any], mesh: Mesh, **options: Any) -> jax.stages.Wrapped:
+    """``jax.jit`` of a function that is traced for the devices of a mesh, which may be absent.
+
+    What the compiler splits among devices needs no mesh; kernels of ``models.short_attention`` do,
+    and ``platform`` and BatchNorm choose by it.
+
+    Args:
+      function: of global arrays.
+      mesh: of the devices that share them.
+      **options: of ``jax.jit``.
+    """
+
+    def traced(*arguments, **keywords):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments, **keywords)
+
+    named = function.func if isinstance(function, functools.partial) else function
+    traced.__name__ = named.__name__  # by which profiles and counts of programs have it
+    return jax.jit(traced, **options)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -49,7 +49,7 @@ def test_the_account_of_a_step(explained, run, monkeypatch):
             lowered.append((state, batch))
             return jax.jit(lambda x: jnp.sin(x @ x)).lower(jnp.ones((64, 64)))
 
-    monkeypatch.setattr("repre_jax.explain_finetuning.jitted_finetune_step", lambda _: Jitted())
+    monkeypatch.setattr("repre_jax.explain_finetuning.jitted_finetune_step", lambda *_: Jitted())
     code, out, _ = explained("--target=v5e:1x2")
     assert code == 0
     assert "compiled for v5e:1x2, one of 2 devices" in out

@@ -25,7 +25,7 @@ from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
-from repre_jax.sharding import by_row
+from repre_jax.sharding import by_row, jitted
 
 # Of the keys that all evaluations share (configs/eval/default.py).
 ENCODER_RANGES = {
@@ -120,7 +120,7 @@ class Evaluation:
         key = short_hash(json.dumps(depends_on).encode())
 
         def compute() -> Features:
-            encode = jax.jit(encode_pixels(encoder, feature))
+            encode = jitted(encode_pixels(encoder, feature), self.mesh)
             batches = self.batches(source, interpolation)
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 

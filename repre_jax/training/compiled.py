@@ -3,6 +3,7 @@
 The mesh may be of devices that are not here (``training/accelerators.py``).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import Sharding
 from repre_jax.data.pixel_format import RGB
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.sharding import abstract, by_row
+from repre_jax.sharding import abstract, by_row, jitted
 from repre_jax.training.learner import Learner
 from repre_jax.training.placement import Placement
 from repre_jax.training.step import loss_gradient_norms, train_step
@@ -23,17 +24,11 @@ Batch = dict[str, jax.ShapeDtypeStruct]
 def jitted_step(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
     """``train_step`` of a learner, (state, batch) -> (state, metrics).
 
-    It takes over the state, and puts the next one where that lay. What the compiler splits among
-    the devices needs no mesh; kernels of ``models.short_attention`` do.
+    It takes over the state, and puts the next one where that lay.
     """
-
-    def step(state, batch):
-        with jax.sharding.use_abstract_mesh(placement.mesh.abstract_mesh):
-            return train_step(learner, state, batch, placement=placement)
-
-    step.__name__ = train_step.__name__  # by which profiles and counts of programs have it
-    return jax.jit(
-        step,
+    return jitted(
+        functools.partial(train_step, learner, placement=placement),
+        placement.mesh,
         donate_argnums=0,
         out_shardings=(placement.of(jax.eval_shape(learner.init)), None),
     )
@@ -41,9 +36,11 @@ def jitted_step(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
 
 def jitted_gradient_norms(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
     """``loss_gradient_norms`` of a learner, (state, batch) -> metrics."""
-    return jax.jit(
-        lambda state, batch: loss_gradient_norms(learner, placement.gathered(state), batch)
-    )
+
+    def norms(state, batch):
+        return loss_gradient_norms(learner, placement.gathered(state), batch)
+
+    return jitted(norms, placement.mesh)
 
 
 def abstract_batch(learner: Learner, batch_size: int, *inputs: Any, **options: Any) -> Batch:

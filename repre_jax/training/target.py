@@ -197,17 +197,22 @@ def _speed_line(program: Program) -> str:
     operations = program.operation_seconds
     by_operations = "not known" if operations is None else f"{operations * 1e3:,.1f} ms"
     by_bytes = f"{program.byte_seconds * 1e3:,.1f} ms"
+    bound = "bytes" if program.byte_seconds >= (operations or 0.0) else "operations"
     return (
-        f"{program.images_per_second:,.0f} images/s: a step takes {by_bytes} for its bytes and "
-        f"{by_operations} for its operations, by the data sheet"
+        f"{program.images_per_second:,.0f} images/s, bound by {bound}: a step takes {by_bytes} for "
+        f"its bytes and {by_operations} for its operations, by the data sheet"
     )
 
 
 def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:
-    """Temporaries that a refused program wanted; other refusals are no matter of memory."""
+    """Temporaries that a refused program wanted.
+
+    Raises:
+      UserError: it was refused for another reason, in the compiler's own words.
+    """
     found = _REFUSED.search(str(error))
     if found is None:
-        raise error
+        raise UserError(f"The compiler refuses the step: {error}") from error
     return int(float(found[1]) * _UNITS[found[2]])
 
 

@@ -79,14 +79,14 @@ def read_traffic(text: str) -> Traffic:
         return sum(_moved(i, of_name, bytes_of) for i in computations[name])
 
     def exchange(name: str, times: int) -> None:
-        for instruction in computations[name]:
+        for instruction in computations.get(name, ()):
             kind = instruction.opcode.removesuffix("-start")
             if kind in _COLLECTIVES:
                 for array in _results(instruction):
                     found = exchanged[kind, array.dtype]
                     found[0] += times
                     found[1] += times * array.bytes
-            for called in _called(instruction):
+            for called in (*_called(instruction), *_fused(instruction)):
                 exchange(called, times * _trips(instruction))
 
     exchange(entry, 1)
@@ -128,11 +128,11 @@ def _wide(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def _results(instruction: Instruction) -> tuple[Array, ...]:
-    """Arrays that an instruction makes; some that only start list what they read before them."""
-    arrays = instruction.arrays
-    if instruction.opcode in ("all-gather-start", "slice-start"):
-        return arrays[len(instruction.operands) :]
-    return arrays[: len(instruction.operands)]
+    """Arrays that an instruction makes; most that only start list what they read before them."""
+    arrays, count = instruction.arrays, len(instruction.operands)
+    if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":
+        return arrays[count : 2 * count]
+    return arrays[:count]
 
 
 def _trips(instruction: Instruction) -> int:
@@ -151,6 +151,13 @@ def _called(instruction: Instruction) -> list[str]:
         return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", attributes)
     found = re.search(keys[instruction.opcode] + r"=(\{[^}]*\}|%?[\w.\-]+)", attributes)
     return re.findall(r"[\w.\-]+", found[1])
+
+
+def _fused(instruction: Instruction) -> list[str]:
+    """Computations that are a part of it, in which a TPU's compiler puts exchanges, too."""
+    if instruction.opcode not in ("fusion", "async-start"):
+        return []
+    return re.findall(r"\bcalls=%?([\w.\-]+)", instruction.attributes)
 
 
 def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:

@@ -45,7 +45,8 @@ def test_speed_is_set_against_the_bound_of_the_same_device_and_batch(monkeypatch
         "variants": [{"name": "baseline"} | row, {"name": "repre_literal"} | row],
     }
     name = "step_time_moco_v3_vits_nvidia_h100_80gb_hbm3"
-    (told,) = device_day.shares_of_bound(name, measured)
+    told, missing = device_day.shares_of_bound(name, measured)
+    assert "no row 'moco_v3_vits h100:1 128'" in missing
     assert "1,000 images/s, 50% of the bound" in told
     assert "25.0% of the peak" in told
     measured["device"]["kind"] = "cpu"

@@ -106,6 +106,29 @@ def test_a_loop_counts_as_often_as_it_runs():
     )
 
 
+def test_exchanges_within_fusions_and_what_a_scatter_leaves():
+    """A TPU's compiler puts exchanges into fusions."""
+    text = """HloModule jit_h, is_scheduled=true
+
+%gathered (param_0: bf16[8,4]) -> bf16[16,4] {
+  %param_0 = bf16[8,4]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[16,4]{1,0} all-gather(%param_0), dimensions={0}
+}
+
+ENTRY %main (p: bf16[8,4], x: f32[32]) -> bf16[16,4] {
+  %p = bf16[8,4]{1,0} parameter(0)
+  %x = f32[32]{0} parameter(1)
+  %scattered = (f32[32]{0}, f32[4]{0}) reduce-scatter-start(%x), dimensions={0}, to_apply=%add
+  %done = f32[4]{0} reduce-scatter-done(%scattered)
+  ROOT %fusion.1 = bf16[16,4]{1,0} fusion(%p), kind=kCustom, calls=%gathered
+}
+"""
+    assert read_traffic(text).collectives == (
+        Collective("all-gather", "bf16", 1, 128),
+        Collective("reduce-scatter", "f32", 1, 16),
+    )
+
+
 def test_a_program_compiled_here():
     """A scan that XLA for CPU keeps as a loop: both products of each of its five rounds."""
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32)

@@ -209,7 +209,7 @@ def train(
     """Steps until the end; returns the state and the metrics of the last step."""
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
-        step=jitted_finetune_step(run.finetuner),
+        step=jitted_finetune_step(run.finetuner, run.evaluation.mesh),
         total_steps=clock.total_steps,
         log_every=config.log_every_steps,
         save_every=config.save_every_steps,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from repre_jax.data.device.augment import augment_views
 from repre_jax.data.device.erasing import erase
@@ -22,6 +23,7 @@ from repre_jax.models.positions import resize_learned_positions, sincos_2d
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, WarmUp
+from repre_jax.sharding import jitted
 from repre_jax.training.optimizers import build_optimizer
 
 
@@ -206,9 +208,9 @@ def finetune_step(
     return update(finetuner, state, images, targets)
 
 
-def jitted_finetune_step(finetuner: Finetuner) -> jax.stages.Wrapped:
+def jitted_finetune_step(finetuner: Finetuner, mesh: Mesh) -> jax.stages.Wrapped:
     """``finetune_step``, (state, batch) -> (state, metrics); it takes over the state."""
-    return jax.jit(functools.partial(finetune_step, finetuner), donate_argnums=0)
+    return jitted(functools.partial(finetune_step, finetuner), mesh, donate_argnums=0)
 
 
 def augmented(

@@ -21,7 +21,7 @@ from repre_jax.evaluation.linear.protocols import LinearProtocol
 from repre_jax.models.pixels import encoder_input
 from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import by_row, jitted, replicated
 from repre_jax.training.optimizers import TRUST_RATIO, clip_by_global_norm
 
 MOMENTUM = 0.9
@@ -256,8 +256,9 @@ def _chunks_spread(mesh: Mesh) -> jax.sharding.Sharding:
 def compiled_step(probe: LinearProbe, mesh: Mesh) -> Any:
     """``LinearProbe.train_step``, (params, state donated, batch, validation), on the devices."""
     same, spread = replicated(mesh), by_row(mesh)
-    return jax.jit(
+    return jitted(
         probe.train_step,
+        mesh,
         donate_argnums=1,
         in_shardings=(same, same, spread, _chunks_spread(mesh)),
         out_shardings=same,

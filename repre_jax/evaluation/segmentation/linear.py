@@ -33,7 +33,7 @@ from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
-from repre_jax.sharding import all_replicated, by_row, replicated
+from repre_jax.sharding import all_replicated, by_row, jitted, replicated
 
 
 def measure_linear_segmentation(evaluation: Evaluation) -> dict[str, Any]:
@@ -201,8 +201,9 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
         )
         batches = stack.enter_context(prefetch_to_device(batches, by_row(mesh)))
         same = replicated(mesh)
-        step = jax.jit(
+        step = jitted(
             probe.train_step,
+            mesh,
             donate_argnums=1,
             in_shardings=(same, same, by_row(mesh)),
             out_shardings=same,
@@ -256,7 +257,7 @@ def _validate(
 ) -> dict[str, np.ndarray]:
     """Confusion matrices int64 [H, C, C + 1] of all validation images, by name."""
     config, mesh = evaluation.config, evaluation.mesh
-    count = jax.jit(probe.confusions, out_shardings=replicated(mesh))
+    count = jitted(probe.confusions, mesh, out_shardings=replicated(mesh))
     params = jax.device_put(evaluation.params, replicated(mesh))
     heads = (len(probe.rates), probe.classes, probe.classes + 1)
     totals = {name: np.zeros(heads, np.int64) for name in probe.names}

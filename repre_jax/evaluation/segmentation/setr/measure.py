@@ -8,8 +8,6 @@ import contextlib
 import functools
 from typing import Any
 
-import jax
-
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
@@ -43,7 +41,7 @@ from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
-from repre_jax.sharding import all_replicated, by_row, replicated
+from repre_jax.sharding import all_replicated, by_row, jitted, replicated
 
 # (of the encoder, at the end): configs/SETR/*_cityscapes_bs_8.py; local_configs/segformer.
 _SGD_RATES = {"naive": (0.01, 1e-4), "pup": (0.01, 1e-4), "mla": (0.002, 1e-4)}
@@ -89,8 +87,9 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
         batches = stack.enter_context(open_batches(evaluation, int(state.step)))
         same = replicated(evaluation.mesh)
         loop = TrainingLoop(
-            step=jax.jit(
+            step=jitted(
                 functools.partial(train_step, segmenter),
+                evaluation.mesh,
                 donate_argnums=0,
                 in_shardings=(same, by_row(evaluation.mesh)),
                 out_shardings=same,

@@ -1,6 +1,5 @@
 """What a SETR makes of whole images: windows, classes, scores."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +18,7 @@ from repre_jax.evaluation.segmentation.views import batch_size, note_unread
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import by_row, jitted, replicated
 
 _READ_AHEAD = 4
 
@@ -37,19 +36,20 @@ def validation(
     config, source, mesh = evaluation.config, evaluation.val, evaluation.mesh
     windows, classes = batch_size(evaluation), len(source.class_names)
 
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def logits(params, batch_stats, images, inside):
         height, width = segmenter.crop
         there = (np.arange(height) < inside[:, :1])[:, :, None]
         there = there & (np.arange(width) < inside[:, 1:])[:, None]
         return segmenter.logits(params, batch_stats, as_shares(images), there)
 
+    window_logits = jitted(logits, mesh, out_shardings=replicated(mesh))
+
     def validate(
         state: SETRState, pictures: int, scales: Sequence[float] = (1.0,), flipped: bool = False
     ) -> dict[str, Any]:
         def logits_of(images, inside):
             images, inside = jax.device_put((images, inside), by_row(mesh))
-            return logits(state.params, state.batch_stats, images, inside)
+            return window_logits(state.params, state.batch_stats, images, inside)
 
         confusion, read = np.zeros((classes, classes + 1), np.int64), []
         with counted_on_screen(len(source), "validation images") as advance:
