@@ -53,6 +53,12 @@ def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> i
     return longer if platform() == "cuda" and cudnn_takes(qkv) else tokens
 
 
+def misses_cudnn(heads: int, head_width: int, dtype: jnp.dtype) -> bool:
+    """Whether this is a card of NVIDIA's whose attention in bfloat16 cuDNN does not take."""
+    qkv = jax.ShapeDtypeStruct((1, 2, 3, heads, head_width), dtype)
+    return platform() == "cuda" and dtype == jnp.bfloat16 and not cudnn_takes(qkv)
+
+
 def queries_keys_values(x: jax.Array, qkv: Linear, heads: int) -> jax.Array:
     """[B, N, D] -> [B, N, 3, H, D / H]."""
     made = linear(x.reshape(-1, x.shape[-1]), *qkv)  # rows of tokens, as in MLP

@@ -162,7 +162,9 @@ def get_config(method: str) -> ConfigDict:
 
     config.logging = ConfigDict()
     config.logging.every_steps = 50
-    config.logging.loss_gradients = False  # each loss's gradient norm on the encoder, at log steps
+    # Each loss's gradient norm on the encoder, at log steps, of the whole batch at once: it takes
+    # the memory of a step without train.accumulate.
+    config.logging.loss_gradients = False
     config.logging.profile = ""  # "10:20" traces these steps with JAX's profiler into profile/
     config.logging.wandb = ""  # project, or entity/project, of Weights & Biases; extra "wandb"
     config.logging.mlflow = ""  # tracking URI of MLflow, "sqlite:///mlflow.db"; extra "mlflow"

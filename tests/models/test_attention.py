@@ -1,9 +1,13 @@
 """Every way to attend is JAX's own dot-product attention, in values and gradients."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_config, tiny_learner
 
 from repre_jax.models import attention, vit
 from repre_jax.models.attention import (
@@ -16,6 +20,7 @@ from repre_jax.models.attention import (
     self_attention,
 )
 from repre_jax.models.dense import Linear
+from repre_jax.training.learner import remarks
 
 
 def attend_apart(query, key, value, bias=None):
@@ -84,6 +89,18 @@ def test_a_layer_by_cudnn_is_a_layer_in_steps(tokens, seen):
     ours = jax.tree.leaves(results(attend_by_cudnn, implementation="xla"))
     for own, other in zip(ours, jax.tree.leaves(results(self_attention)), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_card_without_cudnn_is_told_of(monkeypatch):
+    learner = tiny_learner(tiny_config("simclr"))
+    bfloat16 = learner.encoder.clone(dtype=jnp.bfloat16)
+    clock = SimpleNamespace(total_steps=10**6)
+    resolution = SimpleNamespace(clock=clock, batch_size=8, remarks=[])
+    both = [learner, dataclasses.replace(learner, encoder=bfloat16)]
+    assert [remarks(resolution, x) for x in both] == [[], []]
+    monkeypatch.setattr(attention, "platform", lambda: "cuda")
+    before, (told,) = (remarks(resolution, x) for x in both)
+    assert before == [] and "cuDNN's attention was not found" in told
 
 
 def test_an_encoder_with_an_unseen_token_is_the_same(monkeypatch):

@@ -103,8 +103,8 @@ def test_lines():
     told = lines(program(collectives=(Collective("all-reduce", "bf16", 3, 2**20),)))
     assert told[0].endswith("7.00 of 8.00 GiB: fits, with 1.00 GiB")
     assert told[-2].endswith(
-        "128 images/s, bound by operations: a step takes 250.0 ms for its bytes and 500.0 ms for its "
-        "operations, by the data sheet"
+        "128 images/s, bound by operations: a step takes 250.0 ms for its bytes and 500.0 ms for "
+        "its operations, by the data sheet"
     )
     assert told[-1].endswith("all-reduce of 3 bf16 arrays, 1.00 MiB")
     assert lines(program())[-1].endswith("nothing")
