@@ -85,18 +85,23 @@ def test_a_batch_that_the_devices_cannot_share(config, target):
 
 
 def test_a_refusal_names_what_was_wanted(config, target, monkeypatch):
+    words = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (15.93G) exceeds available HBM (15.75G)."
+    )
+
     class Refused:
         def compile(self, compiler_options):
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-                "temporaries (15.93G) exceeds available HBM (15.75G)."
-            )
+            raise jax.errors.JaxRuntimeError(words)
 
     monkeypatch.setattr(target_module, "lowered_step", lambda *_, **__: Refused())
     refused = compile_for(config, target, images=IMAGES)
     assert refused.memory["temporaries"] == int(15.93 * 2**30)
     assert not refused.fits and refused.bytes is None
     assert lines(refused)[0].endswith("15.93 of 1.00 GiB: does not fit, by 14.93 GiB")
+    words = "INTERNAL: Mosaic failed to compile TPU kernel"
+    with pytest.raises(UserError, match="The compiler refuses the step: INTERNAL: Mosaic"):
+        compile_for(config, target, images=IMAGES)
 
 
 def test_lines():
