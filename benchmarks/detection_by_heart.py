@@ -69,6 +69,7 @@ CHANGES = {
         "short_edges": (128, 160, 192),
         "longest": SIDE,
         "crop": True,
+        "window": None,  # a ViT's
         "buckets": (192,),
         "padding_multiple": 32,
     },
