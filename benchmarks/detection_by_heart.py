@@ -155,11 +155,11 @@ def main(argv: list[str]) -> None:
         kept = {key: results[key] for key in ("formula", "metrics", "seed", "wall_seconds")}
         losses = {row["step"]: row["loss"] for row in rows}
         write_result(out, provenance() | kept | {"losses": losses, "programs": programs})
-        figure = cv2.imread(str(run / "out" / "figures" / "detections.png"))
-        figure = cv2.resize(figure, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(out.with_suffix(".jpg")), figure)
         print(f"Written to {out}")
         if name == "twenty":
+            figure = cv2.imread(str(run / "out" / "figures" / "detections.png"))
+            figure = cv2.resize(figure, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(out.with_suffix(".jpg")), figure)
             check_precision(results)
         else:
             check_training(list(losses.values()), programs)
