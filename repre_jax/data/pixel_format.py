@@ -1,6 +1,7 @@
 """In which form a run wants its images: how many channels, and which values are black and white."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def pixel_format(config: ConfigDict, channels: int) -> PixelFormat:
     if ends is not None:
         if (
             len(ends) != 2
-            or not all(np.ndim(x) == 0 and np.isfinite(x) for x in ends)
+            or not all(isinstance(x, numbers.Real) and np.isfinite(x) for x in ends)
             or not ends[0] < ends[1]
         ):
             raise UserError(

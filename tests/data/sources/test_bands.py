@@ -115,6 +115,7 @@ def test_an_image_of_too_many_values_is_refused(monkeypatch):
         ((4095, 0), 3, "must be two numbers"),
         ((0,), 3, "must be two numbers"),
         (((1, 2), 3), 3, "must be two numbers"),
+        (("a", "b"), 3, "must be two numbers"),
         ((0, float("inf")), 3, "must be two numbers"),
         (None, 513, "between 1 and 512"),
     ],
