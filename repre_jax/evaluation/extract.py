@@ -24,7 +24,7 @@ from repre_jax.image_size import height_and_width
 from repre_jax.models.taps import apply_with_taps, block_numbers
 from repre_jax.ranges import AT_LEAST_ONE
 from repre_jax.runs.folder import write_text, written_whole
-from repre_jax.sharding import by_row
+from repre_jax.sharding import by_row, jitted
 
 FORMATS = ("npz", "parquet")
 
@@ -145,7 +145,7 @@ class _Extractor:
             flat = [x.reshape(len(x), -1) for x in (feature, *maps_of(params, inputs))]
             return jnp.concatenate([x.astype(jnp.float32) for x in flat], axis=1)
 
-        self._encode = jax.jit(encode)
+        self._encode = jitted(encode, evaluation.mesh)
         shape = (1, *height_and_width(config.image_size), encoder.channels)
         image = jax.ShapeDtypeStruct(shape, jnp.float32)
         shapes = jax.eval_shape(maps_of, evaluation.params, image)

@@ -1,27 +1,30 @@
 """Scaled dot-product attention, as fast as each kind of device has it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from repre_jax.models import short_attention
+from repre_jax.models import cudnn_attention, short_attention
+from repre_jax.models.cudnn_attention import BiasOf
 from repre_jax.models.dense import Linear, linear
 from repre_jax.rematerialisation import KEPT
-from repre_jax.sharding import platform
 
 # Tokens from which a CPU is faster head by head: their logits then no longer fit its cache.
 _MANY_TOKENS = 256
 
 
 def self_attention(
-    x: jax.Array, qkv: Linear, out: Linear, heads: int, seen: int | None = None
+    x: jax.Array,
+    qkv: Linear,
+    out: Linear,
+    heads: int,
+    seen: int | None = None,
+    bias_of: BiasOf | None = None,
 ) -> jax.Array:
     """A layer of attention with its projections: [B, N, D] in the compute dtype -> the same.
 
-    On NVIDIA's cards, in bfloat16, it is cuDNN's where that takes the shapes
-    (``attend_by_cudnn``), which is decided when the program is traced.
+    On NVIDIA's cards, in bfloat16, it is cuDNN's where that takes the heads (``cudnn_attention``),
+    which is decided when the program is traced.
 
     Args:
       x: [B, N, D].
@@ -30,33 +33,57 @@ def self_attention(
       heads: H.
       seen: the first so many tokens attend to each other; of the others the result has no meaning.
         None for all.
+      bias_of: what is added to the scaled logits, of the queries of the tokens that are seen.
     """
     seen = seen or x.shape[1]
 
     def in_steps(x, qkv, out):
-        return projected(attend(queries_keys_values(x, qkv, heads)[:, :seen]), out, x.shape[1])
+        parts = queries_keys_values(x, qkv, heads)[:, :seen]
+        bias = None if bias_of is None else bias_of(parts[:, :, 0])
+        return projected(attend(parts, bias), out, x.shape[1])
 
-    if not cudnn_takes(jax.eval_shape(lambda x: queries_keys_values(x, qkv, heads), x)):
-        return in_steps(x, qkv, out)
-    by_cudnn = functools.partial(attend_by_cudnn, heads=heads, seen=seen)
-    return jax.lax.platform_dependent(x, qkv, out, cuda=by_cudnn, default=in_steps)
+    def by_cudnn(x, qkv, out):
+        return cudnn_attention.self_attention(x, qkv, out, heads, seen, bias_of)
+
+    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out)
 
 
-def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> int:
-    """To which number of tokens an encoder had better pad, for attention and all that is around it.
+def window_attention(
+    x: jax.Array, qkv: Linear, out: Linear, heads: int, bias: jax.Array
+) -> jax.Array:
+    """``self_attention`` inside each of W windows of N tokens: [B, W, N, D] -> the same.
 
-    cuDNN trains on even numbers. An odd one would be padded before and cut after it in every layer,
-    and norms would not fuse with what comes before them.
+    The batch stays the leading axis throughout, so that one that is sharded over devices stays
+    where it is.
+
+    Args:
+      x, qkv, out, heads: as of ``self_attention``, but for the windows.
+      bias: [1 or W, H, N, N], added to the scaled logits of every example.
     """
-    longer = tokens + tokens % 2
-    qkv = jax.ShapeDtypeStruct((1, longer, 3, heads, head_width), dtype)
-    return longer if platform() == "cuda" and cudnn_takes(qkv) else tokens
+    windows, tokens = x.shape[1:3]
+
+    def in_steps(x, qkv, out, bias):
+        parts = queries_keys_values(x.reshape(len(x), -1, x.shape[-1]), qkv, heads)
+        parts = parts.reshape(len(x), windows, tokens, *parts.shape[2:])
+        # Windows are the batch of the attention, and examples are mapped over.
+        attended = jax.vmap(attend, in_axes=(0, None))(parts, bias)
+        attended = attended.reshape(len(x), windows * tokens, *attended.shape[3:])
+        return projected(attended, out, windows * tokens).reshape(x.shape)
+
+    def by_cudnn(x, qkv, out, bias):
+        each = jnp.broadcast_to(bias, (windows, *bias.shape[1:])).reshape(1, -1, tokens, tokens)
+        x = jnp.swapaxes(x, 1, 2)
+        x = cudnn_attention.self_attention(x, qkv, out, heads, tokens, lambda query: each)
+        return jnp.swapaxes(x, 1, 2)
+
+    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out, bias)
 
 
-def misses_cudnn(heads: int, head_width: int, dtype: jnp.dtype) -> bool:
-    """Whether this is a card of NVIDIA's whose attention in bfloat16 cuDNN does not take."""
-    qkv = jax.ShapeDtypeStruct((1, 2, 3, heads, head_width), dtype)
-    return platform() == "cuda" and dtype == jnp.bfloat16 and not cudnn_takes(qkv)
+def _by_cudnn_or(in_steps, by_cudnn, heads, x, *others):
+    """A layer on [B, ..., D] as ``by_cudnn`` has it on cards where that takes it."""
+    if not cudnn_attention.takes(x.shape[-1] // heads, x.dtype):
+        return in_steps(x, *others)
+    return jax.lax.platform_dependent(x, *others, cuda=by_cudnn, default=in_steps)
 
 
 def queries_keys_values(x: jax.Array, qkv: Linear, heads: int) -> jax.Array:
@@ -125,68 +152,6 @@ def first_token_weights(
     """
     first, key = jnp.swapaxes(query[:, :1], 1, 2), jnp.swapaxes(key, 1, 2)
     return _weights(first, key, None if bias is None else bias[:, :, :1])[:, :, 0]
-
-
-def cudnn_takes(qkv: jax.Array) -> bool:
-    """Whether JAX has cuDNN's fused attention for such arrays here.
-
-    It asks JAX, which knows the limits of the cuDNN that it found: 16 bits, heads of a multiple of
-    8 channels and at most 128, or 256 on newer cards. Without the CUDA plugin there is none.
-    """
-    batch, tokens, _, *head = qkv.shape
-    part = jax.ShapeDtypeStruct((batch, tokens + tokens % 2, *head), qkv.dtype)
-
-    def gradient(*parts):
-        return jax.vjp(functools.partial(_among_first, tokens, "cudnn"), *parts)[1](parts[0])
-
-    try:
-        jax.eval_shape(gradient, part, part, part)
-    except (NotImplementedError, RuntimeError):
-        return False
-    return True
-
-
-def attend_by_cudnn(
-    x: jax.Array,
-    qkv: Linear,
-    out: Linear,
-    heads: int,
-    seen: int,
-    implementation: str = "cudnn",
-) -> jax.Array:
-    """``self_attention`` by cuDNN, which never writes the pairs of tokens, N x N.
-
-    It wants queries, keys and values by themselves, so that projections make them so: cut out of
-    one array, and their gradients put together to one, they would be copied, which takes longer
-    than reading ``x`` three times.
-
-    Args:
-      x, qkv, out, heads, seen: as of ``self_attention``.
-      implementation: of ``jax.nn.dot_product_attention``.
-    """
-    tokens = x.shape[1]
-    x = jnp.pad(x, ((0, 0), (0, tokens % 2), (0, 0)))
-    rows = x.reshape(-1, x.shape[-1])
-    biases = (None,) * 3 if qkv.bias is None else jnp.split(qkv.bias, 3)
-    parts = [
-        checkpoint_name(linear(rows, kernel, bias), KEPT).reshape(*x.shape[:2], heads, -1)
-        for kernel, bias in zip(jnp.split(qkv.kernel, 3, axis=1), biases, strict=True)
-    ]
-    attended = _among_first(seen, implementation, *parts)
-    return projected(attended, out, x.shape[1])[:, :tokens]
-
-
-def _among_first(seen, implementation, query, key, value):
-    """Attention of the first ``seen`` of [B, N, H, D / H] among themselves.
-
-    Zeros follow, as values and as gradients: JAX's test testDotProductAttentionMask
-    (tests/nn_test.py) asks that of cuDNN.
-    """
-    lengths = {}
-    if seen < query.shape[1]:
-        seen = jnp.full(len(query), seen, jnp.int32)
-        lengths = {"query_seq_lengths": seen, "key_value_seq_lengths": seen}
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation, **lengths)
 
 
 @jax.custom_vjp

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from repre_jax.models.attention import (
-    attend,
     first_token_weights,
-    projected,
     queries_keys_values,
     self_attention,
 )
 from repre_jax.models.convolution import Conv
+from repre_jax.models.cudnn_attention import BiasOf
 from repre_jax.models.dense import Dense, LinearParameters
 from repre_jax.models.layer_norm import LayerNorm
 from repre_jax.models.taps import ATTENTION
@@ -161,8 +160,10 @@ class Attention(nn.Module):
 
     seen: int | None = None
 
-    # Whether a subclass adds something to the scaled logits, by a method ``logits_bias``.
-    knows_positions = False
+    def bias_of_queries(self, head_width: int) -> BiasOf | None:
+        """What a subclass adds to the scaled logits, by ``head_width`` channels of a query."""
+        del head_width
+        return None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -173,14 +174,14 @@ class Attention(nn.Module):
         x = x.astype(self.dtype)
         # Only where somebody wants to look: what is trained does not have it.
         looked_at = self.is_mutable_collection(ATTENTION) and not self.is_initializing()
-        if not (self.knows_positions or looked_at):
-            return self_attention(x, qkv, out, self.heads, self.seen)
-        parts = queries_keys_values(x, qkv, self.heads)[:, : self.seen]
-        bias = self.logits_bias(parts[:, :, 0]) if self.knows_positions else None
+        bias_of = self.bias_of_queries(width // self.heads)
         if looked_at:
-            weights = first_token_weights(parts[:, :, 0], parts[:, :, 1], bias)
+            query, key, _ = jnp.unstack(
+                queries_keys_values(x, qkv, self.heads)[:, : self.seen], axis=2
+            )
+            weights = first_token_weights(query, key, bias_of and bias_of(query))
             self.sow(ATTENTION, "first_token", weights)
-        return projected(attend(parts, bias), out, x.shape[1])
+        return self_attention(x, qkv, out, self.heads, self.seen, bias_of)
 
 
 class Block(nn.Module):

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from repre_jax.models.dense import Dense
+from repre_jax.models.cudnn_attention import BiasOf
+from repre_jax.models.dense import LinearParameters, linear
 from repre_jax.models.layers import Attention
 
 # Offsets up to ALPHA are exact, farther ones logarithmic up to BETA at GAMMA.
@@ -32,19 +33,14 @@ class RelativeAttention(Attention):
 
     grid: tuple[int, int] = (14, 14)
 
-    knows_positions = True
-
-    def logits_bias(self, query: jax.Array) -> jax.Array:
-        """Queries [B, N, H, D / H] -> what is added to the scaled logits, float32 [B, H, N, N]."""
+    def bias_of_queries(self, head_width: int) -> BiasOf:
+        """Queries [B, N, H, D / H] -> [B, H, N, N], in their dtype."""
         # A linear map of each query to its product with every bucket's vector; one for all heads.
-        products = Dense(
-            BUCKETS,
-            use_bias=False,
-            kernel_init=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="relative_position",
-        )(query)
-        return relative_logits(products.astype(jnp.float32), self.grid)
+        zeros = nn.initializers.zeros
+        vectors = LinearParameters(
+            BUCKETS, use_bias=False, kernel_init=zeros, name="relative_position"
+        )(head_width)
+        return lambda query: relative_logits(linear(query, *vectors), self.grid)
 
 
 def relative_logits(products: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -54,11 +50,11 @@ def relative_logits(products: jax.Array, grid: tuple[int, int]) -> jax.Array:
     an entry costs 7 multiply-adds, not 50, and the gradient scatters nothing.
 
     Args:
-      products: float32 [B, N, H, BUCKETS], the class token first.
+      products: [B, N, H, BUCKETS], the class token first.
       grid: (gh, gw) with N = 1 + gh * gw.
 
     Returns:
-      float32 [B, H, N, N], queries before keys.
+      [B, H, N, N], queries before keys: choosing rounds nothing in any dtype.
     """
     batch, _, heads, _ = products.shape
     chosen = relative_logits_of_map(products[:, 1:], grid)
@@ -72,18 +68,19 @@ def relative_logits_of_map(products: jax.Array, grid: tuple[int, int]) -> jax.Ar
     """``relative_logits`` between the vectors of a map alone.
 
     Args:
-      products: float32 [B, gh * gw, H, BUCKETS].
+      products: [B, gh * gw, H, BUCKETS].
       grid: (gh, gw).
 
     Returns:
-      float32 [B, H, gh * gw, gh * gw].
+      [B, H, gh * gw, gh * gw].
     """
     batch, tokens, heads, _ = products.shape
     rows, columns = grid
     ordinary = products[..., :-1].reshape(batch, rows, columns, heads, SIDE, SIDE)
     exact = {"precision": jax.lax.Precision.HIGHEST}
-    chosen = jnp.einsum("bxyhrc,xir->bxyhic", ordinary, _one_hot(rows), **exact)
-    chosen = jnp.einsum("bxyhic,yjc->bhxyij", chosen, _one_hot(columns), **exact)
+    of_rows, of_columns = (_one_hot(side).astype(products.dtype) for side in grid)
+    chosen = jnp.einsum("bxyhrc,xir->bxyhic", ordinary, of_rows, **exact)
+    chosen = jnp.einsum("bxyhic,yjc->bhxyij", chosen, of_columns, **exact)
     return chosen.reshape(batch, heads, tokens, tokens)
 
 

@@ -23,13 +23,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.models.attention import attend
-from repre_jax.models.dense import Dense
+from repre_jax.models.attention import window_attention
+from repre_jax.models.dense import Dense, LinearParameters
 from repre_jax.models.layers import (
     Block,
     BlockForm,
@@ -43,7 +42,7 @@ from repre_jax.models.layers import (
 from repre_jax.models.partition import from_windows, pad_to_multiple, to_windows
 from repre_jax.models.pixels import IMAGENET, Normalisation
 from repre_jax.models.taps import BlockOutput, EncoderOutput, tap_name
-from repre_jax.rematerialisation import KEPT, NONE, level_of
+from repre_jax.rematerialisation import NONE, level_of
 
 # name -> (width of the first stage C, blocks of each stage, heads of each stage). nano is for small
 # images and small budgets; where its maps are no multiples of 7, other windows save the padding (4
@@ -62,8 +61,7 @@ SEPARATE = -100.0
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, with a learned bias for each relative position.
 
-    One fused query-key-value kernel [D, 3D] as in ``layers.Attention``. The batch stays the leading
-    axis throughout, so that one that is sharded over devices stays where it is.
+    One fused query-key-value kernel [D, 3D] as in ``layers.Attention``.
 
     Attributes:
       window: w, side of the windows in vectors.
@@ -80,23 +78,16 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, gh, gw, D] -> [B, gh, gw, D]."""
-        batch, rows, columns, width = x.shape
-        x = pad_to_multiple(x, self.window)
+        _, rows, columns, width = x.shape
+        qkv = LinearParameters(3 * width, kernel_init=self.qkv_init, name="qkv")(width)
+        out = LinearParameters(width, kernel_init=self.kernel_init, name="out")(width)
+        x = pad_to_multiple(x.astype(self.dtype), self.window)
         padded = x.shape[1:3]
         if self.shift:
             x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
-        # Before the projection: one map is rearranged there, not three.
-        x = to_windows(x, self.window).reshape(-1, width)
-        qkv = Dense(3 * width, kernel_init=self.qkv_init, dtype=self.dtype, name="qkv")(x)
-        qkv = checkpoint_name(qkv, KEPT)
-        qkv = qkv.reshape(batch, -1, self.window**2, 3, self.heads, width // self.heads)
-        # Windows are the batch of the attention, and examples are mapped over: so the bias is
-        # [windows, H, w*w, w*w] for all of them. Logits and softmax are float32 in there whatever
-        # the compute dtype.
-        x = jax.vmap(attend, in_axes=(0, None))(qkv, self._bias(padded))
-        x = checkpoint_name(x.reshape(-1, width), KEPT)
-        x = Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="out")(x)
-        x = from_windows(x.reshape(batch, -1, self.window**2, width), padded)
+        x = to_windows(x, self.window)
+        x = window_attention(x, qkv, out, self.heads, self._bias(padded))
+        x = from_windows(x, padded)
         if self.shift:
             x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
         return x[:, :rows, :columns]

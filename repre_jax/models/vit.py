@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.models.attention import best_length
 from repre_jax.models.conv_stem import ConvStem, halvings
+from repre_jax.models.cudnn_attention import best_length
 from repre_jax.models.layers import (
     Attention,
     BlockForm,
@@ -139,6 +139,7 @@ class ViT(nn.Module):
         x = self._embed_patches(images, train).reshape(batch, grid[0] * grid[1], self.width)
         x = x.astype(self.residual_dtype)
         x = self._prepend_class_token(x)
+        attention = Attention
         if self.position == "relative":
             attention = functools.partial(RelativeAttention, grid=grid)
         else:
@@ -146,11 +147,9 @@ class ViT(nn.Module):
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
         tokens = x.shape[1]
-        if self.position != "relative":
-            head_width = self.width // self.heads
-            unseen = best_length(tokens, self.heads, head_width, self.dtype) - tokens
-            x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
-            attention = functools.partial(Attention, seen=tokens)
+        unseen = best_length(tokens, self.width // self.heads, self.dtype) - tokens
+        x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
+        attention = functools.partial(attention, seen=tokens)
         for k in range(self.depth):
             x = self._block(k, attention)(x, train)
             if tokens == 1 + grid[0] * grid[1]:

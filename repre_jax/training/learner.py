@@ -16,10 +16,8 @@ from repre_jax.image_size import height_and_width
 from repre_jax.methods import BRANCHES, METHODS
 from repre_jax.methods.branch import Branch
 from repre_jax.methods.method import FROZEN_PATCH_EMBEDDING, Keys, Method, WholeViews
-from repre_jax.models import build_encoder
-from repre_jax.models.attention import misses_cudnn
+from repre_jax.models import build_encoder, cudnn_attention
 from repre_jax.models.conv_stem import conv_stem, trunk
-from repre_jax.models.vit import ViT
 from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, cosine
 from repre_jax.training import optimizers
@@ -233,14 +231,12 @@ def remarks(resolution: Resolution, learner: Learner) -> list[str]:
             f"Of images of {channels} channel(s), colour jitter changes brightness and contrast "
             "alone, and none becomes grey."
         )
-    encoder = learner.encoder
-    if isinstance(encoder, ViT) and encoder.position != "relative":
-        head_width = encoder.width // encoder.heads
-        if misses_cudnn(encoder.heads, head_width, encoder.dtype):
-            found.append(
-                f"cuDNN's attention was not found, or does not take heads of {head_width} "
-                "channels: every block writes its pairs of tokens, which costs memory and time."
-            )
+    head_width = learner.encoder.block_form.head_width
+    if cudnn_attention.misses(head_width, learner.encoder.dtype):
+        found.append(
+            f"cuDNN's attention was not found, or does not take heads of {head_width} channels: "
+            "every block writes its pairs of tokens, which costs memory and time."
+        )
     return found
 
 

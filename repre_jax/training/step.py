@@ -16,6 +16,7 @@ from repre_jax.methods.method import Keys
 from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.models.pixels import encoder_input
 from repre_jax.training import accumulation
+from repre_jax.training.finite import taken_where_finite
 from repre_jax.training.learner import Learner, TrainState, target_part
 from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.placement import Placement
@@ -65,7 +66,6 @@ def train_step(
         )
     if method.memory:
         memory = method.memory.update(memory, outputs["target"])
-    finite = jnp.isfinite(outputs["metrics"]["loss"]) & jnp.isfinite(grad_norm)
     taken = state.replace(
         params=params,
         target_params=target_params,
@@ -74,7 +74,9 @@ def train_step(
         opt_state=opt_state,
         memory=memory,
     )
-    new_state = taken_where_finite(finite, taken, state)
+    new_state = taken_where_finite(taken, state, outputs["metrics"]["loss"], grad_norm)
+    skipped = jnp.minimum(new_state.nonfinite_in_a_row, 1)
+    new_state = new_state.replace(nonfinite_steps=state.nonfinite_steps + skipped)
     metrics = outputs["metrics"] | extra
     metrics |= {
         "learning_rate": learner.learning_rate(state.step),
@@ -83,17 +85,6 @@ def train_step(
         "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
     return new_state, metrics
-
-
-def taken_where_finite(finite: jax.Array, taken: TrainState, state: TrainState) -> TrainState:
-    """``taken``, or ``state`` where the step is not finite; the clock goes on and counts it."""
-    skipped = 1 - finite.astype(jnp.int32)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, state)
-    return kept.replace(
-        step=state.step + 1,
-        nonfinite_steps=state.nonfinite_steps + skipped,
-        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
-    )
 
 
 def augmented_views(learner: Learner, batch: dict[str, jax.Array]) -> Views:

@@ -195,12 +195,17 @@ def _memory_line(program: Program) -> str:
 
 def _speed_line(program: Program) -> str:
     operations = program.operation_seconds
-    by_operations = "not known" if operations is None else f"{operations * 1e3:,.1f} ms"
+    speed = f"{program.images_per_second:,.0f} images/s"
     by_bytes = f"{program.byte_seconds * 1e3:,.1f} ms"
-    bound = "bytes" if program.byte_seconds >= (operations or 0.0) else "operations"
+    if operations is None:
+        return (
+            f"{speed} by its bytes, which take {by_bytes} a step by the data sheet; what its "
+            "operations take is not known"
+        )
+    bound = "bytes" if program.byte_seconds >= operations else "operations"
     return (
-        f"{program.images_per_second:,.0f} images/s, bound by {bound}: a step takes {by_bytes} for "
-        f"its bytes and {by_operations} for its operations, by the data sheet"
+        f"{speed}, bound by {bound}: a step takes {by_bytes} for its bytes and "
+        f"{operations * 1e3:,.1f} ms for its operations, by the data sheet"
     )
 
 

@@ -1,26 +1,15 @@
 """Every way to attend is JAX's own dot-product attention, in values and gradients."""
 
-import dataclasses
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config, tiny_learner
 
-from repre_jax.models import attention, vit
 from repre_jax.models.attention import (
     _attend_on_accelerators,
     attend,
-    attend_by_cudnn,
-    best_length,
-    cudnn_takes,
     first_token_weights,
-    self_attention,
 )
-from repre_jax.models.dense import Linear
-from repre_jax.training.learner import remarks
 
 
 def attend_apart(query, key, value, bias=None):
@@ -61,72 +50,6 @@ def test_values_and_gradients(tokens, bias):
 def test_values_and_gradients_on_accelerators(bias):
     check_values_and_gradients(_attend_on_accelerators, 7, bias)
     check_values_and_gradients(_attend_on_accelerators, 7, bias, jnp.bfloat16, 0.05)
-
-
-def test_without_cudnn_it_is_not_asked():
-    """This Python has no CUDA plugin, and an NVIDIA card would get what other accelerators get."""
-    assert not cudnn_takes(jax.ShapeDtypeStruct((2, 8, 3, 4, 8), jnp.bfloat16))
-    assert best_length(7, 4, 8, jnp.bfloat16) == 7
-
-
-@pytest.mark.parametrize(("tokens", "seen"), [(8, 8), (7, 7), (8, 7)])
-def test_a_layer_by_cudnn_is_a_layer_in_steps(tokens, seen):
-    """With JAX's own attention in cuDNN's place, which has no card to run on here."""
-    keys = jax.random.split(jax.random.key(0), 6)
-    x, weights = (jax.random.normal(k, (2, tokens, 12)) for k in keys[:2])
-    x = x.at[:, seen:].set(0)
-    weights = weights.at[:, seen:].set(0)
-    qkv = Linear(jax.random.normal(keys[2], (12, 36)), jax.random.normal(keys[3], (36,)))
-    out = Linear(jax.random.normal(keys[4], (12, 12)), jax.random.normal(keys[5], (12,)))
-
-    def results(layer, **options):
-        def loss(*inputs):
-            y = layer(*inputs, 3, seen, **options)
-            return jnp.sum(weights * y), y[:, :seen]
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(x, qkv, out)
-
-    ours = jax.tree.leaves(results(attend_by_cudnn, implementation="xla"))
-    for own, other in zip(ours, jax.tree.leaves(results(self_attention)), strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
-
-
-def test_a_card_without_cudnn_is_told_of(monkeypatch):
-    learner = tiny_learner(tiny_config("simclr"))
-    bfloat16 = learner.encoder.clone(dtype=jnp.bfloat16)
-    clock = SimpleNamespace(total_steps=10**6)
-    resolution = SimpleNamespace(clock=clock, batch_size=8, remarks=[])
-    both = [learner, dataclasses.replace(learner, encoder=bfloat16)]
-    assert [remarks(resolution, x) for x in both] == [[], []]
-    monkeypatch.setattr(attention, "platform", lambda: "cuda")
-    before, (told,) = (remarks(resolution, x) for x in both)
-    assert before == [] and "cuDNN's attention was not found" in told
-
-
-def test_an_encoder_with_an_unseen_token_is_the_same(monkeypatch):
-    """As on NVIDIA's cards, where an odd number of tokens gets one more."""
-    encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8)
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
-
-    def results():
-        def loss(params):
-            output, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
-            return jnp.sum(output.tokens[..., 0]) + jnp.sum(output.pooled**2), (output, sown)
-
-        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
-
-    expected = results()
-    monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)
-    lengths = []
-    real = attention.self_attention
-    monkeypatch.setattr(
-        "repre_jax.models.layers.self_attention",
-        lambda x, *rest: lengths.append((x.shape[1], rest[-1])) or real(x, *rest),
-    )
-    for ours, theirs in zip(results(), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert lengths == [(6, 5)] * 2
 
 
 def test_accelerators_keep_one_array_of_pairs():

@@ -114,7 +114,7 @@ def test_lines():
     assert told[-1].endswith("all-reduce of 3 bf16 arrays, 1.00 MiB")
     assert lines(program())[-1].endswith("nothing")
     unknown = lines(program(operation_seconds=None))[-2]
-    assert "256 images/s" in unknown and "not known for its operations" in unknown
+    assert "256 images/s" in unknown and "what its operations take is not known" in unknown
 
 
 def test_ways_that_fit_are_tried(config, target, monkeypatch):

@@ -20,7 +20,7 @@ from repre_jax.evaluation.correspondence.propagate import (
 from repre_jax.evaluation.segmentation.maps import block_maps, with_fused
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
-from repre_jax.sharding import by_row
+from repre_jax.sharding import by_row, jitted
 
 # Of the long side where only the short one is given (facebookresearch/dino, read_frame).
 _STRIDE = 64
@@ -48,7 +48,7 @@ class Carrier:
         def encode(params, images):
             return with_fused(block_maps(self._encoder, params, images, blocks), fused)
 
-        self._encode = jax.jit(encode)
+        self._encode = jitted(encode, evaluation.mesh)
 
     def read(self, clip: Clip) -> tuple[np.ndarray, list[np.ndarray]]:
         """(frames uint8 [T, H, W, 3] at the size of the evaluation, their maps at their own).

@@ -11,8 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from repre_jax.data.detection.batches import detection_batches
 from repre_jax.data.detection.coco import open_coco
 from repre_jax.data.device.prefetch import DevicePrefetcher, prefetch_to_device
@@ -47,7 +45,7 @@ from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.schedules import Clock
-from repre_jax.sharding import all_replicated, by_row
+from repre_jax.sharding import all_replicated, by_row, jitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +208,9 @@ def train(
     """Steps until the end; returns the state and the metrics of the last step."""
     config, clock = run.evaluation.config, run.clock
     loop = TrainingLoop(
-        step=jax.jit(functools.partial(detection_step, run.trainer), donate_argnums=0),
+        step=jitted(
+            functools.partial(detection_step, run.trainer), run.evaluation.mesh, donate_argnums=0
+        ),
         total_steps=clock.total_steps,
         log_every=config.log_every_steps,
         save_every=config.save_every_steps,

@@ -28,6 +28,7 @@ from repre_jax.models.swin import Swin
 from repre_jax.random_streams import Stream, example_keys, step_key, stream_key
 from repre_jax.rematerialisation import level_of
 from repre_jax.schedules import Clock, Schedule, warmup_then_drops
+from repre_jax.training.finite import taken_where_finite
 from repre_jax.training.optimizers import build_optimizer
 
 _WARMUP_START, _DROP = 0.001, 0.1  # of the learning rate, in both recipes
@@ -260,12 +261,7 @@ def detection_step(
         gradients, state.opt_state, state.params, step=state.step
     )
     taken = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    kept = optax.tree.where(finite, taken, state)
-    new_state = kept.replace(
-        step=state.step + 1,
-        nonfinite_in_a_row=jnp.where(finite, 0, state.nonfinite_in_a_row + 1),
-    )
+    new_state = taken_where_finite(taken, state, loss, grad_norm)
     metrics = {
         "loss": loss,
         **{f"loss/{name}": value for name, value in losses.items()},

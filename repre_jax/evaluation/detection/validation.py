@@ -21,7 +21,7 @@ from repre_jax.evaluation.features import Features
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.models.detection.detector import Detections
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row
+from repre_jax.sharding import by_row, jitted
 
 _PICTURED = 6
 _SHOWN = ("AP", "AP50", "AP75")  # of each kind, at every validation; the rest at the end
@@ -41,8 +41,8 @@ class Validation:
         self._evaluation = evaluation
         self._source: CocoSource = evaluation.val
         self._views = views_of(trainer.recipe, trainer.side)
-        self._detect: Callable[[Any, Mapping[str, jax.Array]], Detections] = jax.jit(
-            trainer.detections
+        self._detect: Callable[[Any, Mapping[str, jax.Array]], Detections] = jitted(
+            trainer.detections, evaluation.mesh
         )
         self.precisions: dict[str, dict[str, float]] = {}
         self.cut_short = 0

@@ -24,6 +24,7 @@ from repre_jax.models.taps import apply_with_taps
 from repre_jax.random_streams import Stream, example_keys, step_key
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, Schedule, WarmUp
 from repre_jax.sharding import jitted
+from repre_jax.training.finite import taken_where_finite
 from repre_jax.training.optimizers import build_optimizer
 
 
@@ -253,13 +254,7 @@ def update(
     if decay:
         average = optax.incremental_update(params, average, 1 - decay)
     taken = state.replace(params=params, average=average, opt_state=opt_state)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    kept = optax.tree.where(finite, taken, state)
-    skipped = 1 - finite.astype(jnp.int32)
-    new_state = kept.replace(
-        step=state.step + 1,
-        nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped,
-    )
+    new_state = taken_where_finite(taken, state, loss, grad_norm)
     metrics = {
         "loss": loss,
         "grad_norm": grad_norm,

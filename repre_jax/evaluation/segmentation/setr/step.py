@@ -17,6 +17,7 @@ from repre_jax.models.setr import SETRHead, learns_as_the_encoder
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Schedule
+from repre_jax.training.finite import taken_where_finite
 from repre_jax.training.optimizers import decayed_parameters
 
 MOMENTUM = 0.9
@@ -179,19 +180,15 @@ def train_step(
 
     trained = jax.tree_util.tree_map_with_path(moved, trained, directions)
     taken = state.replace(params={**kept, **trained}, batch_stats=batch_stats, opt_state=opt_state)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    skipped = 1 - finite.astype(jnp.int32)
-    following = optax.tree.where(finite, taken, state).replace(
-        step=state.step + 1, nonfinite_in_a_row=(state.nonfinite_in_a_row + 1) * skipped
-    )
+    new_state = taken_where_finite(taken, state, loss, grad_norm)
     metrics = {
         "loss": loss,
         "loss/main": main,
         "grad_norm": grad_norm,
         "learning_rate": rates["encoder"],
-        "nonfinite_in_a_row": following.nonfinite_in_a_row,
+        "nonfinite_in_a_row": new_state.nonfinite_in_a_row,
     }
-    return following, metrics
+    return new_state, metrics
 
 
 def pixel_cross_entropy(logits: jax.Array, labels: jax.Array, over: str) -> jax.Array:

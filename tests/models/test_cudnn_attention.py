@@ -1,0 +1,144 @@
+"""Layers of attention by cuDNN, with JAX's own attention in the place of the card's."""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config, tiny_learner
+
+from repre_jax.models import attention, cudnn_attention, vit
+from repre_jax.models.attention import window_attention
+from repre_jax.models.cudnn_attention import best_length, takes
+from repre_jax.models.dense import Linear
+from repre_jax.training.learner import remarks
+
+HEADS, WIDTH = 3, 12
+
+
+def parameters():
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = (WIDTH, 3 * WIDTH), (3 * WIDTH,), (WIDTH, WIDTH), (WIDTH,)
+    values = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    return Linear(*values[:2]), Linear(*values[2:])
+
+
+def check_same(layer, other, seen, *inputs):
+    """Values of the tokens that are seen, and gradients, of [B, ..., N, D] and the parameters."""
+    weights = jax.random.normal(jax.random.key(1), inputs[0].shape)
+    weights = weights.at[..., seen:, :].set(0)
+
+    def results(layer):
+        def loss(*inputs):
+            y = layer(*inputs)
+            return jnp.sum(weights * y), y[..., :seen, :]
+
+        every = tuple(range(len(inputs)))
+        return jax.jit(jax.value_and_grad(loss, argnums=every, has_aux=True))(*inputs)
+
+    for own, expected in zip(
+        jax.tree.leaves(results(layer)), jax.tree.leaves(results(other)), strict=True
+    ):
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
+
+
+def by_cudnn(x, qkv, out, bias_of=None, seen=None):
+    return cudnn_attention.self_attention(
+        x, qkv, out, HEADS, seen or x.shape[1], bias_of, implementation="xla"
+    )
+
+
+def test_without_cudnn_it_is_not_asked():
+    """This Python has no CUDA plugin, and an NVIDIA card would get what other accelerators get."""
+    assert not takes(8, jnp.bfloat16)
+    assert best_length(7, 8, jnp.bfloat16) == 7
+
+
+def added_to_logits(query, table):
+    """[B, N, H, D / H] and [D / H, N] -> [B, H, N, N]."""
+    return jnp.einsum("bnhd,ds->bhns", query, table[:, : query.shape[1]])
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("tokens", "seen"), [(8, 8), (7, 7), (8, 7), (9, 7)])
+def test_a_layer_is_one_in_steps(tokens, seen, biased):
+    x = jax.random.normal(jax.random.key(2), (2, tokens, WIDTH)).at[:, seen:].set(0)
+    inputs = [x, *parameters(), jax.random.normal(jax.random.key(3), (WIDTH // HEADS, tokens))]
+
+    def added(table):
+        return functools.partial(added_to_logits, table=table) if biased else None
+
+    check_same(
+        lambda x, qkv, out, table: by_cudnn(x, qkv, out, added(table), seen),
+        lambda x, qkv, out, table: attention.self_attention(x, qkv, out, HEADS, seen, added(table)),
+        seen,
+        *inputs,
+    )
+
+
+@pytest.mark.parametrize("own_bias", [False, True])
+def test_windows_are_heads(own_bias, monkeypatch):
+    """Of windows of an odd number of tokens, with one bias for all or each with its own."""
+    windows, tokens = 4, 9
+    x = jax.random.normal(jax.random.key(2), (2, windows, tokens, WIDTH))
+    shape = (windows if own_bias else 1, HEADS, tokens, tokens)
+    bias = jax.random.normal(jax.random.key(3), shape)
+
+    def as_on_a_card(x, qkv, out, bias):
+        with monkeypatch.context() as patched:
+            patched.setattr(cudnn_attention, "takes", lambda *_: True)
+            patched.setattr(
+                jax.lax, "platform_dependent", lambda *inputs, cuda, default: cuda(*inputs)
+            )
+            whole = functools.partial(cudnn_attention.self_attention, implementation="xla")
+            patched.setattr(cudnn_attention, "self_attention", whole)
+            return window_attention(x, qkv, out, HEADS, bias)
+
+    def in_steps(x, qkv, out, bias):
+        return window_attention(x, qkv, out, HEADS, bias)
+
+    check_same(as_on_a_card, in_steps, tokens, x, *parameters(), bias)
+
+
+def test_a_card_without_cudnn_is_told_of(monkeypatch):
+    learner = tiny_learner(tiny_config("simclr"))
+    bfloat16 = learner.encoder.clone(dtype=jnp.bfloat16)
+    clock = SimpleNamespace(total_steps=10**6)
+    resolution = SimpleNamespace(clock=clock, batch_size=8, remarks=[])
+    both = [learner, dataclasses.replace(learner, encoder=bfloat16)]
+    assert [remarks(resolution, x) for x in both] == [[], []]
+    monkeypatch.setattr(cudnn_attention, "platform", lambda: "cuda")
+    before, (told,) = (remarks(resolution, x) for x in both)
+    assert before == [] and "cuDNN's attention was not found" in told
+
+
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
+    """As on NVIDIA's cards, where an odd number of tokens gets one more."""
+    encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8, position=position)
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
+    # A table of relative positions is zero at first.
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
+
+    def results():
+        def loss(params):
+            output, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
+            return jnp.sum(output.tokens[..., 0]) + jnp.sum(output.pooled**2), (output, sown)
+
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
+
+    expected = results()
+    monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)
+    lengths = []
+    real = attention.self_attention
+    monkeypatch.setattr(
+        "repre_jax.models.layers.self_attention",
+        lambda x, *rest: lengths.append((x.shape[1], rest[-2])) or real(x, *rest),
+    )
+    for ours, theirs in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert lengths == [(6, 5)] * 2
