@@ -1,5 +1,7 @@
 """Scaled dot-product attention, as fast as each kind of device has it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -8,6 +10,7 @@ from repre_jax.models import cudnn_attention, short_attention
 from repre_jax.models.cudnn_attention import BiasOf
 from repre_jax.models.dense import Linear, linear
 from repre_jax.rematerialisation import KEPT
+from repre_jax.sharding import platform
 
 # Tokens from which a CPU is faster head by head: their logits then no longer fit its cache.
 _MANY_TOKENS = 256
@@ -38,9 +41,9 @@ def self_attention(
     seen = seen or x.shape[1]
 
     def in_steps(x, qkv, out):
-        parts = queries_keys_values(x, qkv, heads)[:, :seen]
-        bias = None if bias_of is None else bias_of(parts[:, :, 0])
-        return projected(attend(parts, bias), out, x.shape[1])
+        parts = queries_keys_values(x, qkv, heads)
+        bias = None if bias_of is None else bias_of(parts[:, :seen, 0])
+        return projected(attend(parts, bias, seen), out)
 
     def by_cudnn(x, qkv, out):
         return cudnn_attention.self_attention(x, qkv, out, heads, seen, bias_of)
@@ -60,23 +63,35 @@ def window_attention(
       x, qkv, out, heads: as of ``self_attention``, but for the windows.
       bias: [1 or W, H, N, N], added to the scaled logits of every example.
     """
-    windows, tokens = x.shape[1:3]
+    windows, seen, width = x.shape[1:]
+    unseen = best_length(seen, heads, width // heads, x.dtype) - seen
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, unseen), (0, 0)))
 
     def in_steps(x, qkv, out, bias):
-        parts = queries_keys_values(x.reshape(len(x), -1, x.shape[-1]), qkv, heads)
-        parts = parts.reshape(len(x), windows, tokens, *parts.shape[2:])
-        # Windows are the batch of the attention, and examples are mapped over.
-        attended = jax.vmap(attend, in_axes=(0, None))(parts, bias)
-        attended = attended.reshape(len(x), windows * tokens, *attended.shape[3:])
-        return projected(attended, out, windows * tokens).reshape(x.shape)
+        parts = queries_keys_values(x, qkv, heads)
+        return projected(attend_in_windows(parts, bias, seen), out)
 
     def by_cudnn(x, qkv, out, bias):
-        each = jnp.broadcast_to(bias, (windows, *bias.shape[1:])).reshape(1, -1, tokens, tokens)
+        each = jnp.broadcast_to(bias, (windows, *bias.shape[1:])).reshape(1, -1, seen, seen)
         x = jnp.swapaxes(x, 1, 2)
-        x = cudnn_attention.self_attention(x, qkv, out, heads, tokens, lambda query: each)
+        x = cudnn_attention.self_attention(x, qkv, out, heads, seen, lambda query: each)
         return jnp.swapaxes(x, 1, 2)
 
-    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out, bias)
+    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out, bias)[:, :, :seen]
+
+
+def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> int:
+    """To which number of tokens an encoder had better pad, for attention and all that is around it.
+
+    cuDNN trains on even numbers. A TPU keeps them in eights, so that more cost no memory, and rows
+    of all images would have to be written again for an image's.
+    """
+    kind, multiple = platform(), 1
+    if kind == "cuda" and cudnn_attention.takes(head_width, dtype):
+        multiple = 2
+    if kind == "tpu" and short_attention.fits(tokens, heads, head_width, dtype):
+        multiple = 8
+    return -(-tokens // multiple) * multiple
 
 
 def _by_cudnn_or(in_steps, by_cudnn, heads, x, *others):
@@ -87,36 +102,59 @@ def _by_cudnn_or(in_steps, by_cudnn, heads, x, *others):
 
 
 def queries_keys_values(x: jax.Array, qkv: Linear, heads: int) -> jax.Array:
-    """[B, N, D] -> [B, N, 3, H, D / H]."""
+    """[..., N, D] -> [..., N, 3, H, D / H]."""
     made = linear(x.reshape(-1, x.shape[-1]), *qkv)  # rows of tokens, as in MLP
-    return checkpoint_name(made, KEPT).reshape(*x.shape[:2], 3, heads, -1)
+    return checkpoint_name(made, KEPT).reshape(*x.shape[:-1], 3, heads, -1)
 
 
-def projected(attended: jax.Array, out: Linear, length: int) -> jax.Array:
-    """[B, N, H, D / H] -> [B, length, D], of zeros projected after the first N."""
-    batch, tokens, *_ = attended.shape
-    rows = jnp.pad(attended.reshape(batch, tokens, -1), ((0, 0), (0, length - tokens), (0, 0)))
-    rows = checkpoint_name(rows.reshape(batch * length, -1), KEPT)
-    return linear(rows, *out).reshape(batch, length, -1)
+def projected(attended: jax.Array, out: Linear) -> jax.Array:
+    """[..., N, H, D / H] -> [..., N, D]."""
+    *shape, heads, head_width = attended.shape
+    rows = checkpoint_name(attended.reshape(-1, heads * head_width), KEPT)
+    return linear(rows, *out).reshape(*shape, -1)
 
 
-def attend(qkv: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def attend(qkv: jax.Array, bias: jax.Array | None = None, seen: int | None = None) -> jax.Array:
     """softmax(q k / sqrt(D / H) + bias) v, logits and softmax in float32 whatever the dtype.
 
-    In bfloat16 and without a bias, a kernel of our own on TPUs never writes the pairs of tokens,
-    N x N, where it takes the shapes (``short_attention.takes``).
+    In bfloat16 a kernel of our own on TPUs never writes the pairs of tokens, N x N, where it takes
+    the shapes (``short_attention.takes``).
 
     Args:
       qkv: [B, N, 3, H, D / H], query, key and value, as one projection makes them.
-      bias: [B or 1, H, N, N], or None.
+      bias: [B or 1, H, S, S], or None.
+      seen: S: the first so many tokens attend to each other; None for all.
 
     Returns:
-      [B, N, H, D / H].
+      [B, N, H, D / H], zeros after the first S.
     """
-    kinds = {"cpu": _apart(_attend_on_cpu), "default": _apart(_attend_on_accelerators)}
-    if bias is None and short_attention.takes(qkv):
-        kinds["tpu"] = lambda qkv, bias: short_attention.attend(qkv)
+    seen = seen or qkv.shape[1]
+    kinds = {
+        "cpu": functools.partial(_in_steps, _attend_on_cpu, seen),
+        "default": functools.partial(_in_steps, _attend_on_accelerators, seen),
+    }
+    in_one_window = qkv[:, None], None if bias is None else bias[:, None]
+    if short_attention.takes(*in_one_window):
+        kinds["tpu"] = lambda *_: short_attention.attend(*in_one_window, seen)[:, 0]
     return jax.lax.platform_dependent(qkv, bias, **kinds)
+
+
+def attend_in_windows(qkv: jax.Array, bias: jax.Array, seen: int) -> jax.Array:
+    """``attend`` of [B, W, N, 3, H, D / H] with [W or 1, H, S, S] -> [B, W, N, H, D / H]."""
+    # Windows are the batch of the attention, and examples are mapped over.
+    kinds = {
+        "cpu": jax.vmap(functools.partial(_in_steps, _attend_on_cpu, seen), (0, None)),
+        "default": jax.vmap(functools.partial(_in_steps, _attend_on_accelerators, seen), (0, None)),
+    }
+    if short_attention.takes(qkv, bias[None]):
+        kinds["tpu"] = lambda qkv, bias: short_attention.attend(qkv, bias[None], seen)
+    return jax.lax.platform_dependent(qkv, bias, **kinds)
+
+
+def _in_steps(attention, seen, qkv, bias):
+    """``attend`` by a function of query, key, value [B, S, H, D / H] and bias."""
+    attended = attention(*jnp.unstack(qkv[:, :seen], axis=2), bias)
+    return jnp.pad(attended, ((0, 0), (0, qkv.shape[1] - seen), (0, 0), (0, 0)))
 
 
 def attend_to(
@@ -135,11 +173,6 @@ def attend_to(
     return jax.lax.platform_dependent(
         query, key, value, bias, cpu=_attend_on_cpu, default=_attend_on_accelerators
     )
-
-
-def _apart(attention):
-    """``attention`` of query, key, value [B, N, H, D / H] and bias, as one of them together."""
-    return lambda qkv, bias: attention(*jnp.unstack(qkv, axis=-3), bias)
 
 
 def first_token_weights(

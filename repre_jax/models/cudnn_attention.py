@@ -46,16 +46,6 @@ def misses(head_width: int, dtype: jnp.dtype) -> bool:
     return platform() == "cuda" and dtype == jnp.bfloat16 and not takes(head_width, dtype)
 
 
-def best_length(tokens: int, head_width: int, dtype: jnp.dtype) -> int:
-    """To which number of tokens an encoder had better pad, for attention and all that is around it.
-
-    An odd number would be padded before and cut after every layer's attention, and norms would not
-    fuse with what comes before them.
-    """
-    odd = tokens % 2 == 1
-    return tokens + (odd and platform() == "cuda" and takes(head_width, dtype))
-
-
 def self_attention(
     x: jax.Array,
     qkv: Linear,

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from repre_jax.models import attention, vit
 from repre_jax.models.attention import (
     _attend_on_accelerators,
     attend,
     first_token_weights,
+    window_attention,
 )
+from repre_jax.models.dense import Linear
 
 
 def attend_apart(query, key, value, bias=None):
@@ -76,3 +79,52 @@ def test_logits_and_softmax_are_float32():
     query = key = jnp.zeros((1, tokens, 1, 2), jnp.bfloat16)
     value = jnp.ones((1, tokens, 1, 2), jnp.bfloat16)
     np.testing.assert_allclose(np.float32(attend_apart(query, key, value)), 1.0, atol=0.01)
+
+
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
+    """As on NVIDIA's cards, where an odd number of tokens gets one more, and on TPUs."""
+    encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8, position=position)
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
+    # A table of relative positions is zero at first.
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
+
+    def results():
+        def loss(params):
+            output, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
+            return jnp.sum(output.tokens[..., 0]) + jnp.sum(output.pooled**2), (output, sown)
+
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
+
+    expected = results()
+    monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)
+    lengths = []
+    real = attention.self_attention
+    monkeypatch.setattr(
+        "repre_jax.models.layers.self_attention",
+        lambda x, *rest: lengths.append((x.shape[1], rest[-2])) or real(x, *rest),
+    )
+    for ours, theirs in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert lengths == [(6, 5)] * 2
+
+
+@pytest.mark.parametrize("windows", [1, 4])
+def test_windows_with_unseen_tokens_are_the_same(windows, monkeypatch):
+    keys = jax.random.split(jax.random.key(0), 6)
+    shapes = (2, 4, 9, 12), (12, 36), (36,), (12, 12), (12,), (windows, 3, 9, 9)
+    x, *linears, bias = (jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+    inputs = x, Linear(*linears[:2]), Linear(*linears[2:]), bias
+
+    def results():
+        def loss(x, qkv, out, bias):
+            y = window_attention(x, qkv, out, 3, bias)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(*inputs)
+
+    expected = results()
+    monkeypatch.setattr(attention, "best_length", lambda tokens, *_: -(-tokens // 8) * 8)
+    for ours, theirs in zip(jax.tree.leaves(results()), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

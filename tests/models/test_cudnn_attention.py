@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config, tiny_learner
 
-from repre_jax.models import attention, cudnn_attention, vit
-from repre_jax.models.attention import window_attention
-from repre_jax.models.cudnn_attention import best_length, takes
+from repre_jax.models import attention, cudnn_attention
+from repre_jax.models.attention import best_length, window_attention
+from repre_jax.models.cudnn_attention import takes
 from repre_jax.models.dense import Linear
 from repre_jax.training.learner import remarks
 
@@ -54,7 +54,7 @@ def by_cudnn(x, qkv, out, bias_of=None, seen=None):
 def test_without_cudnn_it_is_not_asked():
     """This Python has no CUDA plugin, and an NVIDIA card would get what other accelerators get."""
     assert not takes(8, jnp.bfloat16)
-    assert best_length(7, 8, jnp.bfloat16) == 7
+    assert best_length(7, 2, 8, jnp.bfloat16) == 7
 
 
 def added_to_logits(query, table):
@@ -113,32 +113,3 @@ def test_a_card_without_cudnn_is_told_of(monkeypatch):
     monkeypatch.setattr(cudnn_attention, "platform", lambda: "cuda")
     before, (told,) = (remarks(resolution, x) for x in both)
     assert before == [] and "cuDNN's attention was not found" in told
-
-
-@pytest.mark.parametrize("position", ["learned", "relative"])
-def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
-    """As on NVIDIA's cards, where an odd number of tokens gets one more."""
-    encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8, position=position)
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
-    # A table of relative positions is zero at first.
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
-
-    def results():
-        def loss(params):
-            output, sown = encoder.apply({"params": params}, images, mutable=["intermediates"])
-            return jnp.sum(output.tokens[..., 0]) + jnp.sum(output.pooled**2), (output, sown)
-
-        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
-
-    expected = results()
-    monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)
-    lengths = []
-    real = attention.self_attention
-    monkeypatch.setattr(
-        "repre_jax.models.layers.self_attention",
-        lambda x, *rest: lengths.append((x.shape[1], rest[-2])) or real(x, *rest),
-    )
-    for ours, theirs in zip(results(), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert lengths == [(6, 5)] * 2
