@@ -96,6 +96,12 @@ QUICK = [
         ("mae_vitl", "v5p:4x4x4", "none"),
     ]
 ]
+# Windows of a Swin and relative positions, which add something to the logits.
+BIASED = [
+    Row(config, target, devices * batch_size, effort=effort)
+    for config, batch_size in [("moby_swint:baseline", 64), ("lomar_vits", 128)]
+    for target, devices, effort in [("h100:1", 1, 0.0), ("v5e:2x2", 4, -0.5)]
+]
 # Whole on every device, and a share on each; few images, for the state's bytes are the question.
 SHARED = [
     Row(config, target, batch_size, shard_state=shard_state, effort=-0.5)
@@ -114,7 +120,15 @@ def rows() -> list[Row]:
     configs = [name for name in configs if read_config(name).task == "pretrain"]
     every = [(config, target) for config in configs for target in HARDWARE]
     precise = Row("moco_v3_vits", "h100:1", 128, float32_residual=True)
-    found = [*SMALL, *_beside_baseline(FIRST), precise, *QUICK, *SHARED, *_beside_baseline(every)]
+    found = [
+        *SMALL,
+        *_beside_baseline(FIRST),
+        precise,
+        *QUICK,
+        *SHARED,
+        *BIASED,
+        *_beside_baseline(every),
+    ]
     return list(dict.fromkeys(found))
 
 
