@@ -1,11 +1,15 @@
 """MAE's decoder (arXiv 2111.06377): a narrow transformer over kept tokens and mask tokens."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repre_jax.models.attention import best_length
 from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
+    Attention,
     layer_norm,
     linear_initialisers,
     normal_002,
@@ -49,9 +53,13 @@ class MAEDecoder(nn.Module):
         x = unshuffle(jnp.concatenate([kept, hidden], axis=1), shuffled)
         x = jnp.concatenate([class_token, x], axis=1)
         x = x + jnp.asarray(sincos_2d(self.grid, self.width, columns_first=True), x.dtype)
+        seen = 1 + patches
+        unseen = best_length(seen, self.heads, self.width // self.heads, self.dtype) - seen
+        x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
+        attention = functools.partial(Attention, seen=seen)
+        of_block = options | {"qkv_init": qkv_init, "attention": attention}
         block_class = rematerialised(self.remat)
         for k in range(self.depth):
-            block = block_class(self.heads, qkv_init=qkv_init, name=f"block_{k}", **options)
-            x = block(x, train)
-        x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:])
+            x = block_class(self.heads, name=f"block_{k}", **of_block)(x, train)
+        x = layer_norm(1e-6, self.dtype, "norm")(x[:, 1:seen])
         return Dense(self.values, name="pixels", **options)(x)
