@@ -2,8 +2,8 @@
 
 JAX has it as an implementation of its own attention, and knows its limits: 16 bits, heads of a
 multiple of 8 channels and at most 128, or 256 on newer cards. Trained, it wants even numbers of
-tokens. It promises no order of the sums in its gradients: two runs on a card may differ in their last
-digits.
+tokens. It promises no order of the sums in its gradients: two runs on a card may differ in their
+last digits.
 """
 
 import functools
