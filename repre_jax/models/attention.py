@@ -63,9 +63,8 @@ def window_attention(
       x, qkv, out, heads: as of ``self_attention``, but for the windows.
       bias: [1 or W, H, N, N], added to the scaled logits of every example.
     """
-    windows, seen, width = x.shape[1:]
-    unseen = best_length(seen, heads, width // heads, x.dtype) - seen
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, unseen), (0, 0)))
+    windows, seen = x.shape[1:3]
+    x = padded(x, heads, x.dtype)
 
     def in_steps(x, qkv, out, bias):
         parts = queries_keys_values(x, qkv, heads)
@@ -78,6 +77,19 @@ def window_attention(
         return jnp.swapaxes(x, 1, 2)
 
     return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out, bias)[:, :, :seen]
+
+
+def padded(x: jax.Array, heads: int, dtype: jnp.dtype) -> jax.Array:
+    """Tokens [..., N, D], zeros behind them up to their ``best_length``.
+
+    Args:
+      x: of any dtype.
+      heads: H.
+      dtype: that the attention computes in.
+    """
+    tokens, width = x.shape[-2:]
+    unseen = best_length(tokens, heads, width // heads, dtype) - tokens
+    return jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, unseen), (0, 0)))
 
 
 def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> int:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repre_jax.models.attention import best_length
+from repre_jax.models.attention import padded
 from repre_jax.models.dense import Dense
 from repre_jax.models.layers import (
     Attention,
@@ -54,8 +54,7 @@ class MAEDecoder(nn.Module):
         x = jnp.concatenate([class_token, x], axis=1)
         x = x + jnp.asarray(sincos_2d(self.grid, self.width, columns_first=True), x.dtype)
         seen = 1 + patches
-        unseen = best_length(seen, self.heads, self.width // self.heads, self.dtype) - seen
-        x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
+        x = padded(x, self.heads, self.dtype)
         attention = functools.partial(Attention, seen=seen)
         of_block = options | {"qkv_init": qkv_init, "attention": attention}
         block_class = rematerialised(self.remat)

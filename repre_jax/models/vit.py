@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.models.attention import best_length
+from repre_jax.models.attention import padded
 from repre_jax.models.conv_stem import ConvStem, halvings
 from repre_jax.models.layers import (
     Attention,
@@ -147,9 +147,7 @@ class ViT(nn.Module):
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
         tokens = x.shape[1]
-        head_width = self.width // self.heads
-        unseen = best_length(tokens, self.heads, head_width, self.dtype) - tokens
-        x = jnp.pad(x, ((0, 0), (0, unseen), (0, 0)))
+        x = padded(x, self.heads, self.dtype)
         attention = functools.partial(attention, seen=tokens)
         for k in range(self.depth):
             x = self._block(k, attention)(x, train)

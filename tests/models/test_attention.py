@@ -98,7 +98,7 @@ def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
         return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
 
     expected = results()
-    monkeypatch.setattr(vit, "best_length", lambda tokens, *_: tokens + tokens % 2)
+    monkeypatch.setattr(attention, "best_length", lambda tokens, *_: tokens + tokens % 2)
     lengths = []
     real = attention.self_attention
     monkeypatch.setattr(
