@@ -90,9 +90,9 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
 
 def _measured(evaluation: Evaluation, started: float) -> dict[str, Any]:
     """What ``results.json`` says; ``started`` is the monotonic time of the command's start."""
-    advice = "Lower batch_size (of fine-tuning, recipe.batch_size), or set more devices."
-    with memory_shortage_told(advice):
-        measured = TASKS[evaluation.config.task].measure(evaluation)
+    task = TASKS[evaluation.config.task]
+    with memory_shortage_told(task.less_memory):
+        measured = task.measure(evaluation)
     wall_seconds = round(time.monotonic() - started, 2)
     results = _origin(evaluation) | {"wall_seconds": wall_seconds} | measured
     if evaluation.features_commits:

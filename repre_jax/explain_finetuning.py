@@ -1,6 +1,8 @@
 """``--explain`` of a fine-tuning: what it would be, and its step compiled for absent devices."""
 
+import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from repre_jax.evaluation.images import fill_in_data, open_labelled
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import check_ranges
+from repre_jax.rematerialisation import level_of, levels_above
 from repre_jax.schedules import Clock
 from repre_jax.sharding import abstract, all_replicated, by_row, make_mesh
 from repre_jax.training import target
@@ -49,8 +52,30 @@ def explain_finetuning(config: ConfigDict, absent: Target | None = None) -> str:
         lines += ["", f"compiled for {absent.name}, one of {absent.mesh.size} devices"]
         lines += ["  " + line for line in target.lines(program)]
         if not program.fits:
-            lines.append("  Set a smaller recipe.batch_size, or name more devices.")
+            fitting = [f"  with {way}" for way in ways_that_fit(evaluation, absent)]
+            lines += fitting or ["  nothing that was tried makes it fit"]
+            lines.append("  A smaller recipe.batch_size takes less, and is another training.")
     return "\n".join(lines)
+
+
+def ways_that_fit(evaluation: Evaluation, absent: Target) -> Iterator[str]:
+    """Settings with which a fine-tuning that does not fit does; see ``target.fitting``."""
+
+    def changed(absent: Target, remat: str) -> target.Program:
+        config = evaluation.config.copy_and_resolve_references()
+        config.remat = remat
+        other = dataclasses.replace(evaluation, config=config, mesh=absent.mesh)
+        finetuner, _, params = measure.build(other)
+        return compile_finetuning(other, finetuner, params, absent)
+
+    remat = level_of(evaluation.config.remat, "remat")
+    targets = target.larger_targets(absent, measure.recipe_of(evaluation).batch_size)
+    return target.fitting(
+        [
+            ((f"remat={x}", functools.partial(changed, absent, x)) for x in levels_above(remat)),
+            ((told, functools.partial(changed, larger, remat)) for told, larger in targets),
+        ]
+    )
 
 
 def compile_finetuning(

@@ -18,3 +18,8 @@ def level_of(value: str | bool, key: str = "model.remat") -> str:
     if value not in LEVELS:
         raise UserError(f"{key}={value!r} must be one of {', '.join(LEVELS)}.")
     return value
+
+
+def levels_above(level: str) -> tuple[str, ...]:
+    """The levels that keep less than ``level``, the next one first."""
+    return LEVELS[LEVELS.index(level) + 1 :]

@@ -8,7 +8,9 @@ from whole_runs import command
 
 from repre_jax import command_line
 from repre_jax.sharding import make_mesh
+from repre_jax.training import target
 from repre_jax.training.accelerators import Accelerator, Target
+from repre_jax.training.target import Program
 
 RECIPE = ["--config.recipe.batch_size=16", "--config.recipe.rand_augment=0"]
 
@@ -61,6 +63,28 @@ def test_the_account_of_a_step(explained, run, monkeypatch):
     assert sizes[0] == sizes[1] > 0, "the recipe has a moving average"
 
 
+def test_what_makes_it_fit_is_tried(explained, monkeypatch):
+    """Of programs that are made up, and as large as the least that the blocks keep."""
+    tried = []
+
+    def compiled(evaluation, finetuner, params, absent):
+        tried.append((finetuner.encoder.remat, absent.mesh.size))
+        taken = 2**30 if finetuner.encoder.remat == "block" else 2**32
+        return Program(absent.mesh.size, 16, {"all": taken}, 2**31, 9.0, 3e12, 0.5, 4, 0.25, ())
+
+    monkeypatch.setattr("repre_jax.explain_finetuning.compile_finetuning", compiled)
+    larger = [
+        ("--target=v5e:2x2", Target("v5e:2x2", make_mesh(4), Accelerator(1e12, 1e9, 1e9), 0, {}))
+    ]
+    monkeypatch.setattr(target, "larger_targets", lambda *_: larger)
+    code, out, _ = explained("--target=v5e:1x2")
+    assert code == 0
+    assert "does not fit, by 2.00 GiB" in out
+    assert "  with remat=block: 1.00 of 2.00 GiB: fits" in out
+    assert "remat=attention:" not in out and "v5e:2x2" not in out, "neither is enough"
+    assert tried == [("none", 2), ("attention", 2), ("block", 2), ("none", 4)]
+
+
 @pytest.mark.slow
 def test_the_step_is_compiled_for_the_target(explained):
     code, out, _ = explained("--target=v5e:1x2", "--config.compute_dtype=float32")
@@ -75,6 +99,7 @@ def test_the_step_is_compiled_for_the_target(explained):
         ("--config.recipe.batch_size=15", "recipe.batch_size=15 cannot be split over 2 devices"),
         ("--config.devices=3", "devices=3, but --target=v5e:1x2 has 2"),
         ("--config.recipe.drop_path=2.0", "recipe.drop_path"),
+        ("--config.remat=blocks", "remat='blocks' must be one of none, attention, block"),
     ],
 )
 def test_what_the_fine_tuning_would_refuse(explained, given, told):

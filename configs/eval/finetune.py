@@ -30,6 +30,7 @@ def get_config(variants: str = ""):
     config.recipe = ConfigDict(
         {name: placeholder(type(value)) for name, value in numbers.items()},
     )
+    config.remat = "none"  # or "attention", "block": less memory, as model.remat in pre-training
     config.validate_every_epochs = 1.0  # 0: after the last only
     config.save_every_steps = 500
     config.keep_checkpoints = 1  # newest ones; the best is kept besides

@@ -200,6 +200,7 @@ class Task:
       fingerprint: of a config and the images' format, the hash of what lies in the files that the
         former names, beside the images; None where it names none. UserError when they cannot be
         read.
+      less_memory: what to do where the devices have too little of it.
     """
 
     measure: Callable[[Evaluation], dict[str, Any]]
@@ -210,3 +211,4 @@ class Task:
     protocols: tuple[str, ...] = ()
     default_protocol: Callable[[Pretrained], str] | None = None
     fingerprint: Callable[[ConfigDict, PixelFormat], str] | None = None
+    less_memory: str = "Lower batch_size, or set more devices."

@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
-from repre_jax.rematerialisation import LEVELS, level_of
+from repre_jax.rematerialisation import level_of, levels_above
 
 # Nothing is said of these: none of them changes what is trained or measured.
 FREE_TO_CHANGE = (
@@ -87,7 +87,7 @@ def ways_to_less_memory(config: ConfigDict) -> str:
     resumable = ["more train.devices"]
     if not config.train.shard_state and jax.device_count() > 1:
         resumable.append("train.shard_state=True")
-    levels = LEVELS[LEVELS.index(level_of(config.model.remat)) + 1 :]
+    levels = levels_above(level_of(config.model.remat))
     if levels and not undoes_remat():
         resumable.insert(0, f"model.remat={' or '.join(levels)}")
     if not drawn_by_micro_batch(config):

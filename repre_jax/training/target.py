@@ -5,17 +5,18 @@ the least time that the data sheet allows for that. No step is faster; every one
 """
 
 import contextlib
+import functools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax import rematerialisation
 from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
+from repre_jax.rematerialisation import level_of, levels_above
 from repre_jax.training.accelerators import Target, open_target
 from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
 from repre_jax.training.learner import build_learner
@@ -78,6 +79,10 @@ class Program(NamedTuple):
     def images_per_second(self) -> float:
         """The most that all devices together can do."""
         return self.batch_size / self.seconds
+
+
+# What is changed, and what compiles the program that is changed so.
+Attempt = tuple[str, Callable[[], Program]]
 
 
 def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
@@ -155,11 +160,22 @@ def compile_lowered(
 
 
 def ways_that_fit(config: ConfigDict, target: Target, *, images: int) -> Iterator[str]:
-    """Settings with which a program that does not fit does, one of each kind, each compiled."""
-    for change in (_sharded, _accumulated, _rematerialised, _more_devices):
-        for told, other_config, other_target in change(config, target):
+    """Settings with which a pre-training that does not fit does; see ``fitting``."""
+
+    def attempts(kind):
+        for told, other_config, other_target in kind(config, target):
+            yield told, functools.partial(compile_for, other_config, other_target, images=images)
+
+    kinds = (_sharded, _accumulated, _rematerialised, _more_devices)
+    return fitting(attempts(kind) for kind in kinds)
+
+
+def fitting(kinds: Iterable[Iterable[Attempt]]) -> Iterator[str]:
+    """Of each kind of change the first whose program fits, in words; each is compiled."""
+    for attempts in kinds:
+        for told, compile_changed in attempts:
             with contextlib.suppress(UserError):  # a batch that cannot be shared so
-                program = compile_for(other_config, other_target, images=images)
+                program = compile_changed()
                 if program.fits:
                     yield f"{told}: {_memory_line(program)}; {_speed_line(program)}"
                     break
@@ -235,15 +251,19 @@ def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, Conf
 
 
 def _rematerialised(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
-    levels = rematerialisation.LEVELS
-    for level in levels[levels.index(rematerialisation.level_of(config.model.remat)) + 1 :]:
+    for level in levels_above(level_of(config.model.remat)):
         yield f"model.remat={level}", _changed(config, "model", "remat", level), target
 
 
 def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
-    """Twice as many, and twice as many again, as long as each has an image."""
+    for told, larger in larger_targets(target, config.train.batch_size):
+        yield told, config, larger
+
+
+def larger_targets(target: Target, batch_size: int) -> Iterator[tuple[str, Target]]:
+    """Twice the devices, and twice as many again, as long as each has an image."""
     name = target.name
-    while 2 * target.mesh.size <= config.train.batch_size:
+    while 2 * target.mesh.size <= batch_size:
         kind, _, shape = name.partition(":")
         axes = sorted(map(int, shape.split("x")))
         name = f"{kind}:{'x'.join(map(str, sorted([2 * axes[0], *axes[1:]])))}"
@@ -251,7 +271,7 @@ def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, Con
             target = open_target(name)
         except UserError:  # there are no larger ones
             return
-        yield f"--target={name}", config, target
+        yield f"--target={name}", target
 
 
 def _changed(config: ConfigDict, section: str, key: str, value: object) -> ConfigDict:

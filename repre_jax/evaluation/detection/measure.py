@@ -129,6 +129,8 @@ TASK = Task(
     own_data=True,
     protocols=tuple(RECIPES),
     default_protocol=default_protocol,
+    less_memory="Set recipe.remat=block, more devices or a smaller recipe.batch_size; where "
+    "validation takes too much, a smaller batch_size.",
 )
 
 

@@ -45,6 +45,7 @@ from repre_jax.evaluation.frozen import from_levels
 from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Evaluation, Task
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
+from repre_jax.rematerialisation import level_of
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.interruption import Interruption
@@ -127,12 +128,14 @@ TASK = Task(
     },
     free_to_change=(
         *SHARED_FREE_TO_CHANGE,
+        "remat",
         "save_every_steps",
         "keep_checkpoints",
         "log_every_steps",
     ),
     protocols=tuple(RECIPES),
     default_protocol=default_protocol,
+    less_memory="Set remat=block, more devices or a smaller recipe.batch_size.",
 )
 
 
@@ -143,7 +146,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
       UserError: a recipe, or a batch that neither images nor devices can share.
     """
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
-    recipe = with_changes(published_recipe_of(evaluation), config.recipe.to_dict())
+    recipe = recipe_of(evaluation)
     devices = evaluation.mesh.size
     if recipe.rand_augment and train.pixels != RGB:
         raise UserError(
@@ -170,6 +173,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
         evaluation.params,
         image_size=config.image_size,
         drop_path=recipe.drop_path,
+        remat=level_of(config.remat, "remat"),
     )
     finetuner = build_finetuner(
         encoder,
@@ -180,6 +184,11 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
         seed=config.seed,
     )
     return finetuner, clock, params
+
+
+def recipe_of(evaluation: Evaluation) -> FinetuneRecipe:
+    """The numbers of the protocol, as the config changes them."""
+    return with_changes(published_recipe_of(evaluation), evaluation.config.recipe.to_dict())
 
 
 def published_recipe_of(evaluation: Evaluation) -> FinetuneRecipe:

@@ -100,7 +100,7 @@ class Finetuner:
 
 
 def finetuned_encoder(
-    encoder: nn.Module, params: Any, *, image_size: ImageSize, drop_path: float
+    encoder: nn.Module, params: Any, *, image_size: ImageSize, drop_path: float, remat: str
 ) -> tuple[nn.Module, Any]:
     """A pre-trained encoder and its parameters, made ready for training at an image size.
 
@@ -109,8 +109,10 @@ def finetuned_encoder(
     windows that it was made for, which any image size runs through.
     """
     if getattr(encoder, "position", "relative") == "relative":
-        return encoder.clone(drop_path=drop_path), params
-    finetuned = encoder.clone(drop_path=drop_path, image_size=image_size, position="learned")
+        return encoder.clone(drop_path=drop_path, remat=remat), params
+    finetuned = encoder.clone(
+        drop_path=drop_path, remat=remat, image_size=image_size, position="learned"
+    )
     if "position_embedding" in params:
         positions = params["position_embedding"]
         positions = resize_learned_positions(positions, encoder.grid, finetuned.grid)

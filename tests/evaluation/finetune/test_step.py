@@ -151,22 +151,28 @@ def test_positions_are_resized_as_maes(side):
 
 def test_fixed_positions_become_parameters_of_the_new_grid():
     encoder, params = finetuned_encoder(
-        VIT.clone(position="sincos"), {"norm": {}}, image_size=48, drop_path=0.2
+        VIT.clone(position="sincos", remat="block"),
+        {"norm": {}},
+        image_size=48,
+        drop_path=0.2,
+        remat="none",
     )
     assert (encoder.position, encoder.image_size, encoder.drop_path) == ("learned", 48, 0.2)
+    assert encoder.remat == "none", "not that of the pre-training"
     np.testing.assert_array_equal(params["position_embedding"], sincos_2d((6, 6), VIT.width))
 
 
 def test_relative_positions_fit_every_grid():
     params = {"norm": {}}
-    encoder, same = finetuned_encoder(RELATIVE_VIT, params, image_size=96, drop_path=0.2)
-    assert (encoder.position, encoder.drop_path) == ("relative", 0.2)
+    changes = {"image_size": 96, "drop_path": 0.2, "remat": "block"}
+    encoder, same = finetuned_encoder(RELATIVE_VIT, params, **changes)
+    assert (encoder.position, encoder.drop_path, encoder.remat) == ("relative", 0.2, "block")
     assert same is params
 
 
 def test_swin_keeps_its_windows():
     swin = Swin(8, (1, 1, 1, 1), (1, 1, 1, 1), window=2, image_size=32)
-    encoder, _ = finetuned_encoder(swin, {}, image_size=64, drop_path=0.2)
+    encoder, _ = finetuned_encoder(swin, {}, image_size=64, drop_path=0.2, remat="none")
     assert (encoder.image_size, encoder.drop_path) == (32, 0.2)
 
 

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.auxiliary_weight = 0.4  # of each of their losses; 0 is for none
     config.frozen = False  # the encoder stays as it is; the head alone is trained
     config.drop_path = 0.0
+    config.remat = "none"  # or "attention", "block": less memory, as model.remat in pre-training
 
     config.steps = 40_000
     config.train_batch_size = 8

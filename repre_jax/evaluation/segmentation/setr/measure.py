@@ -39,6 +39,7 @@ from repre_jax.image_size import check_image_size, height_and_width, size_in_wor
 from repre_jax.models.setr import VARIANTS, SETRHead, setr_blocks
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
+from repre_jax.rematerialisation import level_of
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.sharding import all_replicated, by_row, jitted, replicated
@@ -139,6 +140,7 @@ TASK = Task(
     free_to_change=(
         *ENCODER_FREE_TO_CHANGE,
         "data.path",
+        "remat",
         "workers",
         "save_every_steps",
         "keep_checkpoints",
@@ -146,6 +148,8 @@ TASK = Task(
     ),
     open=open_colour_pairs,
     own_data=True,
+    less_memory="Set remat=block, more devices or a smaller train_batch_size; where validation "
+    "takes too much, a smaller batch_size.",
 )
 
 
@@ -168,7 +172,11 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
     if config.head == "mla" and config.auxiliary_blocks:
         raise UserError("auxiliary_blocks is given, and those of head=mla read its own maps.")
     encoder, params = finetuned_encoder(
-        encoder, evaluation.params, image_size=crop, drop_path=config.drop_path
+        encoder,
+        evaluation.params,
+        image_size=crop,
+        drop_path=config.drop_path,
+        remat=level_of(config.remat, "remat"),
     )
     rates = _ADAMW_RATES if config.optimizer == "adamw" else _SGD_RATES[config.head]
     given = (config.learning_rate, config.end_learning_rate)
