@@ -1,6 +1,7 @@
 # make quickstart   pre-train a small ViT on handwritten digits, from nothing, in minutes on a CPU
 # make test         lint and the fast tests; make test-all adds the slow ones
 # make setup        .venv with the tested versions; PYTHON=python3.12 make ... chooses the interpreter
+# make clean        removes .venv and caches; runs/ stays
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,4 +38,4 @@ test-all: lint
 	$(PYTEST) --durations=20
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache

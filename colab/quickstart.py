@@ -10,11 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = ".."  # this package: a folder, or "git+https://..." of your copy
+SOURCE = ".."  # this checkout; on Colab "git+https://<address of your copy>"
 
 # JAX for what is here: a TPU, a GPU of NVIDIA, or the CPU alone.
 on_tpu = any(Path("/dev").glob("accel*")) or Path("/dev/vfio").exists()
-package = "jax[tpu]" if on_tpu else "jax[cuda13]" if shutil.which("nvidia-smi") else "jax"
+package = "jax[tpu]" if on_tpu else "jax"
+if shutil.which("nvidia-smi"):
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = int(subprocess.check_output(query, text=True).split(".")[0])
+    package = "jax[cuda13]" if driver >= 580 else "jax[cuda12]"
 if importlib.util.find_spec("repre_jax") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", SOURCE, package])
 
@@ -23,7 +27,7 @@ import jax
 
 print(jax.__version__, jax.devices())
 # %% [markdown]
-# The run folder is `runs/quickstart-digits`. The same command again goes on where it stopped.
+# The run folder is `runs/quickstart`. The same command again goes on where it stopped.
 
 # %%
 # !repre-jax --config=quickstart --workdir=runs/quickstart

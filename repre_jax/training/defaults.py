@@ -258,7 +258,7 @@ def epochs(config: ConfigDict, count: str) -> None:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Shrinks any run to seconds on a CPU: digits, a nano encoder, four steps."""
+    """Shrinks any run to a minute or two on a CPU: digits, a nano encoder, four steps."""
     config.data.source = "digits"
     config.data.cache_size = 0
     kind = (config.model.name or "vit_small").rsplit("_", 1)[0]  # "vit", "vit_conv" or "swin"
