@@ -185,7 +185,8 @@ def _numbers(root: Path) -> Iterable[tuple]:
     new = f"--workdir={root / 'new' / 'run'}"
     for given in (
         "train.batch_size=10 train.accumulate=4",
-        "train.steps=0 train.epochs=0",
+        "train.epochs=0",
+        "train.steps=0",
         "train.steps=3000000000",
         "train.devices=1000",
         "model.image_size=36",

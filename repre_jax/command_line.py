@@ -13,6 +13,7 @@ exit code 2.
 
 import difflib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -50,6 +51,7 @@ TASKS |= {"table": tabulate, "look": look, "report": report}
 TASKS |= {"import": import_weights, "export": export_weights}
 TASKS |= {"patch_clusters": cluster_patches, "replay": replay}
 _CONFIG_FLAGS = ("--config=", "-config=")
+_PATHS = ("workdir", "cache_path", "runs", "step_file")  # those that their readers take as they are
 _URLS = ("logging.mlflow",)  # keys that may be one
 
 
@@ -166,6 +168,9 @@ def parse(argv: list[str]) -> Command | None:
         of_data = [key.removeprefix("data.") for key in given if key.startswith("data.")]
         _settle_data(config.data, config_file, of_data)
     config.workdir = values.workdir or config.workdir
+    for key in _PATHS:
+        if config.get(key):  # a shell leaves the ~ of --workdir=~/runs as it is
+            config[key] = ",".join(map(os.path.expanduser, config[key].split(",")))
     if config.task == "pretrain":
         config.model.remat = level_of(config.model.remat)
         config.workdir = config.workdir or _default_workdir(config, config_file)
@@ -182,7 +187,7 @@ def _joined(values: flags.FlagValues) -> tuple[str, int | None, int | None] | No
 
 
 def _is_distributed(argv: list[str]) -> bool:
-    return any(argument in ("--distributed", "-distributed") for argument in argv)
+    return any(re.fullmatch(r"--?distributed(=.*)?", argument) for argument in argv)
 
 
 def help_text() -> str:

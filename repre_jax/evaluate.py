@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax.data.sources.source import Source
 from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
@@ -46,16 +47,7 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     """
     started = time.monotonic()
     task = TASKS[config.task]
-    check_ranges(config, task.ranges)
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        pretrained = open_encoder(config)
-        if task.default_protocol:
-            config.protocol = config.protocol or task.default_protocol(pretrained)
-            _check_known(config, "protocol", task.protocols)
-        if not task.own_data:
-            fill_in_data(config.data, pretrained.config.data)
-        train, val = task.open(config.data, pretrained.encoder.channels)
+    config, pretrained, train, val = opened(config)
     settings = config.to_dict() | {
         "encoder": pretrained.fingerprint,
         "images": {"train": train.fingerprint, "val": val.fingerprint},
@@ -67,11 +59,12 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
         config.cache_path = str(workdir.parent / "features")
     primary = jax.process_index() == 0
     mesh = make_mesh(config.devices, key="devices")
+    new = [path for path in (workdir, *workdir.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
-        if primary:
-            stack.enter_context(_removed_when_refused(workdir))
         folder = RunFolder(workdir, settings, ignore=task.free_to_change, primary=primary)
         stack.callback(folder.close)
+        if primary:  # and nobody else: the folder is locked
+            stack.enter_context(_removed_when_refused(workdir, new))
         results_path = folder.path / "results.json"
         if results_path.exists():
             results = json.loads(results_path.read_text())
@@ -86,6 +79,26 @@ def evaluate(config: ConfigDict, workdir: Path | None) -> dict[str, Any]:
     if primary:
         print(f"{results['line']} ({results_path})")
     return results
+
+
+def opened(config: ConfigDict) -> tuple[ConfigDict, Pretrained, Source, Source]:
+    """(a copy of ``config`` with every default filled in, encoder, training and validation images).
+
+    Raises:
+      UserError: whatever the user can mend.
+    """
+    task = TASKS[config.task]
+    check_ranges(config, task.ranges)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        pretrained = open_encoder(config)
+        if task.default_protocol:
+            config.protocol = config.protocol or task.default_protocol(pretrained)
+            _check_known(config, "protocol", task.protocols)
+        if not task.own_data:
+            fill_in_data(config.data, pretrained.config.data)
+        train, val = task.open(config.data, pretrained.encoder.channels)
+    return config, pretrained, train, val
 
 
 def _measured(evaluation: Evaluation, started: float) -> dict[str, Any]:
@@ -115,9 +128,8 @@ def default_workdir(pretrained: Pretrained, settings: dict[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def _removed_when_refused(workdir: Path) -> Iterator[None]:
-    """Removes what was not there before, when a mistake ends an evaluation that had not begun."""
-    new = [path for path in (workdir, *workdir.parents) if not path.exists()]
+def _removed_when_refused(workdir: Path, new: list[Path]) -> Iterator[None]:
+    """Removes the ``new`` folders when a mistake ends an evaluation that had not begun."""
     try:
         yield
     except UserError:

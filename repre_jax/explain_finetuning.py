@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
-from repre_jax.evaluate import open_encoder
+from repre_jax.evaluate import opened
 from repre_jax.evaluation.finetune import measure
 from repre_jax.evaluation.finetune.recipes import described, views_of
 from repre_jax.evaluation.finetune.step import (
@@ -20,10 +20,8 @@ from repre_jax.evaluation.finetune.step import (
     jitted_finetune_step,
     update,
 )
-from repre_jax.evaluation.images import fill_in_data, open_labelled
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
-from repre_jax.ranges import check_ranges
 from repre_jax.rematerialisation import level_of, levels_above
 from repre_jax.schedules import Clock
 from repre_jax.sharding import abstract, all_replicated, by_row, make_mesh
@@ -111,20 +109,15 @@ def compile_finetuning(
 
 
 def _opened(config: ConfigDict, absent: Target | None) -> Evaluation:
-    check_ranges(config, measure.TASK.ranges)
     if absent and config.devices not in (0, absent.mesh.size):
         raise UserError(
             f"devices={config.devices}, but --target={absent.name} has {absent.mesh.size}: leave "
             "it at 0."
         )
     config = config.copy_and_resolve_references()
-    with config.unlocked():
-        if absent and config.compute_dtype == "auto":
-            config.compute_dtype = "bfloat16"  # that of the devices which are not here
-        pretrained = open_encoder(config)
-        config.protocol = config.protocol or measure.default_protocol(pretrained)
-        fill_in_data(config.data, pretrained.config.data)
-        train, val = open_labelled(config.data, pretrained.encoder.channels)
+    if absent and config.compute_dtype == "auto":
+        config.compute_dtype = "bfloat16"  # that of the devices which are not here
+    config, pretrained, train, val = opened(config)
     mesh = absent.mesh if absent else make_mesh(config.devices, key="devices")
     return Evaluation(config, pretrained, train, val, mesh, None)
 

@@ -35,10 +35,16 @@ from repre_jax.runs.profile import Profile
 from repre_jax.runs.starts import devices_told, note_start, read_starts
 from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import by_row, make_mesh, whole
-from repre_jax.starting_weights import starting_weights
+from repre_jax.starting_weights import start_of
 from repre_jax.training import defaults
 from repre_jax.training.compiled import jitted_gradient_norms, jitted_step
-from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
+from repre_jax.training.learner import (
+    Learner,
+    TrainState,
+    build_learner,
+    init_encoder,
+    remarks,
+)
 from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import Resolution, resolve
 from repre_jax.training.resuming import (
@@ -48,7 +54,7 @@ from repre_jax.training.resuming import (
     check_changes,
     ways_to_less_memory,
 )
-from repre_jax.training.sizes import choose_sizes
+from repre_jax.training.sizes import choose_compute_dtype, choose_sizes
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -68,6 +74,7 @@ class Run:
     folder: RunFolder
     checkpoints: Checkpoints
     logs: RunLogs
+    profile: Profile | None  # None where no steps are traced
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -82,20 +89,22 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
       UserError: whatever the user can mend.
     """
     trackers = chosen_trackers(config.logging)
-    Profile.of(config.logging.profile, workdir)  # a mistake is told before anything is opened
+    profile = Profile.of(config.logging.profile, workdir.absolute() / "profile")
     mesh = make_mesh(config.train.devices)
     source = open_source(config.data, "train", config.model.channels)
     check_normalised(config, source)
     val = _open_val(config, source)
     sizes = {"images": len(source), "devices": mesh.size}
     on_cpu = jax.default_backend() == "cpu"
-    choose_sizes(config, **sizes, on_cpu=on_cpu, before=saved_config(workdir))
+    before = saved_config(workdir)
+    choose_sizes(config, **sizes, on_cpu=on_cpu, before=before)
+    choose_compute_dtype(config, on_cpu=on_cpu, before=before)
     resolution = resolve(config, **sizes)
     learner = build_learner(config, resolution)
     placement = Placement(mesh, config.train.shard_state)
     evaluation = _open_evaluation(config, learner, source, val, mesh)
     primary = jax.process_index() == 0
-    start = _start(config, learner, workdir)
+    start, start_told = ([], "") if checkpoint_steps(workdir) else start_of(config, learner)
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(contextlib.closing(_open_folder(config, workdir)))
@@ -107,7 +116,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             return
         changes = _changes(config, folder, mesh) if primary else []
         if primary:
-            print(in_words(source, val), *remarks(resolution, learner), sep="\n")
+            told = [in_words(source, val), start_told, *remarks(resolution, learner)]
+            print(*filter(None, told), sep="\n")
         if changes and checkpoint_steps(workdir):
             print(changes_told(changes))
         stack.enter_context(memory_shortage_told(_less_memory(config, folder)))
@@ -127,7 +137,16 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
             write_images(folder, images)
             note_start(folder, step=int(state.step), devices=mesh.size, changes=changes)
         run = Run(
-            config, resolution, learner, source, evaluation, placement, folder, checkpoints, logs
+            config=config,
+            resolution=resolution,
+            learner=learner,
+            source=source,
+            evaluation=evaluation,
+            placement=placement,
+            folder=folder,
+            checkpoints=checkpoints,
+            logs=logs,
+            profile=profile,
         )
         batches = stack.enter_context(_open_batches(run, int(state.step)))
 
@@ -159,16 +178,6 @@ def _open_val(config: ConfigDict, train: Source) -> Source | None:
     return open_source(data, "val", config.model.channels)
 
 
-def _start(config: ConfigDict, learner: Learner, workdir: Path) -> list[Any]:
-    """The weights that a new run starts from; none for random ones, or for a run that goes on."""
-    if not config.model.init_from or checkpoint_steps(workdir):
-        return []
-    start, told = starting_weights(config, learner)
-    if jax.process_index() == 0:
-        print(told)
-    return [start]
-
-
 def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[str]:
     """Lines "key: old -> new" of what may be another way than at the start before, and is.
 
@@ -195,8 +204,7 @@ def train(
     """Steps until the end of the run; returns the state and the metrics of the last step."""
     config, learner, clock = run.config, run.learner, run.resolution.clock
     diagnose = config.logging.loss_gradients and learner.repre
-    profile = Profile.of(config.logging.profile, run.folder.path / "profile")
-    if profile and not profile.lies_within(int(state.step) + 1, clock.total_steps):
+    if run.profile and not run.profile.lies_within(int(state.step) + 1, clock.total_steps):
         run.logs.say("logging.profile names steps that this process does not take: no trace.")
     loop = TrainingLoop(
         step=jitted_step(learner, run.placement),
@@ -212,8 +220,8 @@ def train(
         to_host=functools.partial(_to_host, run),
         max_nonfinite_steps=config.train.max_nonfinite_steps,
         advice="Lower optimizer.learning_rate, or set train.compute_dtype=float32, in a new "
-        "--workdir.",
-        profile=profile,
+        "--workdir; or raise train.max_nonfinite_steps, which may change when a run is resumed.",
+        profile=run.profile,
     )
     return loop.run(state, batches, interruption)
 
@@ -233,25 +241,34 @@ def finish(run: Run, state: TrainState, metrics: dict[str, float]) -> dict[str, 
     summary, state = dict(metrics), _with_whole_networks(run, state)
     encoder = evaluated_encoder(run.learner, state)
     if run.evaluation and run.config.evaluation.few_label:
-        untrained = jax.jit(run.learner.init)()
-        random = fold(untrained.params["encoder"], untrained.batch_stats.get("encoder"))
+        init = functools.partial(init_encoder, run.learner.encoder, seed=run.learner.seed)
+        random = fold(*jax.jit(init)())
         summary |= run.evaluation.few_label(encoder, random)
-    for name, painter in painters(run.learner.method, run.learner.repre).items():
-        views = centre_views(sample_images(run.source, PICTURES), run.learner.encoder.image_size)
-        images = as_shares(views)
-        online = state.params | {
-            "encoder": fold(state.params["encoder"], state.batch_stats.get("encoder"))
-        }
-        picture = painted(run.learner.encoder, painter.paint, online, images, run.learner.seed)
-        error = np.abs(picture.painted - images).mean(axis=-1)
-        summary[f"{name}_error"] = float(error.mean(where=picture.hidden))
-        if jax.process_index() == 0:
-            path = run.folder.figures / f"{name}s.png"
-            save_reconstructions(images, picture, f"Target: {painter.space}", path)
+    summary |= _draw(run, state)
     summary["params_sha256"] = params_sha256(state.params)
     summary["steps"] = int(state.step)
     run.logs.write_summary(summary)
     return run.folder.summary or summary
+
+
+def _draw(run: Run, state: TrainState) -> dict[str, float]:
+    """Draws what the run reconstructs of some images; returns the mean error of each kind."""
+    learner, errors = run.learner, {}
+    kinds = painters(learner.method, learner.repre)
+    if not kinds:
+        return {}
+    views = centre_views(sample_images(run.source, PICTURES), learner.encoder.image_size)
+    images = as_shares(views)
+    encoder = fold(state.params["encoder"], state.batch_stats.get("encoder"))
+    online = state.params | {"encoder": encoder}
+    for name, painter in kinds.items():
+        picture = painted(learner.encoder, painter.paint, online, images, learner.seed)
+        error = np.abs(picture.painted - images).mean(axis=-1)
+        errors[f"{name}_error"] = float(error.mean(where=picture.hidden))
+        if jax.process_index() == 0:
+            path = run.folder.figures / f"{name}s.png"
+            save_reconstructions(images, picture, f"Target: {painter.space}", path)
+    return errors
 
 
 def _with_whole_networks(run: Run, state: TrainState) -> TrainState:

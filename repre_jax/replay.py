@@ -14,6 +14,7 @@ from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import checkpoint_steps, run_config
 from repre_jax.sharding import abstract, by_row, make_mesh
+from repre_jax.starting_weights import start_of
 from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner
 from repre_jax.training.placement import Placement
@@ -47,7 +48,7 @@ def replay(config: ConfigDict, workdir: Path | None) -> list[str]:
     resolution = resolve(saved, images=len(source), devices=mesh.size)
     learner = build_learner(saved, resolution)
     placement = Placement(mesh, saved.train.shard_state)
-    state = _state_before(learner, run, step, placement)
+    state = _state_before(saved, learner, run, step, placement)
     batches = training_batches(
         source,
         learner.method.views,
@@ -84,12 +85,16 @@ def _run_and_step(step_file: str) -> tuple[Path, int]:
     return path.parents[1], step
 
 
-def _state_before(learner: Learner, run: Path, step: int, placement: Placement) -> TrainState:
+def _state_before(
+    config: ConfigDict, learner: Learner, run: Path, step: int, placement: Placement
+) -> TrainState:
     """The train state of the newest checkpoint before ``step``, or that of the beginning."""
     shapes = abstract(learner.init, placement.of)
     before = [number for number in checkpoint_steps(run) if number < step]
     if not before:
-        return jax.jit(learner.init, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
+        start, _ = start_of(config, learner)
+        shardings = jax.tree.map(lambda x: x.sharding, shapes)
+        return jax.jit(learner.init, out_shardings=shardings)(*start)
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(run / "checkpoints" / str(before[-1]) / "state", shapes)
 

@@ -21,6 +21,18 @@ _NO_MATTER |= {"parent", "name"}
 _POSITIONS = "position_embedding"
 
 
+def start_of(config: ConfigDict, learner: Learner) -> tuple[list[Any], str]:
+    """(arguments of ``Learner.init`` for a new run of ``config``, a sentence where they are any).
+
+    Raises:
+      UserError: as of ``starting_weights``.
+    """
+    if not config.model.init_from:
+        return [], ""
+    start, told = starting_weights(config, learner)
+    return [start], told
+
+
 def starting_weights(config: ConfigDict, learner: Learner) -> tuple[dict[str, Any], str]:
     """What ``model.init_from`` holds for a learner, and a sentence that says so.
 

@@ -14,12 +14,14 @@ import pytest
 from tiny import saved_run
 from whole_runs import ROOT, command, image_folder, rows
 
+from repre_jax import evaluate as evaluate_module
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained
 from repre_jax.evaluation.linear import measure as linear_evaluation
+from repre_jax.runs import folder as run_folder
 from repre_jax.runs.interruption import Stopped
 from repre_jax.table import tabulate
 
@@ -127,6 +129,26 @@ def test_a_workdir_of_other_settings_is_refused(config_of, few_neighbours, tmp_p
     evaluate(config_of("knn", **few_neighbours), tmp_path / "a")
     with pytest.raises(UserError, match=r"temperature: 0.07 -> 0.1"):
         evaluate(config_of("knn", **few_neighbours | {"temperature": 0.1}), tmp_path / "a")
+
+
+def test_a_folder_that_another_process_has_just_made_stays(config_of, few_neighbours, tmp_path):
+    """It was not there when this process looked, and is locked when it comes."""
+    folder = tmp_path / "a"
+    opened = evaluate_module.RunFolder
+
+    def late(path, *arguments, **options):
+        other = opened(folder, {"task": "knn"})
+        try:
+            return opened(path, *arguments, **options)
+        finally:
+            other.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "_LOCK_PATIENCE_SECONDS", 0.1)
+        patch.setattr(evaluate_module, "RunFolder", late)
+        with pytest.raises(UserError, match="Another process"):
+            evaluate(config_of("knn", **few_neighbours), folder)
+    assert folder.exists()
 
 
 def test_too_little_memory_is_told_with_the_way_out(config_of, monkeypatch):

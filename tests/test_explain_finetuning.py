@@ -99,6 +99,7 @@ def test_the_step_is_compiled_for_the_target(explained):
         ("--config.recipe.batch_size=15", "recipe.batch_size=15 cannot be split over 2 devices"),
         ("--config.devices=3", "devices=3, but --target=v5e:1x2 has 2"),
         ("--config.recipe.drop_path=2.0", "recipe.drop_path"),
+        ("--config.protocol=mea", "protocol='mea' must be one of mae, moco_v3, simmim"),
         ("--config.remat=blocks", "remat='blocks' must be one of none, attention, block"),
     ],
 )

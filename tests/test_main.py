@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,30 @@ def mistake(run, tmp_path):
 
 
 # ---------------------------------------------------------------------------- the command itself
+
+
+def test_the_home_in_paths_that_a_shell_leaves_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of me")
+    asked = command_line.parse(["main.py", SMOKE, "--workdir=~/runs/a"])
+    assert asked.config.workdir == "/home/of me/runs/a"
+    argv = ["main.py", "--config=report", "--config.runs=~/a,runs/b*,~/c"]
+    assert command_line.parse(argv).config.runs == "/home/of me/a,runs/b*,/home/of me/c"
+
+
+@pytest.mark.parametrize(
+    ("argument", "is_so"),
+    [("--distributed", True), ("-distributed=true", True), ("--distributed_", False)],
+)
+def test_a_process_of_several_is_watched(monkeypatch, argument, is_so):
+    """By a parent that ends it where JAX would end it with pages of text."""
+    watched = []
+    monkeypatch.setattr(command_line.machines, "run_watched", lambda: watched.append(1))
+    monkeypatch.setattr(command_line, "outlive_terminal", lambda: None)
+    monkeypatch.setattr(command_line, "end_at_once_on_ctrl_c", lambda: sys.exit(9))
+    monkeypatch.setattr(sys, "argv", ["main.py", SMOKE, argument])
+    with pytest.raises(SystemExit):
+        command_line.run()
+    assert bool(watched) == is_so
 
 
 def test_unknown_key_names_the_nearest(mistake):
@@ -246,7 +271,8 @@ def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
         ({"train.devices": 9}, "train.devices=9, but there are only 8 devices."),
         ({"train.devices": -1}, "train.devices=-1"),
         ({"train.batch_size": 2000}, "The training set has 1442 images, fewer than"),
-        ({"train.steps": 0, "train.epochs": 0}, "nothing to train"),
+        ({"train.steps": 0}, "train.steps=0"),
+        ({"train.epochs": 0}, "train.epochs=0"),
         (
             {"model.image_size": 36},
             "model.image_size=36 is not a multiple of model.patch_size=8.",
@@ -393,6 +419,29 @@ def explained(out):
     """{"batch": "1024 = ...", "encoder": "21,665,664", ...}."""
     lines = [line.split(None, 1) for line in out.splitlines() if line.startswith("  ")]
     return {words[0]: words[1] for words in lines if len(words) == 2}
+
+
+def test_explain_refuses_what_the_run_would(mistake, tmp_path):
+    paper = ("--config=configs/moco_v3_vits.py", "--explain", f"--config.data.path={tmp_path}")
+    assert mistake(*paper, "--config.logging.profile=7").startswith("logging.profile='7'")
+    assert mistake(*paper, "--config.data.range=(5,1)").startswith("data.range=(5, 1)")
+
+
+def test_explain_a_run_that_goes_on(run, tmp_path):
+    """On whatever devices: the compute dtype is the run's, and a folder of another run is told."""
+    config = read_config("quickstart")
+    config.train.compute_dtype = "bfloat16"
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    command = ("--config=quickstart", "--explain", f"--workdir={tmp_path}")
+    code, out, _ = run(*command)
+    assert code == 0
+    assert "compute dtype   bfloat16" in out and "another config" not in out
+    code, out, _ = run(*command, "--config.train.batch_size=32")
+    assert code == 0
+    assert (
+        "note            That folder holds a run of another config (train.batch_size: 64 -> 32): "
+        "choose another." in out
+    )
 
 
 @pytest.mark.slow

@@ -4,9 +4,15 @@ import json
 
 import jax.numpy as jnp
 import pytest
+from steps import bits
+from tiny import saved_run
 from whole_runs import checkpoint_steps, command, rows
 
+from repre_jax.evaluation.checkpoint import run_config
+from repre_jax.replay import _state_before
+from repre_jax.sharding import make_mesh
 from repre_jax.training import step as step_module
+from repre_jax.training.placement import Placement
 
 FLAGS = (
     "--config=lomar_vits:smoke",
@@ -56,3 +62,16 @@ def test_the_image_is_named_and_the_step_replayed(sick_image, tmp_path, capsys):
 def test_a_file_that_is_no_step(tmp_path, capsys):
     assert command("--config=replay", f"--config.step_file={tmp_path / 'none.json'}") == 2
     assert "give a nonfinite/<step>.json" in capsys.readouterr().err
+
+
+def test_a_run_that_began_with_weights_is_replayed_from_them(tmp_path):
+    first = saved_run(tmp_path / "first", "moco_v3")
+    config = run_config(first.folder)
+    config.model.init_from = str(first.folder)
+    placement = Placement(make_mesh(1))
+    arguments = (first.learner, tmp_path / "no checkpoint", 3, placement)
+    state = _state_before(config, *arguments)
+    assert bits(state.params["encoder"]) == bits(first.states[1].params["encoder"])
+    config.model.init_from = ""
+    state = _state_before(config, *arguments)
+    assert bits(state.params["encoder"]) != bits(first.states[1].params["encoder"])

@@ -223,7 +223,7 @@ def run_config(run: Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read as the config of a run ({error!r}).") from error
     if name is None:
         raise UserError(f"{run} is a run of task {task}: give the folder of a pre-training run.")
-    saved = of_today(saved)
+    saved = of_today(saved, run)
     if task == "import":
         return ConfigDict(filled(saved, imported_config(name).to_dict()))
     if name not in METHODS:

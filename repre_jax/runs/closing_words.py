@@ -1,12 +1,11 @@
 """What a pre-training run ends with on the screen."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.starts import typed
 
 
 def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]) -> str:
@@ -32,12 +31,9 @@ def closing_words(config: ConfigDict, folder: RunFolder, summary: dict[str, Any]
     for picture in sorted(folder.figures.glob("*reconstructions.png")):
         lines.append(f"Reconstructions  {picture} (input | reconstruction | error)")
     if "knn/top1" in summary:
-        program = Path(sys.argv[0]).name  # main.py of a checkout, or the installed command
-        typed = f"{sys.orig_argv[0]} {program}" if program == "main.py" else program
         lines.append("Next")
         lines += [
-            f"  {typed} --config=eval/{name} --config.checkpoint={folder.path}"
-            for name in ("linear:sweep", "finetune", "health")
+            "  " + typed(f"--config={name}", f"--config.checkpoint={folder.path}")
+            for name in ("eval/linear:sweep", "eval/finetune", "eval/health", "look")
         ]
-        lines.append(f"  {typed} --config=look --config.checkpoint={folder.path}")
     return "\n".join(lines)

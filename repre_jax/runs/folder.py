@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from filelock import FileLock, Timeout
 from flax.traverse_util import flatten_dict
 
@@ -27,6 +28,7 @@ from repre_jax.runs.disk_errors import disk_trouble, disk_trouble_told
 
 _SHOWN_DIFFERENCES = 8
 _CONFIG = "config.json"
+STARTS = "starts.jsonl"
 _LOCK = ".lock"
 _LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
 
@@ -179,7 +181,7 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / _CONFIG
     try:
-        return of_today(dict(json.loads(path.read_text())))
+        return of_today(dict(json.loads(path.read_text())), folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -189,12 +191,23 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def of_today(saved: dict[str, Any]) -> dict[str, Any]:
-    """``saved``, changed in place where an older version wrote a value in another way."""
-    model = saved.get("model")
+def of_today(saved: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config saved in ``folder``, changed where an older version wrote it in another way."""
+    model, train = saved.get("model"), saved.get("train")
     if isinstance(model, dict) and "remat" in model:
         model["remat"] = level_of(model["remat"])
+    if isinstance(train, dict) and train.get("compute_dtype") == "auto":
+        train["compute_dtype"] = "float32" if _was_on_cpu(folder) else "bfloat16"
     return saved
+
+
+def _was_on_cpu(folder: Path) -> bool:
+    """Whether the newest start of a run was on a CPU; of runs that note none, whether this is."""
+    try:
+        newest = (folder / STARTS).read_text().splitlines()[-1]
+        return json.loads(newest)["devices"].endswith("cpu")
+    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        return jax.default_backend() == "cpu"
 
 
 def filled(saved: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

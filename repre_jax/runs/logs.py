@@ -1,6 +1,7 @@
 """The metrics of a run as it goes: to files and services, progress, summary, bad files."""
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -191,7 +192,7 @@ class RunLogs:
         self, source: Source, step: int, metrics: Mapping[str, Any], index: jax.Array
     ) -> None:
         """Notes a step that was skipped, as ``nonfinite.note_nonfinite`` does, and says so."""
-        if self._primary and jax.process_count() == 1:  # others' rows are not at hand
+        if self._primary:
             with disk_trouble_told(self._folder.path):
                 self.say(note_nonfinite(self._folder, source, step, metrics, index))
 
@@ -225,7 +226,10 @@ class RunLogs:
         self._rates_before = [row[_RATE] for row in rows if row.get(_RATE)]
         if rows[-1]["step"] == start_step:
             added = ("step", "wall_seconds", _RATE, "input_bound")
-            self.metrics_before = {k: v for k, v in rows[-1].items() if k not in added}
+            # null stands for a number that was not finite
+            self.metrics_before = {
+                k: math.nan if v is None else v for k, v in rows[-1].items() if k not in added
+            }
 
     def _seconds_left(self, step: int, now: float) -> float | None:
         """From the pace since the first log, evaluations included, compilation left out."""

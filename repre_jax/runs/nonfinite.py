@@ -11,6 +11,7 @@ import numpy as np
 
 from repre_jax.data.sources.source import Source
 from repre_jax.runs.folder import RunFolder, write_json
+from repre_jax.runs.starts import typed
 
 _MOST_FILES = 20  # a run that never recovers would write one every step
 
@@ -25,14 +26,13 @@ def note_nonfinite(
       source: of the images.
       step: which step was skipped.
       metrics: of the step; of "features" [B, D], the rows that are not finite name images.
-      index: int32 [B], the images of the batch.
+      index: int32 [B], the images of the batch; of a run of several processes nothing is said of
+        images, for one process has not all of them.
     """
-    index = np.asarray(jax.device_get(index))
-    features = np.asarray(jax.device_get(metrics.get("features", np.zeros((len(index), 1)))))
-    damaged = index[~np.isfinite(features).all(axis=-1)]
-    # Where one image spoils all rows, as through BatchNorm, none of them can be told from it.
-    named = [] if len(damaged) == len(index) else [source.name_of(int(i)) for i in damaged]
-    names = [name.encode(errors="backslashreplace").decode() for name in named]
+    images = {}
+    if jax.process_count() == 1:
+        images = _images_at_fault(source, np.asarray(index), metrics.get("features"))
+    names = images.get("features_not_finite_of", [])
     path = folder.path / "nonfinite" / f"{step}.json"
     path.parent.mkdir(exist_ok=True)
     if len(list(path.parent.iterdir())) < _MOST_FILES:
@@ -40,10 +40,19 @@ def note_nonfinite(
         told = {
             key: value if math.isfinite(value) else str(value) for key, value in scalars.items()
         }
-        about = {"step": step, **told, "features_not_finite_of": names, "images": index.tolist()}
-        write_json(path, about)
+        write_json(path, {"step": step, **told, **images})
     which = f", nor are the features of {', '.join(names[:3])}" if names else ""
-    return (
-        f"Step {step:,} is skipped: loss or gradient is not finite{which}. "
-        f"--config=replay --config.step_file={path} looks into it."
-    )
+    told = f"Step {step:,} is skipped: loss or gradient is not finite{which}."
+    if path.exists() and folder.config.get("task") == "pretrain":  # what replay can repeat
+        told += f" {typed('--config=replay', f'--config.step_file={path}')} looks into it."
+    return told
+
+
+def _images_at_fault(source: Source, index: np.ndarray, features: Any) -> dict[str, list]:
+    damaged = index[:0]
+    if features is not None:
+        damaged = index[~np.isfinite(np.asarray(features)).all(axis=-1)]
+    # Where one image spoils all rows, as through BatchNorm, none of them can be told from it.
+    named = [] if len(damaged) == len(index) else [source.name_of(int(i)) for i in damaged]
+    names = [name.encode(errors="backslashreplace").decode() for name in named]
+    return {"features_not_finite_of": names, "images": index.tolist()}

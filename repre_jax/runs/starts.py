@@ -16,7 +16,7 @@ import repre_jax
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.folder import STARTS, RunFolder
 
 _PROGRAMS = ("main.py", "repre-jax")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -64,7 +64,14 @@ def devices_told(count: int) -> str:
 
 def starts_path(run: Path) -> Path:
     """Where they lie."""
-    return run / "starts.jsonl"
+    return run / STARTS
+
+
+def typed(*arguments: str) -> str:
+    """What to type for the program that runs: "python main.py" or "repre-jax" and arguments."""
+    program = Path(sys.argv[0]).name
+    call = [sys.orig_argv[0], program] if program == "main.py" else [program]
+    return shlex.join([*call, *arguments])
 
 
 def _typed_command() -> list[str] | None:

@@ -1,6 +1,7 @@
 """``--explain``: what a run would be, number by number, and where each number came from."""
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ from ml_collections import ConfigDict
 
 from repre_jax import rematerialisation
 from repre_jax.config_files import read_config
+from repre_jax.data.pixel_format import pixel_format
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.survey import check_normalised, in_words
+from repre_jax.data.sources.tfds import NotPrepared
 from repre_jax.errors import UserError
+from repre_jax.runs.folder import saved_config
+from repre_jax.runs.profile import Profile
+from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import make_mesh
 from repre_jax.training import defaults, target
 from repre_jax.training.accelerators import Target
@@ -21,8 +27,11 @@ from repre_jax.training.memory import device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.placement import Placement
 from repre_jax.training.resolution import Resolution, resolve
-from repre_jax.training.resuming import undoes_remat, ways_to_less_memory
-from repre_jax.training.sizes import Choice, choose_sizes
+from repre_jax.training.resuming import differences, undoes_remat, ways_to_less_memory
+from repre_jax.training.sizes import Choice, choose_compute_dtype, choose_sizes
+
+# Sizes of well-known training sets, so that a recipe can be explained without its data.
+_KNOWN_IMAGES = {"imagenet2012": 1_281_167}
 
 
 def flat_keys(config: ConfigDict) -> dict[str, Any]:
@@ -43,6 +52,10 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
       config: after the command line.
       config_filename: as given, "configs/dino_vits.py:baseline", to tell the layers apart.
       absent: devices that are not here, for which to explain and to compile the step.
+
+    Raises:
+      UserError: whatever the run itself would refuse, but for a run folder that is another run's,
+        which a note tells of.
     """
     mesh = absent.mesh if absent else make_mesh(config.train.devices)
     if config.train.devices not in (0, mesh.size):
@@ -50,9 +63,13 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
             f"train.devices={config.train.devices}, but --target={absent.name} has {mesh.size}: "
             "leave it at 0."
         )
+    chosen_trackers(config.logging)
+    Profile.of(config.logging.profile, Path(config.workdir))
     images, images_told = _images(config)
     on_cpu = absent is None and jax.default_backend() == "cpu"
-    choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu)
+    before = saved_config(Path(config.workdir))
+    choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu, before=before)
+    choices += choose_compute_dtype(config, on_cpu=on_cpu, before=before)
     resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
@@ -62,7 +79,7 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
         memory = _memory(config, resolution, learner, placement)
     sections = [
         ("tensors", get_parameter_overview(state.params, include_stats=False).splitlines()),
-        ("the run", _run_lines(config, resolution, learner, images_told, memory)),
+        ("the run", _run_lines(config, resolution, learner, images_told, memory, before)),
         ("parameters", _parameter_lines(state, placement)),
         ("multiply-adds of an image", _operation_lines(learner)),
         ("values that differ from the defaults", _provenance(config, config_filename, choices)),
@@ -73,23 +90,20 @@ def explain(config: ConfigDict, config_filename: str, absent: Target | None = No
     return "\n\n".join("\n".join([title, *("  " + x for x in lines)]) for title, lines in sections)
 
 
-# Sizes of well-known training sets, so that a recipe can be explained without its data.
-KNOWN_IMAGES = {"imagenet2012": 1_281_167}
-
-
 def _images(config: ConfigDict) -> tuple[int, str]:
     """(how many there are to train on, what is read in words)."""
     data = config.data.copy_and_resolve_references()
     data.cache_size = 0  # counting needs no cache, and making one takes long
+    channels = config.model.channels
     try:
-        channels = config.model.channels
         train = open_source(data, "train", channels)
         check_normalised(config, train)
         val = open_source(data, "val", channels) if has_split(data, "val") else None
         return len(train), in_words(train, val)
-    except UserError:
-        if config.data.name in KNOWN_IMAGES and config.data.source == "tfds":
-            count = KNOWN_IMAGES[config.data.name]
+    except NotPrepared:
+        pixel_format(data, channels)  # what is wrong with the config shows without images, too
+        if config.data.name in _KNOWN_IMAGES:
+            count = _KNOWN_IMAGES[config.data.name]
             return count, f"Images: {count:,} of {config.data.name} as published; not found here."
         raise
 
@@ -100,10 +114,14 @@ def _run_lines(
     learner: Learner,
     images_told: str,
     memory: tuple[str, list[str]],
+    before: Mapping[str, Any] | None,
 ) -> list[str]:
     steps, per_epoch = r.clock.total_steps, r.clock.steps_per_epoch
     optimizer = config.optimizer
     taken, shortage = memory
+    standing = []
+    if before is not None and (other := differences(config, before)):
+        standing.append(f"That folder holds a run of another config ({other[0]}): choose another.")
     decay = f"{optimizer.weight_decay:g} -> {optimizer.end_weight_decay:g} (cosine)"
     return [
         f"method          {config.method.name}, RePre {'on' if config.repre.enabled else 'off'}",
@@ -118,7 +136,7 @@ def _run_lines(
         f"compute dtype   {r.compute_dtype.name}",
         f"memory          {taken}",
         f"run folder      {config.workdir}",
-        *(f"note            {note}" for note in [*remarks(r, learner), *shortage]),
+        *(f"note            {note}" for note in [*remarks(r, learner), *shortage, *standing]),
     ]
 
 

@@ -47,8 +47,8 @@ RANGES = {
     "data.mean": SHARE,
     "data.std": POSITIVE,
     "train.batch_size": Range(2),
-    "train.epochs": NOT_NEGATIVE,
-    "train.steps": NOT_NEGATIVE,
+    "train.epochs": AT_LEAST_ONE,
+    "train.steps": AT_LEAST_ONE,
     "train.accumulate": AT_LEAST_ONE,
     "train.devices": NOT_NEGATIVE,
     "train.max_nonfinite_steps": AT_LEAST_ONE,
@@ -150,8 +150,6 @@ def resolve(
         )
     steps_per_epoch = images // batch_size
     total_steps = config.train.steps or steps_per_epoch * config.train.epochs
-    if total_steps < 1:
-        raise UserError("train.epochs and train.steps leave nothing to train; set one above 0.")
     clock = Clock(steps_per_epoch, total_steps)
     scale = batch_size / 256
     end_scale = scale if config.optimizer.scale_ends else 1.0

@@ -1,12 +1,15 @@
 """What of a config may differ when a run goes on, and what a person is told of the difference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.rematerialisation import level_of, levels_above
+from repre_jax.runs.folder import config_differences, filled
+from repre_jax.training import defaults
 
 # Nothing is said of these: none of them changes what is trained or measured.
 FREE_TO_CHANGE = (
@@ -16,6 +19,7 @@ FREE_TO_CHANGE = (
     "data.labels",  # what they come to is in the fingerprint of the images
     "data.workers",
     "data.cache_path",
+    "train.max_nonfinite_steps",
     "checkpoint",
     "logging",
 )
@@ -24,6 +28,13 @@ _SAME_STEP = ("train.devices", "train.shard_state", "train.accumulate", "model.r
 # ... and what measures the encoder without a trace in it.
 _MEASURING = "evaluation"
 TOLD_WHEN_CHANGED = (*_SAME_STEP, _MEASURING)
+
+
+def differences(config: ConfigDict, before: Mapping[str, Any]) -> list[str]:
+    """Lines "key: old -> new" of what makes ``config`` another run than that of ``before``."""
+    usual = defaults.get_config(config.method.name).to_dict()
+    may_differ = (*FREE_TO_CHANGE, *TOLD_WHEN_CHANGED)
+    return config_differences(filled(before, usual), config.to_dict(), may_differ)
 
 
 def check_changes(config: ConfigDict, changes: Sequence[str]) -> None:

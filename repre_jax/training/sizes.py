@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from repre_jax.training.resolution import compute_dtype
+
 # The two recipes of configs/imagenette_dino.py: minutes on a CPU, and an accelerator.
 _CPU = {
     "model.name": "vit_nano",
@@ -85,6 +87,22 @@ def choose_sizes(
             config[section][name] = choice.value
             choices.append(choice)
     return choices
+
+
+def choose_compute_dtype(
+    config: ConfigDict, *, on_cpu: bool, before: Mapping[str, Any] | None = None
+) -> list[Choice]:
+    """Puts a type in place of train.compute_dtype=auto, so that it is saved with the run.
+
+    Args and what is returned: as of ``choose_sizes``.
+    """
+    if config.train.compute_dtype != "auto":
+        return []
+    chosen, why = compute_dtype("auto", on_cpu).name, "on a CPU" if on_cpu else "on accelerators"
+    if before is not None and "compute_dtype" in before.get("train", {}):
+        chosen, why = before["train"]["compute_dtype"], "as the run began"
+    config.train.compute_dtype = chosen
+    return [Choice("train.compute_dtype", chosen, why)]
 
 
 def _open(config: ConfigDict, key: str) -> bool:

@@ -14,9 +14,11 @@ from whole_runs import rows
 
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.errors import UserError
+from repre_jax.runs import nonfinite
 from repre_jax.runs.folder import RunFolder
 from repre_jax.runs.interruption import Stopped
-from repre_jax.runs.loop import TrainingLoop, open_training
+from repre_jax.runs.loop import TrainingLoop, open_training, scalars
+from repre_jax.runs.nonfinite import note_nonfinite
 from repre_jax.runs.profile import Profile
 from repre_jax.sharding import all_replicated, make_mesh
 
@@ -209,6 +211,43 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
     assert note == {"step": 5, "loss": 10.0, "features_not_finite_of": [], "images": [0, 1]}
     state, _ = train(tmp_path / "other", bad_step=5, max_nonfinite_steps=5)
     assert float(state.total) == 16.0
+
+
+def test_a_skipped_step_is_told_where_one_process_has_not_all_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    folder = RunFolder(tmp_path / "run", {"task": "pretrain"})
+    metrics = {"loss": jnp.float32(np.nan), "features": jnp.full((2, 3), np.nan)}
+    told = note_nonfinite(folder, None, 5, metrics, jnp.arange(2))
+    folder.close()
+    path = folder.path / "nonfinite" / "5.json"
+    assert json.loads(path.read_text()) == {"step": 5, "loss": "nan"}
+    assert "--config=replay" in told and f"--config.step_file={path} looks into it." in told
+
+
+def test_replay_is_named_where_it_can_repeat_the_step(tmp_path, monkeypatch):
+    def told(task, most=20):
+        monkeypatch.setattr(nonfinite, "_MOST_FILES", most)
+        folder = RunFolder(tmp_path / task, {"task": task})
+        said = note_nonfinite(folder, None, most, {"loss": jnp.float32(np.nan)}, jnp.arange(2))
+        folder.close()
+        return said
+
+    assert "--config=replay" in told("pretrain")
+    assert "--config=replay" not in told("pretrain", most=1), "there is no file any more"
+    assert "--config=replay" not in told("finetune")
+
+
+def test_a_number_that_is_not_finite_stays_in_a_row_that_is_made_up_for(tmp_path):
+    """JSON has null for it, in the row of a step that a stop kept from its measurement."""
+
+    def to_host(step, metrics):
+        return scalars(step, metrics) | {"odd": np.nan}
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", stop_after=3, to_host=to_host)
+    train(tmp_path / "run", to_host=to_host)
+    (row,) = (row for row in rows(tmp_path / "run") if row["step"] == 3)
+    assert (row["odd"], row["score"]) == (None, 6.0)
 
 
 def test_the_steps_asked_for_are_traced(tmp_path, monkeypatch, capsys):

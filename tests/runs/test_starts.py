@@ -1,9 +1,10 @@
+import json
 import sys
 
 import pytest
 
-from repre_jax.runs.folder import RunFolder
-from repre_jax.runs.starts import note_start, read_starts
+from repre_jax.runs.folder import RunFolder, saved_config
+from repre_jax.runs.starts import note_start, read_starts, starts_path, typed
 
 
 @pytest.fixture
@@ -37,6 +38,32 @@ def test_every_process_of_a_run_is_noted(noted, tmp_path):
 def test_a_program_that_calls_the_package_is_no_command(noted):
     start = noted("/bin/notebook", "--config=dino_vits", "--token=secret")
     assert (start["command"], start["config"]) == (None, None)
+
+
+def test_what_to_type_is_quoted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/repre-jax", "--config=dino_vits"])
+    assert typed("--config=look", "--config.checkpoint=/my runs/a") == (
+        "repre-jax --config=look '--config.checkpoint=/my runs/a'"
+    )
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "main.py"])
+    assert typed("--config=look") == ".venv/bin/python main.py --config=look"
+
+
+@pytest.mark.parametrize(
+    ("starts", "dtype"),
+    [
+        (["1 x cpu"], "float32"),
+        (["1 x cpu", "8 x NVIDIA H100 80GB HBM3"], "bfloat16"),
+        ([], "float32"),  # of an older version: as here
+    ],
+)
+def test_a_run_of_an_older_version_has_the_compute_dtype_of_its_devices(tmp_path, starts, dtype):
+    saved = {"train": {"compute_dtype": "auto"}}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    lines = [json.dumps({"devices": devices}) + "\n" for devices in starts]
+    starts_path(tmp_path).write_text("".join(lines))
+    assert saved_config(tmp_path)["train"]["compute_dtype"] == dtype
 
 
 def test_a_run_of_an_older_version_has_no_starts(tmp_path):

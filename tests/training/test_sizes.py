@@ -5,7 +5,7 @@ import pytest
 from repre_jax.config_files import carried, read_config
 from repre_jax.training.explain import flat_keys
 from repre_jax.training.resolution import resolve
-from repre_jax.training.sizes import choose_sizes
+from repre_jax.training.sizes import choose_compute_dtype, choose_sizes
 
 
 def chosen(images, devices=1, on_cpu=False, before=None, **given):
@@ -66,3 +66,19 @@ def test_other_configs_leave_nothing_open():
             before = config.to_dict()
             assert not choose_sizes(config, images=1000, devices=1, on_cpu=True), name
             assert config.to_dict() == before
+
+
+def test_a_run_keeps_its_compute_dtype_on_other_devices():
+    for before, on_cpu, dtype in [
+        (None, True, "float32"),
+        (None, False, "bfloat16"),
+        ({"train": {"compute_dtype": "float32"}}, False, "float32"),
+        ({"train": {"compute_dtype": "bfloat16"}}, True, "bfloat16"),
+        ({"task": "of something else"}, True, "float32"),
+    ]:
+        config = read_config("dino_vits")
+        choose_compute_dtype(config, on_cpu=on_cpu, before=before)
+        assert config.train.compute_dtype == dtype
+    config.train.compute_dtype = "bfloat16"
+    assert not choose_compute_dtype(config, on_cpu=True)
+    assert config.train.compute_dtype == "bfloat16", "given"

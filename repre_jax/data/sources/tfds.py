@@ -13,6 +13,10 @@ from repre_jax.data.sources.splits import choose_splits
 from repre_jax.errors import UserError
 
 
+class NotPrepared(UserError):
+    """The data set is not there."""
+
+
 class TfdsRecords:
     """Chosen features of the records of one split; images among them stay encoded.
 
@@ -198,7 +202,7 @@ def _builder(data_config):
             name, data_dir=str(Path(folder).expanduser()) if folder else None
         )
     except DatasetNotFoundError:
-        raise UserError(
+        raise NotPrepared(
             f"The TFDS data set {name} is not prepared in {where}; prepare it once with "
             f"`tfds build {name} --data_dir={where} --file_format=array_record` or correct "
             "--config.data.path (pip install 'repre_jax[prepare]' if the builder needs "
