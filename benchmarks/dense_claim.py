@@ -49,6 +49,8 @@ VARIANTS = ("baseline", "learned", "converged", "windows")
 MASKED_STEPS = {"mae": 870, "lomar": 440}
 SEEDS = (0, 1, 2)
 
+_OF_RESULTS = ("metric", "value", "metrics", "wall_seconds", "commit", "compute_dtype")
+
 LEARNED = ["--config.repre.weighting=learned"]
 WINDOWS = [*LEARNED, "--config.repre.branch=windows", "--config.repre.windows.side=4"]
 
@@ -85,8 +87,10 @@ def training_arguments(name: str, data: str, runs: Path) -> list[str]:
 
 def instruments(name: str, camvid: str) -> dict[str, list[str]]:
     """main.py's flags of every evaluation of a run, but for checkpoint and folder."""
-    seed = name.rsplit("-", 1)[1]
+    arm, seed = name.rsplit("-", 1)
     dense = [f"--config.data.path={camvid}"]
+    # A run writes the state of its features at its end.
+    health = {"health": ["--config=configs/eval/health.py"]} if arm.endswith("untrained") else {}
     return {
         "dense_knn": ["--config=configs/eval/dense_knn.py", "--config.memory=50000", *dense],
         "propagation": [
@@ -101,6 +105,7 @@ def instruments(name: str, camvid: str) -> dict[str, list[str]]:
         ],
         "knn": ["--config=configs/eval/knn.py"],
         "linear": ["--config=configs/eval/linear.py:sweep", "--config.epochs=6"],
+        **health,
     }
 
 
@@ -122,7 +127,7 @@ def measure(name: str, run: Path, camvid: str, extra: Sequence[str] = ()) -> dic
         measured = json.loads(results.read_text())
         found[instrument] = {
             "command": shlex.join(["python", "main.py", *command]),
-            **{key: measured[key] for key in ("metric", "value", "metrics", "wall_seconds")},
+            **{key: measured[key] for key in _OF_RESULTS},
         }
     return found
 
@@ -172,12 +177,16 @@ def table(results: Mapping[str, dict[str, Any]]) -> str:
             for arm in dict.fromkeys(name.rsplit("-", 1)[0] for name in values)
             if (own := [x for name, x in values.items() if name.rsplit("-", 1)[0] == arm])
         ]
+        if title == next(iter(OUTCOMES)):
+            lines.append(f"  the primary outcome: {verdict(differences(values, 'converged'))}")
         for variant in VARIANTS[1:]:
             lines.append(f"  {variant} - baseline: {described(differences(values, variant))}")
             lines += [
                 f"    {method}: {described(differences(values, variant, (method,)))}"
                 for method in EPOCHS
             ]
+    lines.append("not finite, or collapsed to a tenth of the deviation before training")
+    lines += [f"  {line}" for line in troubles(results)] or ["  none that is known"]
     lines.append("minutes of training, beside whatever else the machine did")
     lines += [
         f"  {name:<22}{result['wall_seconds'] / 60:6.1f}"
@@ -199,6 +208,33 @@ def differences(
     ]
 
 
+def troubles(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Runs of which the page asks that they are named, and what cannot be said yet."""
+    lines = []
+    for name, result in results.items():
+        health, method = result.get("health"), name.partition("-")[0]
+        if health is None:  # before training
+            continue
+        deviation = health.get("val/feature_std")
+        before = results.get(f"{method}-untrained-0")
+        if deviation is None or None in result["curves"]["loss"]:
+            lines.append(f"{name}: not finite")
+        elif before is None:
+            lines.append(f"{name}: its encoder before training is not measured")
+        elif deviation < before["measured"]["health"]["metrics"]["feature_std"] / 10:
+            lines.append(f"{name}: collapsed, {deviation:.2g}")
+    return lines
+
+
+def verdict(found: Sequence[float]) -> str:
+    """What the six differences of the primary outcome say, by the rule of the page."""
+    pairs = len(EPOCHS) * len(SEEDS)
+    if len(found) < pairs:
+        return f"{len(found)} of {pairs} pairs are there"
+    mean, half = _interval(found)
+    return "not seen at this budget" if abs(mean) <= half else "a gain" if mean > 0 else "a loss"
+
+
 # Two-sided 95 % points of Student's t by degrees of freedom.
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 
@@ -207,13 +243,18 @@ def described(found: Sequence[float]) -> str:
     """Mean of differences, its interval, and the effect size."""
     if len(found) < 2:
         return f"{len(found)} pair(s): {', '.join(f'{x:+.2f}' for x in found)}"
-    mean, deviation = statistics.fmean(found), statistics.stdev(found)
-    half = _STUDENT[len(found) - 1] * deviation / math.sqrt(len(found))
+    (mean, half), deviation = _interval(found), statistics.stdev(found)
     effect = mean / deviation if deviation else math.nan
     return (
         f"{mean:+.2f} points, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}, effect "
         f"{effect:+.2f}, {len(found)} pairs: {', '.join(f'{x:+.2f}' for x in found)}"
     )
+
+
+def _interval(found: Sequence[float]) -> tuple[float, float]:
+    """(mean, half of its two-sided 95 % interval)."""
+    half = _STUDENT[len(found) - 1] * statistics.stdev(found) / math.sqrt(len(found))
+    return statistics.fmean(found), half
 
 
 def main(argv: list[str]) -> None:

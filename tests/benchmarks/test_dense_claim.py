@@ -35,6 +35,29 @@ def test_differences_are_within_method_and_seed():
     assert dense_claim.described([1.0]) == "1 pair(s): +1.00"
 
 
+def test_the_rule_of_the_page():
+    assert dense_claim.verdict([1.0] * 5) == "5 of 6 pairs are there"
+    assert dense_claim.verdict([1.0, 1.1, 0.9, 1.0, 1.2, 0.8]) == "a gain"
+    assert dense_claim.verdict([-1.0, -1.1, -0.9, -1.0, -1.2, -0.8]) == "a loss"
+    assert dense_claim.verdict([1.0, -1.1, 0.9, -1.0, 1.2, 0.8]) == "not seen at this budget"
+
+
+def test_runs_that_collapsed_are_named():
+    def run(deviation, loss=1.0):
+        return {"health": {"val/feature_std": deviation}, "curves": {"loss": [2.0, loss]}}
+
+    before = {"measured": {"health": {"metrics": {"feature_std": 0.08}}}}
+    results = {"dino-baseline-0": run(0.05), "dino-learned-0": run(0.007)}
+    results |= {"dino-windows-0": run(None), "dino-windows-1": run(0.05, loss=None)}
+    results |= {"dino-untrained-0": before, "mae-0": run(0.05)}
+    assert dense_claim.troubles(results) == [
+        "dino-learned-0: collapsed, 0.007",
+        "dino-windows-0: not finite",
+        "dino-windows-1: not finite",
+        "mae-0: its encoder before training is not measured",
+    ]
+
+
 @pytest.mark.parametrize("name", ["dino-learned-1", "mae-0"])
 def test_every_run_is_measured_by_every_instrument(name):
     flags = dense_claim.instruments(name, "camvid")
