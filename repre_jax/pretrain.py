@@ -25,7 +25,7 @@ from repre_jax.models.conv_stem import fold, frozen
 from repre_jax.runs.checkpoints import Checkpoints
 from repre_jax.runs.closing_words import closing_words
 from repre_jax.runs.fingerprints import params_sha256
-from repre_jax.runs.folder import RunFolder, saved_config
+from repre_jax.runs.folder import Change, RunFolder, saved_config
 from repre_jax.runs.images import check_same_images, write_images
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
@@ -178,8 +178,8 @@ def _open_val(config: ConfigDict, train: Source) -> Source | None:
     return open_source(data, "val", config.model.channels)
 
 
-def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[str]:
-    """Lines "key: old -> new" of what may be another way than at the start before, and is.
+def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[Change]:
+    """What may be another way than at the start before, and is.
 
     Raises:
       UserError: the run that goes on would be another one.
@@ -189,7 +189,7 @@ def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[str]:
         check_changes(config, changes)
     before = [start.get("devices", now) for start in read_starts(folder.path)]
     if before and before[-1] != now:
-        changes.append(f"devices: {before[-1]} -> {now}")
+        changes.append(Change("devices", before[-1], now))
     return changes
 
 

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from filelock import FileLock, Timeout
@@ -33,6 +33,17 @@ _LOCK = ".lock"
 _LOCK_PATIENCE_SECONDS = 2.0  # a killed run may take a moment to let go
 
 
+class Change(NamedTuple):
+    """A setting that is another one than before, both as JSON; as text "key: old -> new"."""
+
+    key: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} -> {self.new}"
+
+
 class RunFolder:
     """Opens a run's folder for one run at a time, new or to be resumed.
 
@@ -40,8 +51,8 @@ class RunFolder:
 
     Attributes:
       config: of the run, as given.
-      changes: lines "key: old -> new" of the keys of ``told`` in which the run's config, from
-        ``write_config`` on this one, was another one before.
+      changes: of the keys of ``told`` in which the run's config, from ``write_config`` on this
+        one, was another one before.
       path, config_path, metrics_path, summary_path, bad_files_path: where things lie.
       tensorboard, checkpoints, figures: folders.
     """
@@ -81,7 +92,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.config = config
-        self.changes: list[str] = []
+        self.changes: list[Change] = []
         self._lock: FileLock | None = None
         if not primary:
             return
@@ -224,8 +235,8 @@ def config_differences(
     new: Mapping[str, Any],
     ignore: tuple[str, ...] = (),
     of: tuple[str, ...] | None = None,
-) -> list[str]:
-    """Lines "key: old -> new" for the dotted keys in which two nested configs differ.
+) -> list[Change]:
+    """The dotted keys in which two nested configs differ.
 
     Args:
       old: nested dictionary of JSON values.
@@ -244,7 +255,7 @@ def config_differences(
         if not _is_among(key, ignore) and (of is None or _is_among(key, of))
     ]
     return [
-        f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
+        Change(key, _shown(old, key), _shown(new, key))
         for key in keys
         if _shown(old, key) != _shown(new, key)
     ]
@@ -263,7 +274,9 @@ def _check_same_run(
     differences = config_differences(old, new, may_differ)
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
-        shown = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" * (more > 0))
+        shown = "; ".join(map(str, differences[:_SHOWN_DIFFERENCES])) + (
+            f"; and {more} more" * (more > 0)
+        )
         raise UserError(
             f"{folder} holds a run of another config ({shown}): choose another --workdir, or "
             "repeat the old settings to resume that run."

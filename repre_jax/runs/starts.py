@@ -16,20 +16,22 @@ import repre_jax
 from repre_jax.runs.commit import code_commit
 from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.folder import STARTS, RunFolder
+from repre_jax.runs.folder import STARTS, Change, RunFolder
 
 _PROGRAMS = ("main.py", "repre-jax")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def note_start(folder: RunFolder, *, step: int, devices: int, changes: Sequence[str] = ()) -> None:
+def note_start(
+    folder: RunFolder, *, step: int, devices: int, changes: Sequence[Change] = ()
+) -> None:
     """Adds this process to the starts of a run.
 
     Args:
       folder: of the run.
       step: steps that were done before, 0 for a new run.
       devices: that share a step, over all processes.
-      changes: lines "key: old -> new" of what was another way at the start before.
+      changes: of what was another way at the start before.
 
     Raises:
       UserError: disk full or no permission.
@@ -46,7 +48,7 @@ def note_start(folder: RunFolder, *, step: int, devices: int, changes: Sequence[
         "processes": jax.process_count(),
     }
     if changes:
-        start["changed"] = list(changes)
+        start["changed"] = list(map(str, changes))
     path = starts_path(folder.path)
     with disk_trouble_told(path), open(path, "a") as file:
         file.write(json.dumps(start) + "\n")

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
 from repre_jax.rematerialisation import level_of, levels_above
-from repre_jax.runs.folder import config_differences, filled
+from repre_jax.runs.folder import Change, config_differences, filled
 from repre_jax.training import defaults
 
 # Nothing is said of these: none of them changes what is trained or measured.
@@ -30,22 +30,22 @@ _MEASURING = "evaluation"
 TOLD_WHEN_CHANGED = (*_SAME_STEP, _MEASURING)
 
 
-def differences(config: ConfigDict, before: Mapping[str, Any]) -> list[str]:
-    """Lines "key: old -> new" of what makes ``config`` another run than that of ``before``."""
+def differences(config: ConfigDict, before: Mapping[str, Any]) -> list[Change]:
+    """What makes ``config`` another run than that of ``before``."""
     usual = defaults.get_config(config.method.name).to_dict()
     may_differ = (*FREE_TO_CHANGE, *TOLD_WHEN_CHANGED)
     return config_differences(filled(before, usual), config.to_dict(), may_differ)
 
 
-def check_changes(config: ConfigDict, changes: Sequence[str]) -> None:
+def check_changes(config: ConfigDict, changes: Sequence[Change]) -> None:
     """Raises UserError for a change of ``TOLD_WHEN_CHANGED`` that would train something else.
 
     Args:
       config: of the run that goes on.
-      changes: lines "key: old -> new".
+      changes: since the last start.
     """
     shared = drawn_by_micro_batch(config)
-    changed = [line for line in changes if line.startswith("train.accumulate:")]
+    changed = [change for change in changes if change.key == "train.accumulate"]
     if shared and changed:
         raise UserError(
             f"{changed[0]} is refused, for {shared[0]} draws anew for each micro-batch, and "
@@ -66,20 +66,21 @@ def drawn_by_micro_batch(config: ConfigDict) -> list[str]:
     return [name for name, drawn in settings.items() if drawn]
 
 
-def changes_told(changes: Sequence[str]) -> str:
+def changes_told(changes: Sequence[Change]) -> str:
     """One or two sentences on what changed, and what that means for the numbers to come.
 
     Args:
-      changes: lines "key: old -> new" of ``TOLD_WHEN_CHANGED`` and of the devices.
+      changes: of ``TOLD_WHEN_CHANGED`` and of the devices.
     """
-    told = [f"Changed since the last start: {'; '.join(changes)}."]
-    if any(not line.startswith(_MEASURING + ".") for line in changes):
+    told = [f"Changed since the last start: {'; '.join(map(str, changes))}."]
+    measuring = [change.key.startswith(_MEASURING + ".") for change in changes]
+    if not all(measuring):
         told.append(
             "Images, views and draws of every step stay the same; sums are taken in another "
             "order, so from here on numbers agree with those of the uninterrupted run to "
             "rounding, no longer bit for bit."
         )
-    if any(line.startswith(_MEASURING + ".") for line in changes):
+    if any(measuring):
         told.append("evaluation.* changes no weight, only what is measured and when.")
     return " ".join(told)
 

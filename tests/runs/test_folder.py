@@ -86,7 +86,7 @@ def test_differences_that_are_told_do_not_refuse(tmp_path):
     begin(tmp_path)
     other = changed(warmup=20) | {"workdir": "elsewhere"}
     folder = RunFolder(tmp_path, other, ignore=("workdir",), told=("optimizer.warmup",))
-    assert folder.changes == ["optimizer.warmup: 10 -> 20"]
+    assert [str(change) for change in folder.changes] == ["optimizer.warmup: 10 -> 20"]
     folder.write_config()
     folder.close()
     same = RunFolder(tmp_path, other, ignore=("workdir",), told=("optimizer.warmup",))
@@ -112,8 +112,11 @@ def test_a_key_that_came_later_has_its_default_in_older_runs(tmp_path):
 def test_many_differences_are_counted():
     old = {f"key{i:02d}": i for i in range(30)}
     assert len(config_differences(old, {})) == 30
-    assert config_differences(old, old | {"key07": True}) == ["key07: 7 -> true"]
-    assert config_differences({"a": {}}, {"a": {"b": 1}}) == ["a: {} -> absent", "a.b: absent -> 1"]
+    assert config_differences(old, old | {"key07": True}) == [("key07", "7", "true")]
+    assert config_differences({"a": {}}, {"a": {"b": 1}}) == [
+        ("a", "{}", "absent"),
+        ("a.b", "absent", "1"),
+    ]
 
 
 def test_unreadable_config_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ from tiny import random_state, random_views, tiny_config, tiny_learner, tiny_swi
 
 from repre_jax.errors import UserError
 from repre_jax.methods.method import Keys
+from repre_jax.runs.folder import Change
 from repre_jax.training import resuming
 from repre_jax.training.resuming import (
     changes_told,
@@ -16,7 +17,7 @@ from repre_jax.training.resuming import (
 )
 from repre_jax.training.step import encode
 
-ACCUMULATE = ["train.accumulate: 1 -> 4"]
+ACCUMULATE = [Change("train.accumulate", "1", "4")]
 
 
 def configs():
@@ -39,7 +40,9 @@ def test_accumulate_stays_where_micro_batches_draw(name):
     assert drawn_by_micro_batch(config) == [name]
     with pytest.raises(UserError, match=f"1 -> 4 is refused, for {name} draws anew"):
         check_changes(config, ACCUMULATE)
-    check_changes(config, ["model.remat: none -> block", "train.devices: 1 -> 8"])
+    check_changes(
+        config, [Change("model.remat", "none", "block"), Change("train.devices", "1", "8")]
+    )
     assert "train.accumulate" not in ways_to_less_memory(config)
 
 
@@ -59,7 +62,7 @@ def test_what_is_told_of_changes():
     order, weights = "to rounding, no longer bit for bit", "changes no weight"
     told = changes_told(ACCUMULATE)
     assert "train.accumulate: 1 -> 4" in told and order in told and weights not in told
-    told = changes_told(["evaluation.neighbours: 20 -> 5"])
+    told = changes_told([Change("evaluation.neighbours", "20", "5")])
     assert order not in told and weights in told
 
 
