@@ -4,7 +4,6 @@ The mesh may be of devices that are not here (``training/accelerators.py``).
 """
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -43,11 +42,17 @@ def jitted_gradient_norms(learner: Learner, placement: Placement) -> jax.stages.
     return jitted(norms, placement.mesh)
 
 
-def abstract_batch(learner: Learner, batch_size: int, *inputs: Any, **options: Any) -> Batch:
+def abstract_batch(
+    learner: Learner,
+    batch_size: int,
+    sharding: Sharding | None = None,
+    *,
+    pixels: np.dtype = RGB.dtype,
+) -> Batch:
     """``abstract_views`` of what a learner sees."""
     views, encoder = learner.method.views, learner.encoder
     return abstract_views(
-        views, encoder.image_size, encoder.channels, batch_size, *inputs, **options
+        views, encoder.image_size, encoder.channels, batch_size, sharding, pixels=pixels
     )
 
 
@@ -83,7 +88,7 @@ def abstract_views(
 
 
 def lowered_step(
-    learner: Learner, batch_size: int, placement: Placement, **batch: Any
+    learner: Learner, batch_size: int, placement: Placement, *, pixels: np.dtype = RGB.dtype
 ) -> jax.stages.Lowered:
     """``jitted_step`` for the devices of a mesh, ready to be compiled.
 
@@ -91,12 +96,11 @@ def lowered_step(
       learner: static parts.
       batch_size: images a step, over all devices.
       placement: of the state, on the devices that share a step.
-      **batch: further arguments of ``abstract_batch``.
+      pixels: type of the stored values, ``PixelFormat.dtype``.
     """
     state = abstract(learner.init, placement.of)
-    return jitted_step(learner, placement).lower(
-        state, abstract_batch(learner, batch_size, by_row(placement.mesh), **batch)
-    )
+    batch = abstract_batch(learner, batch_size, by_row(placement.mesh), pixels=pixels)
+    return jitted_step(learner, placement).lower(state, batch)
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
