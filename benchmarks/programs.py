@@ -22,8 +22,8 @@ from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, save_result
 from repre_jax.config_files import carried, read_config
 from repre_jax.errors import UserError
-from repre_jax.training.accelerators import open_target
-from repre_jax.training.target import Program, compile_for
+from repre_jax.training.accelerators import open_topology
+from repre_jax.training.ahead_of_time import Program, compile_for
 
 OPTIONS = flags.FlagValues()
 _ONLY = flags.DEFINE_string(
@@ -146,9 +146,9 @@ def compile_row(row: Row) -> dict[str, Any]:
     config.train.shard_state = row.shard_state
     config.model.remat = row.remat
     config.model.float32_residual = row.float32_residual
-    target = open_target(row.target)
+    topology = open_topology(row.target)
     jax.config.update("jax_exec_time_optimization_effort", row.effort)
-    program = compile_for(config, target, images=TRAINING_IMAGES)
+    program = compile_for(config, topology, images=TRAINING_IMAGES)
     return provenance(device=False) | described(program)
 
 

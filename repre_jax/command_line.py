@@ -43,7 +43,7 @@ from repre_jax.report import report
 from repre_jax.runs.interruption import Stopped, end_at_once_on_ctrl_c
 from repre_jax.table import tabulate
 from repre_jax.terminal import outlive_terminal
-from repre_jax.training.accelerators import open_target
+from repre_jax.training.accelerators import open_topology
 from repre_jax.training.explain import explain, flat_keys
 
 TASKS = {"pretrain": pretrain} | dict.fromkeys(EVALUATIONS, evaluate)
@@ -128,7 +128,7 @@ def _explained(command: Command) -> str:
     config = command.config
     if config.task not in ("pretrain", "finetune"):
         raise UserError(f"--explain is for training, not for task {config.task}.")
-    absent = open_target(command.target) if command.target else None
+    absent = open_topology(command.target) if command.target else None
     if config.task == "finetune":
         return explain_finetuning(config, absent)
     return explain(config, command.config_file, absent)

@@ -25,14 +25,14 @@ from repre_jax.image_size import height_and_width
 from repre_jax.rematerialisation import level_of, levels_above
 from repre_jax.schedules import Clock
 from repre_jax.sharding import abstract, all_replicated, by_row, make_mesh
-from repre_jax.training import target
-from repre_jax.training.accelerators import Target
+from repre_jax.training import ahead_of_time
+from repre_jax.training.accelerators import Topology
 from repre_jax.training.compiled import abstract_views
 from repre_jax.training.memory import bytes_of
 from repre_jax.training.operations import multiply_adds
 
 
-def explain_finetuning(config: ConfigDict, absent: Target | None = None) -> str:
+def explain_finetuning(config: ConfigDict, absent: Topology | None = None) -> str:
     """The resolved fine-tuning as text; nothing is trained or written.
 
     Args:
@@ -48,7 +48,7 @@ def explain_finetuning(config: ConfigDict, absent: Target | None = None) -> str:
     if absent:
         program = compile_finetuning(evaluation, finetuner, params, absent)
         lines += ["", f"compiled for {absent.name}, one of {absent.mesh.size} devices"]
-        lines += ["  " + line for line in target.lines(program)]
+        lines += ["  " + line for line in ahead_of_time.lines(program)]
         if not program.fits:
             fitting = [f"  with {way}" for way in ways_that_fit(evaluation, absent)]
             lines += fitting or ["  nothing that was tried makes it fit"]
@@ -56,10 +56,10 @@ def explain_finetuning(config: ConfigDict, absent: Target | None = None) -> str:
     return "\n".join(lines)
 
 
-def ways_that_fit(evaluation: Evaluation, absent: Target) -> Iterator[str]:
-    """Settings with which a fine-tuning that does not fit does; see ``target.fitting``."""
+def ways_that_fit(evaluation: Evaluation, absent: Topology) -> Iterator[str]:
+    """Settings with which a fine-tuning that does not fit does; see ``ahead_of_time.fitting``."""
 
-    def changed(absent: Target, remat: str) -> target.Program:
+    def changed(absent: Topology, remat: str) -> ahead_of_time.Program:
         config = evaluation.config.copy_and_resolve_references()
         config.remat = remat
         other = dataclasses.replace(evaluation, config=config, mesh=absent.mesh)
@@ -67,18 +67,18 @@ def ways_that_fit(evaluation: Evaluation, absent: Target) -> Iterator[str]:
         return compile_finetuning(other, finetuner, params, absent)
 
     remat = level_of(evaluation.config.remat, "remat")
-    targets = target.larger_targets(absent, measure.recipe_of(evaluation).batch_size)
-    return target.fitting(
+    topologies = ahead_of_time.larger_topologies(absent, measure.recipe_of(evaluation).batch_size)
+    return ahead_of_time.fitting(
         [
             ((f"remat={x}", functools.partial(changed, absent, x)) for x in levels_above(remat)),
-            ((told, functools.partial(changed, larger, remat)) for told, larger in targets),
+            ((told, functools.partial(changed, larger, remat)) for told, larger in topologies),
         ]
     )
 
 
 def compile_finetuning(
-    evaluation: Evaluation, finetuner: Finetuner, params: Any, absent: Target
-) -> target.Program:
+    evaluation: Evaluation, finetuner: Finetuner, params: Any, absent: Topology
+) -> ahead_of_time.Program:
     """Compiles ``finetune_step`` for devices that are not here."""
     recipe, encoder, mesh = finetuner.recipe, finetuner.encoder, absent.mesh
     image_size, pixels = evaluation.config.image_size, evaluation.train.pixels.dtype
@@ -98,7 +98,7 @@ def compile_finetuning(
         "batch": bytes_of(batch(recipe.batch_size // mesh.size)),
     }
     step = jitted_finetune_step(finetuner, mesh)
-    return target.compile_lowered(
+    return ahead_of_time.compile_lowered(
         lambda: step.lower(state, batch(recipe.batch_size, by_row(mesh))),
         absent,
         batch_size=recipe.batch_size,
@@ -108,7 +108,7 @@ def compile_finetuning(
     )
 
 
-def _opened(config: ConfigDict, absent: Target | None) -> Evaluation:
+def _opened(config: ConfigDict, absent: Topology | None) -> Evaluation:
     if absent and config.devices not in (0, absent.mesh.size):
         raise UserError(
             f"devices={config.devices}, but --target={absent.name} has {absent.mesh.size}: leave "

@@ -8,9 +8,9 @@ from whole_runs import command
 
 from repre_jax import command_line
 from repre_jax.sharding import make_mesh
-from repre_jax.training import target
-from repre_jax.training.accelerators import Accelerator, Target
-from repre_jax.training.target import Program
+from repre_jax.training import ahead_of_time
+from repre_jax.training.accelerators import Accelerator, Topology
+from repre_jax.training.ahead_of_time import Program
 
 RECIPE = ["--config.recipe.batch_size=16", "--config.recipe.rand_augment=0"]
 
@@ -23,8 +23,8 @@ def run(tmp_path_factory):
 @pytest.fixture
 def explained(run, capsys, monkeypatch):
     """Function of further arguments -> (exit code, what was printed, and the error)."""
-    absent = Target("v5e:1x2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**30, {})
-    monkeypatch.setattr(command_line, "open_target", lambda name: absent)
+    absent = Topology("v5e:1x2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**30, {})
+    monkeypatch.setattr(command_line, "open_topology", lambda name: absent)
 
     def explain(*arguments):
         checkpoint = f"--config.checkpoint={run.folder}"
@@ -74,9 +74,9 @@ def test_what_makes_it_fit_is_tried(explained, monkeypatch):
 
     monkeypatch.setattr("repre_jax.explain_finetuning.compile_finetuning", compiled)
     larger = [
-        ("--target=v5e:2x2", Target("v5e:2x2", make_mesh(4), Accelerator(1e12, 1e9, 1e9), 0, {}))
+        ("--target=v5e:2x2", Topology("v5e:2x2", make_mesh(4), Accelerator(1e12, 1e9, 1e9), 0, {}))
     ]
-    monkeypatch.setattr(target, "larger_targets", lambda *_: larger)
+    monkeypatch.setattr(ahead_of_time, "larger_topologies", lambda *_: larger)
     code, out, _ = explained("--target=v5e:1x2")
     assert code == 0
     assert "does not fit, by 2.00 GiB" in out

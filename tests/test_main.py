@@ -17,12 +17,12 @@ from repre_jax.config_files import locate, read_config
 from repre_jax.errors import UserError
 from repre_jax.methods import METHODS
 from repre_jax.sharding import make_mesh
-from repre_jax.training import defaults, explain, target
-from repre_jax.training.accelerators import Accelerator, Target
+from repre_jax.training import ahead_of_time, defaults, explain
+from repre_jax.training.accelerators import Accelerator, Topology
+from repre_jax.training.ahead_of_time import Program
 from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
 from repre_jax.training.sizes import choose_sizes
-from repre_jax.training.target import Program
 
 SMOKE = "--config=configs/quickstart.py:smoke"
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -730,10 +730,12 @@ def test_a_target_that_cannot_be(mistake):
 def test_explain_what_a_target_compiles(run, mistake, monkeypatch):
     sizes = {"parameters": 2**30, "temporaries": 2**31}
     program = Program(2, 64, sizes, 2**31, 9.0, 3e12, 0.5, 4 * 10**9, 0.25, ())
-    absent = Target("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})
-    monkeypatch.setattr(command_line, "open_target", lambda name: absent)
-    monkeypatch.setattr(target, "compile_for", lambda *_, **__: program)
-    monkeypatch.setattr(target, "ways_that_fit", lambda *_, **__: ["model.remat=attention: fits"])
+    absent = Topology("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})
+    monkeypatch.setattr(command_line, "open_topology", lambda name: absent)
+    monkeypatch.setattr(ahead_of_time, "compile_for", lambda *_, **__: program)
+    monkeypatch.setattr(
+        ahead_of_time, "ways_that_fit", lambda *_, **__: ["model.remat=attention: fits"]
+    )
     code, out, _ = run("--config=quickstart", "--explain", "--target=h100:2")
     assert code == 0
     assert "compute dtype   bfloat16" in out and "64 = 2 device(s)" in out

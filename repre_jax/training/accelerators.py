@@ -75,7 +75,7 @@ def peak_flops_per_second(device_kind: str, compute_dtype: str) -> float | None:
     return known and known.operations
 
 
-class Target(NamedTuple):
+class Topology(NamedTuple):
     """Devices that are not here.
 
     Attributes:
@@ -93,7 +93,7 @@ class Target(NamedTuple):
     compiler_options: dict[str, int | bool]
 
 
-def open_target(name: str) -> Target:
+def open_topology(name: str) -> Topology:
     """Devices by name: "v5e:4x8", chips of a TPU by its axes, or "h100:8", so many GPUs.
 
     To be called before JAX starts a device: this process is left with its CPU.
@@ -118,7 +118,7 @@ def open_target(name: str) -> Target:
             f"{', '.join(_GPUS)})."
         )
     accelerator = ACCELERATORS[devices[0].device_kind]
-    return Target(name, Mesh(devices, ("batch",)), accelerator, memory, options)
+    return Topology(name, Mesh(devices, ("batch",)), accelerator, memory, options)
 
 
 def _tpus(name: str, kind: str) -> list[jax.Device]:

@@ -20,8 +20,8 @@ from repre_jax.runs.folder import saved_config
 from repre_jax.runs.profile import Profile
 from repre_jax.runs.trackers import chosen_trackers
 from repre_jax.sharding import make_mesh
-from repre_jax.training import defaults, target
-from repre_jax.training.accelerators import Target
+from repre_jax.training import ahead_of_time, defaults
+from repre_jax.training.accelerators import Topology
 from repre_jax.training.learner import Learner, TrainState, build_learner, remarks
 from repre_jax.training.memory import device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
@@ -45,7 +45,7 @@ def flat_keys(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def explain(config: ConfigDict, config_filename: str, absent: Target | None = None) -> str:
+def explain(config: ConfigDict, config_filename: str, absent: Topology | None = None) -> str:
     """The resolved run as text.
 
     Args:
@@ -185,11 +185,11 @@ def _operation_lines(learner: Learner) -> list[str]:
     ]
 
 
-def _program_lines(config: ConfigDict, absent: Target, images: int) -> list[str]:
-    program = target.compile_for(config, absent, images=images)
-    lines = target.lines(program)
+def _program_lines(config: ConfigDict, absent: Topology, images: int) -> list[str]:
+    program = ahead_of_time.compile_for(config, absent, images=images)
+    lines = ahead_of_time.lines(program)
     if not program.fits:
-        fitting = target.ways_that_fit(config, absent, images=images)
+        fitting = ahead_of_time.ways_that_fit(config, absent, images=images)
         lines += [f"with {line}" for line in fitting] or ["nothing that was tried makes it fit"]
     return lines
 

@@ -7,7 +7,7 @@ import pytest
 
 from repre_jax.errors import UserError
 from repre_jax.training import accelerators
-from repre_jax.training.accelerators import open_target
+from repre_jax.training.accelerators import open_topology
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def described(monkeypatch):
 )
 def test_unknown(name):
     with pytest.raises(UserError, match=f"--target={name} must be a TPU .* or a GPU"):
-        open_target(name)
+        open_topology(name)
 
 
 @pytest.mark.parametrize("name, extra", [("v5e:2x2", "tpu"), ("h100:1", "cuda")])
@@ -47,7 +47,7 @@ def test_without_its_compiler(name, extra, monkeypatch):
 
     monkeypatch.setattr(accelerators.topologies, "get_topology_desc", missing)
     with pytest.raises(UserError, match=rf"pip install 'repre_jax\[{extra}\]'\."):
-        open_target(name)
+        open_topology(name)
 
 
 def test_refused_by_the_compiler(monkeypatch):
@@ -56,11 +56,11 @@ def test_refused_by_the_compiler(monkeypatch):
 
     monkeypatch.setattr(accelerators.topologies, "get_topology_desc", refuse)
     with pytest.raises(UserError, match=r"v5e:3x3 is refused .* is not divisible by 2x2x1$"):
-        open_target("v5e:3x3")
+        open_topology("v5e:3x3")
 
 
 def test_cores_of_a_chip_are_one_device(described):
-    target = open_target("v4:2x2x1")
+    target = open_topology("v4:2x2x1")
     assert described["chip_config_name"] == "megacore"
     assert target.memory == int(30.75 * 2**30)
     assert target.accelerator.operations == 275e12
@@ -68,9 +68,9 @@ def test_cores_of_a_chip_are_one_device(described):
 
 
 def test_gpus_by_the_machine(described):
-    target = open_target("h200:16")
+    target = open_topology("h200:16")
     assert described["topology"] == "1x2x8"
     assert "memory_bandwidth: 4800000000000 " in described["target_config"]
     assert target.memory == int(0.75 * 141e9)
     with pytest.raises(UserError, match="machines of 8"):
-        open_target("h200:12")
+        open_topology("h200:12")

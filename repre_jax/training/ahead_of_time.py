@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
 from repre_jax.rematerialisation import level_of, levels_above
-from repre_jax.training.accelerators import Target, open_target
+from repre_jax.training.accelerators import Topology, open_topology
 from repre_jax.training.compiled import abstract_batch, lowered_step, memory_bytes
 from repre_jax.training.learner import build_learner
 from repre_jax.training.memory import bytes_of
@@ -81,31 +81,33 @@ class Program(NamedTuple):
         return self.batch_size / self.seconds
 
 
+# What is changed, in words, and the config and topology that are changed so.
+Other = tuple[str, ConfigDict, Topology]
 # What is changed, and what compiles the program that is changed so.
 Attempt = tuple[str, Callable[[], Program]]
 
 
-def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
-    """Compiles the train step of a config for a target.
+def compile_for(config: ConfigDict, topology: Topology, *, images: int) -> Program:
+    """Compiles the train step of a config for devices that are not here.
 
     Args:
       config: of a pre-training run.
-      target: of ``open_target``.
+      topology: of ``open_topology``.
       images: in the training set.
 
     Raises:
       UserError: numbers that do not fit together, such as a batch that the devices cannot share.
     """
-    devices = target.mesh.size
+    devices = topology.mesh.size
     resolution = resolve(config, images=images, devices=devices, on_cpu=False)
     learner, batch_size = build_learner(config, resolution), resolution.batch_size
     pixels = pixel_format(config.data, config.model.channels).dtype
-    placement = Placement(target.mesh, config.train.shard_state)
+    placement = Placement(topology.mesh, config.train.shard_state)
     memory = placement.bytes_on_device(jax.eval_shape(learner.init))
     memory["batch"] = bytes_of(abstract_batch(learner, batch_size // devices, pixels=pixels))
     return compile_lowered(
         lambda: lowered_step(learner, batch_size, placement, pixels=pixels),
-        target,
+        topology,
         batch_size=batch_size,
         memory=memory,
         multiply_adds=step_multiply_adds(learner, batch_size),
@@ -115,56 +117,56 @@ def compile_for(config: ConfigDict, target: Target, *, images: int) -> Program:
 
 def compile_lowered(
     lower: Callable[[], jax.stages.Lowered],
-    target: Target,
+    topology: Topology,
     *,
     batch_size: int,
     memory: dict[str, int],
     multiply_adds: int,
     dtype: str,
 ) -> Program:
-    """Compiles a step for a target.
+    """Compiles a step for devices that are not here.
 
     Args:
-      lower: traces the step for the devices of ``target``.
-      target: of ``open_target``.
+      lower: traces the step for the devices of ``topology``.
+      topology: of ``open_topology``.
       batch_size: images a step, over all devices.
       memory: bytes on a device of what the step takes, by name.
       multiply_adds: of a step, over all devices.
       dtype: in which most of them are.
     """
-    devices = target.mesh.size
+    devices = topology.mesh.size
     operations = 2 * multiply_adds / devices
     start = time.perf_counter()
     lowered = lower()
     traffic = {}
     try:
-        compiled = lowered.compile(compiler_options=target.compiler_options)
+        compiled = lowered.compile(compiler_options=topology.compiler_options)
     except jax.errors.JaxRuntimeError as error:
         memory = memory | {"temporaries": _refused_bytes(error)}
     else:
         plan = memory_bytes(compiled)
         memory = memory | {"temporaries": plan["peak"] - plan["argument"]}
         found = read_traffic(compiled.as_text())
-        traffic = found._asdict() | {"byte_seconds": found.bytes / target.accelerator.bandwidth}
+        traffic = found._asdict() | {"byte_seconds": found.bytes / topology.accelerator.bandwidth}
     known = dtype == "bfloat16"
     return Program(
         devices=devices,
         batch_size=batch_size,
         memory=memory,
-        available=target.memory,
+        available=topology.memory,
         compile_seconds=time.perf_counter() - start,
         operations=operations,
-        operation_seconds=operations / target.accelerator.operations if known else None,
+        operation_seconds=operations / topology.accelerator.operations if known else None,
         **traffic,
     )
 
 
-def ways_that_fit(config: ConfigDict, target: Target, *, images: int) -> Iterator[str]:
+def ways_that_fit(config: ConfigDict, topology: Topology, *, images: int) -> Iterator[str]:
     """Settings with which a pre-training that does not fit does; see ``fitting``."""
 
     def attempts(kind):
-        for told, other_config, other_target in kind(config, target):
-            yield told, functools.partial(compile_for, other_config, other_target, images=images)
+        for told, other_config, other_topology in kind(config, topology):
+            yield told, functools.partial(compile_for, other_config, other_topology, images=images)
 
     kinds = (_sharded, _accumulated, _rematerialised, _more_devices)
     return fitting(attempts(kind) for kind in kinds)
@@ -237,41 +239,41 @@ def _refused_bytes(error: jax.errors.JaxRuntimeError) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _sharded(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
-    if target.mesh.size > 1 and not config.train.shard_state:
+def _sharded(config: ConfigDict, topology: Topology) -> Iterator[Other]:
+    if topology.mesh.size > 1 and not config.train.shard_state:
         told = "train.shard_state=True"
-        yield told, _changed(config, "train", "shard_state", True), target
+        yield told, _changed(config, "train", "shard_state", True), topology
 
 
-def _accumulated(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+def _accumulated(config: ConfigDict, topology: Topology) -> Iterator[Other]:
     count = config.train.accumulate
-    while (count := 2 * count) * target.mesh.size <= config.train.batch_size:
+    while (count := 2 * count) * topology.mesh.size <= config.train.batch_size:
         changed = _changed(config, "train", "accumulate", count)
-        yield f"train.accumulate={count}", changed, target
+        yield f"train.accumulate={count}", changed, topology
 
 
-def _rematerialised(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
+def _rematerialised(config: ConfigDict, topology: Topology) -> Iterator[Other]:
     for level in levels_above(level_of(config.model.remat)):
-        yield f"model.remat={level}", _changed(config, "model", "remat", level), target
+        yield f"model.remat={level}", _changed(config, "model", "remat", level), topology
 
 
-def _more_devices(config: ConfigDict, target: Target) -> Iterator[tuple[str, ConfigDict, Target]]:
-    for told, larger in larger_targets(target, config.train.batch_size):
+def _more_devices(config: ConfigDict, topology: Topology) -> Iterator[Other]:
+    for told, larger in larger_topologies(topology, config.train.batch_size):
         yield told, config, larger
 
 
-def larger_targets(target: Target, batch_size: int) -> Iterator[tuple[str, Target]]:
+def larger_topologies(topology: Topology, batch_size: int) -> Iterator[tuple[str, Topology]]:
     """Twice the devices, and twice as many again, as long as each has an image."""
-    name = target.name
-    while 2 * target.mesh.size <= batch_size:
+    name = topology.name
+    while 2 * topology.mesh.size <= batch_size:
         kind, _, shape = name.partition(":")
         axes = sorted(map(int, shape.split("x")))
         name = f"{kind}:{'x'.join(map(str, sorted([2 * axes[0], *axes[1:]])))}"
         try:
-            target = open_target(name)
+            topology = open_topology(name)
         except UserError:  # there are no larger ones
             return
-        yield f"--target={name}", target
+        yield f"--target={name}", topology
 
 
 def _changed(config: ConfigDict, section: str, key: str, value: object) -> ConfigDict:
