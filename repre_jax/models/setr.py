@@ -210,7 +210,18 @@ def resize_corners(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def corners_matrix(source: int, target: int) -> np.ndarray:
     """float32 [target, source]: position i of the target lies at i (source - 1) / (target - 1)."""
-    places = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    return _interpolation(np.arange(target) * ((source - 1) / max(target - 1, 1)), source)
+
+
+def centres_matrix(source: int, target: int) -> np.ndarray:
+    """float32 [target, source], ``resize`` along a side: pixels have their places at centres."""
+    places = (np.arange(target) + 0.5) * (source / target) - 0.5
+    return _interpolation(np.clip(places, 0, source - 1), source)
+
+
+def _interpolation(places: np.ndarray, source: int) -> np.ndarray:
+    """Linear between the two of ``source`` positions beside each place."""
+    target = len(places)
     below = np.minimum(places.astype(int), max(source - 2, 0))
     matrix = np.zeros((target, source))
     np.add.at(matrix, (np.arange(target), below), 1 - (places - below))

@@ -69,6 +69,7 @@ def validation(
                     flipped=flipped,
                 )
                 given = np.asarray(probabilities.argmax(axis=-1)).astype(np.uint8)
+                given = given[: labels.shape[0], : labels.shape[1]]
                 confusion += confusion_on_host(labels, given, classes)
                 if len(read) < pictures:
                     path = picture_path(evaluation.folder.path, len(read))

@@ -1,21 +1,25 @@
 """Whole images through an encoder of fixed crops: overlapping windows, scales, flips.
 
+Windows are added up on canvases of few sizes, so that images of many sizes take few programs.
+
 Source: fudan-zvg/SETR, mmseg/models/segmentors/encoder_decoder.py (slide_inference, inference,
 aug_test) and configs/SETR/*_MS.py.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from repre_jax.evaluation.segmentation.setr.crops import rescaled, scaled_size
-from repre_jax.models.setr import resize
+from repre_jax.models.setr import centres_matrix
 
 # (windows uint8 [b, H, W, 3], (rows, columns) of each that are of the image) -> logits [b, H, W, C]
 WindowLogits = Callable[[np.ndarray, np.ndarray], jax.Array]
+
+_STEP = 128  # pixels; sides of canvases are multiples of it
 
 
 def window_corners(length: int, crop: int, stride: int) -> list[int]:
@@ -35,7 +39,7 @@ def class_probabilities(
     scales: Sequence[float] = (1.0,),
     flipped: bool = False,
 ) -> jax.Array:
-    """Probabilities float32 [H, W, C] of an image's pixels, the mean over scales and flips.
+    """Probabilities float32 of an image's pixels, the mean over scales and flips.
 
     Logits of windows are summed, divided by how many cover a pixel and resized to the image; then
     comes the softmax, and the mean over scales. An image smaller than the crop is one window, whose
@@ -50,6 +54,9 @@ def class_probabilities(
       base: of ``crops.CropRecipe``.
       scales: of the image.
       flipped: whether each scale is seen mirrored, too.
+
+    Returns:
+      [H', W', C] with H' and W' the next multiples of 128: beyond H and W there is nothing of use.
     """
     own = image.shape[:2]
     total = 0
@@ -68,42 +75,72 @@ def class_probabilities(
 
 
 def _slide(logits_of, image, crop, stride, batch, own, mirrored) -> jax.Array:
-    """Probabilities [H, W, C], at the size ``own``, of one scale."""
-    corners = tuple(
+    """Probabilities of one scale, at the size ``own``, as ``class_probabilities`` returns them."""
+    size = image.shape[:2]
+    corners = [
         (top, left)
-        for top in window_corners(image.shape[0], crop[0], stride[0])
-        for left in window_corners(image.shape[1], crop[1], stride[1])
-    )
+        for top in window_corners(size[0], crop[0], stride[0])
+        for left in window_corners(size[1], crop[1], stride[1])
+    ]
     windows = np.zeros((-(-len(corners) // batch) * batch, *crop, 3), np.uint8)
-    inside = np.zeros((len(windows), 2), np.int32)
+    inside, places = np.zeros((2, len(windows), 2), np.int32)
+    canvas = _rounded(max(side, least) for side, least in zip(size, crop, strict=True))
+    count = np.zeros(canvas, np.float32)
     for k, (top, left) in enumerate(corners):
         part = image[top : top + crop[0], left : left + crop[1]]
         windows[k, : part.shape[0], : part.shape[1]] = part
-        inside[k] = part.shape[:2]
-    logits = [
-        logits_of(windows[start : start + batch], inside[start : start + batch])
-        for start in range(0, len(windows), batch)
-    ]
-    return _merged(logits, corners=corners, size=image.shape[:2], own=own, mirrored=mirrored)
+        inside[k], places[k] = part.shape[:2], (top, left)
+        count[top : top + crop[0], left : left + crop[1]] += 1
+    total = None
+    for start in range(0, len(windows), batch):
+        some = slice(start, start + batch)
+        logits = logits_of(windows[some], inside[some])
+        if total is None:
+            total = jnp.zeros((*canvas, logits.shape[-1]))
+        total = _added(total, logits, places[some], min(batch, len(corners) - start))
+    matrices = None
+    if mirrored or size != own:
+        rows, columns = (_resizing(*sides) for sides in zip(size, own, canvas, strict=True))
+        matrices = rows, np.roll(columns[::-1], own[1], axis=0) if mirrored else columns
+    return _probabilities(total, np.maximum(count, 1), matrices, shape=_rounded(own))
 
 
-@functools.partial(jax.jit, static_argnames=("corners", "size", "own", "mirrored"))
-def _merged(
-    logits: list[jax.Array],
+def _rounded(size: Iterable[int]) -> tuple[int, ...]:
+    return tuple(-(-side // _STEP) * _STEP for side in size)
+
+
+def _resizing(size: int, own: int, canvas: int) -> np.ndarray:
+    """Matrix from a side of the canvas, of which ``size`` is the image, to ``own``, rounded up."""
+    matrix = np.zeros((*_rounded([own]), canvas), np.float32)
+    matrix[:own, :size] = centres_matrix(size, own)
+    return matrix
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: jax.Array, logits: jax.Array, places: jax.Array, windows: int) -> jax.Array:
+    """The canvas with the first ``windows`` of the logits added at their places."""
+
+    def add(k, total):
+        place, shape = (*places[k], 0), logits.shape[1:]
+        sum_there = jax.lax.dynamic_slice(total, place, shape) + logits[k]
+        return jax.lax.dynamic_update_slice(total, sum_there, place)
+
+    return jax.lax.fori_loop(0, windows, add, total)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _probabilities(
+    total: jax.Array,
+    count: jax.Array,
+    matrices: tuple[jax.Array, jax.Array] | None,
     *,
-    corners: tuple[tuple[int, int], ...],
-    size: tuple[int, int],
-    own: tuple[int, int],
-    mirrored: bool,
+    shape: tuple[int, int],
 ) -> jax.Array:
-    """The windows' logits as probabilities of the image's pixels."""
-    logits = jnp.concatenate(logits)
-    height, width = logits.shape[1:3]
-    canvas = [max(side, crop) for side, crop in zip(size, (height, width), strict=True)]
-    total, count = jnp.zeros((*canvas, logits.shape[3])), np.zeros(canvas, np.float32)
-    for k, (top, left) in enumerate(corners):
-        total = total.at[top : top + height, left : left + width].add(logits[k])
-        count[top : top + height, left : left + width] += 1
-    mean = (total / count[..., None])[: size[0], : size[1]]
-    probabilities = jax.nn.softmax(resize(mean[None], own)[0], axis=-1)
-    return probabilities[:, ::-1] if mirrored else probabilities
+    """Of the sums on a canvas, resized by matrices of rows and of columns if they are given."""
+    mean = total / count[..., None]
+    if matrices is None:
+        mean = mean[: shape[0], : shape[1]]
+    else:
+        highest = jax.lax.Precision.HIGHEST
+        mean = jnp.einsum("yr,xc,rcd->yxd", *matrices, mean, precision=highest)
+    return jax.nn.softmax(mean, axis=-1)

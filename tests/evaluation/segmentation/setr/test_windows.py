@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 from repre_jax.evaluation.segmentation.setr.windows import class_probabilities, window_corners
 
@@ -39,12 +40,15 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (19, 23, 3), np.uint8)
 
 
-def options(**changes):
-    return {"crop": CROP, "stride": STRIDE, "batch": BATCH, "base": None} | changes
+def probabilities(logits_of, image, **changes):
+    options = {"crop": CROP, "stride": STRIDE, "batch": BATCH, "base": None} | changes
+    found = class_probabilities(logits_of, image, **options)
+    assert all(side % 128 == 0 for side in found.shape[:2])
+    return found[: image.shape[0], : image.shape[1]]
 
 
 def test_windows_are_those_of_a_loop(image):
-    found = class_probabilities(logits_of, image, **options())
+    found = probabilities(logits_of, image)
     np.testing.assert_allclose(found, reference(image, image.shape[:2]), atol=1e-5)
 
 
@@ -52,11 +56,27 @@ def test_scaled_and_mirrored(image):
     larger = cv2.resize(image, (46, 38))
     mean = reference(larger, image.shape[:2])
     mean = (mean + reference(larger[:, ::-1].copy(), image.shape[:2])[:, ::-1]) / 2
-    found = class_probabilities(logits_of, image, **options(scales=(2.0,), flipped=True))
+    found = probabilities(logits_of, image, scales=(2.0,), flipped=True)
     np.testing.assert_allclose(found, mean, atol=1e-4)
-    both = class_probabilities(logits_of, image, **options(scales=(1.0, 2.0)))
+    both = probabilities(logits_of, image, scales=(1.0, 2.0))
     expected = (reference(image, (19, 23)) + reference(larger, (19, 23))) / 2
     np.testing.assert_allclose(both, expected, atol=1e-4)
+
+
+def test_mirrored_at_its_own_size(image):
+    mean = reference(image, (19, 23))
+    mean = (mean + reference(image[:, ::-1].copy(), (19, 23))[:, ::-1]) / 2
+    np.testing.assert_allclose(probabilities(logits_of, image, flipped=True), mean, atol=1e-5)
+
+
+def test_images_of_many_sizes_take_few_programs():
+    images = [np.zeros((height, width, 3), np.uint8) for height, width in ((19, 23), (30, 9))]
+    images += [np.zeros((height, width, 3), np.uint8) for height, width in ((51, 90), (128, 77))]
+    probabilities(logits_of, images[0], scales=(0.5, 1.0), flipped=True)
+    with compilations() as compiled:
+        for image in images[1:]:
+            probabilities(logits_of, image, scales=(0.5, 1.0), flipped=True)
+    assert not [name for name in compiled if name in ("_added", "_probabilities")]
 
 
 def test_constant_logits_give_the_constant(image):
@@ -67,9 +87,7 @@ def test_constant_logits_give_the_constant(image):
         return jnp.broadcast_to(constant, (*windows.shape[:3], 3))
 
     for size in ((19, 23), (5, 30), (4, 4)):
-        found = class_probabilities(
-            same, image[:1, :1].repeat(size[0], 0).repeat(size[1], 1), **options()
-        )
+        found = probabilities(same, image[:1, :1].repeat(size[0], 0).repeat(size[1], 1))
         assert found.shape == (*size, 3)
         np.testing.assert_allclose(found[2, 3], jax.nn.softmax(constant), rtol=1e-5)
 
@@ -81,11 +99,11 @@ def test_small_images_are_one_window_that_says_how_much_is_inside(image):
         seen.append(inside.tolist())
         return logits_of(windows, inside)
 
-    found = class_probabilities(watched, image[:5, :7], **options())
+    found = probabilities(watched, image[:5, :7])
     assert found.shape == (5, 7, 3) and seen == [[[5, 7], [0, 0], [0, 0]]]
     # At several scales the short side is raised to the crop's: nothing is beyond the image.
     seen.clear()
-    class_probabilities(watched, image[:5, :7], **options(scales=(0.5, 1.0)))
+    probabilities(watched, image[:5, :7], scales=(0.5, 1.0))
     assert all(rows == 8 and columns == 10 for part in seen for rows, columns in part if rows)
 
 
