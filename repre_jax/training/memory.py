@@ -69,6 +69,8 @@ def _peak(jaxpr: core.Jaxpr) -> int:
         made = sum(bytes_of(v.aval) for v in equation.outvars if v not in absent)
         by_platform = equation.params.get("branches_platforms")
         inner = [_branch_here(equation)] if by_platform else inner_jaxprs(equation)
+        if equation.primitive.name == "pallas_call":
+            inner = []  # a kernel's arrays are on the chip
         within = max(map(_peak, inner), default=0)
         # What a function returns is what its last equations make; a loop collects it.
         looped = equation.primitive.name in _LOOPS

@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from tiny import BATCH, tiny_config, tiny_learner
 from whole_runs import ROOT
 
@@ -44,6 +45,14 @@ def test_a_function_within_and_a_loop():
 
     # The carry, eight of what each round leaves, and two within a round.
     assert peak_bytes(loop, X) == (1 + 8 + 2) * KIB
+
+
+def test_what_a_kernel_has_on_the_chip_does_not_count():
+    def kernel(x, out):
+        out[...] = jnp.cos(jnp.sin(x[...])) + jnp.sin(x[...])
+
+    called = pl.pallas_call(kernel, out_shape=X, interpret=True)
+    assert peak_bytes(called, X) == KIB
 
 
 def test_what_saves_memory_counts():
