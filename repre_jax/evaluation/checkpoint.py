@@ -108,7 +108,8 @@ def open_pretrained(
       compute_dtype: of the encoder's activations.
 
     Raises:
-      UserError: no such run, checkpoint or weights, or not a pre-training run.
+      UserError: no such run, checkpoint or weights, not a pre-training run, or "random" weights of
+        one that began with those of ``model.init_from``.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} must be one of {', '.join(WEIGHTS)}.")
@@ -120,6 +121,11 @@ def open_pretrained(
     opened, usual, there = _opened(run, config, compute_dtype)
     weights = usual if weights == "auto" else weights
     if weights == "random":
+        if config.model.init_from:  # whose weights were those of step 0
+            raise UserError(
+                f"weights=random is an encoder before training, and {run} began as "
+                f"{config.model.init_from} (model.init_from): give that as the checkpoint."
+            )
         return _random(opened, config)
     if weights not in there:
         made = "was imported and" if config.task == "import" else "was trained by"

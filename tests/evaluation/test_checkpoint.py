@@ -68,6 +68,13 @@ def test_random_weights_are_those_of_step_0(run):
     assert_same_tree(random.load_params(), expected)
 
 
+def test_a_run_that_began_with_other_weights_has_no_random_ones(run, edited_config):
+    edited_config(lambda config: config["model"].update(init_from="runs/b"))
+    assert open_pretrained(run.folder).weights == "target"
+    with pytest.raises(UserError, match=r"began as runs/b \(model.init_from\)"):
+        open_pretrained(run.folder, weights="random")
+
+
 @pytest.mark.slow
 def test_batch_norm_of_a_stem_is_read_with_its_running_statistics(tmp_path):
     run = saved_run(tmp_path / "conv", "dino", name="vit_conv_nano")

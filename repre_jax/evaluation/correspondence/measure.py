@@ -33,8 +33,8 @@ _COPY = "first_frame"  # the baseline that knows no features
 def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     """Carries labels through every clip with the features of every block, and judges them.
 
-    Beside them stand the same features of the encoder before its training, and the labels of the
-    first frame as they are.
+    Beside them stand the same features of the encoder before its training, where that was random,
+    and the labels of the first frame as they are.
 
     Raises:
       UserError: no clip that can be read, or a block that there is not.
@@ -47,8 +47,9 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     fused = config.fuse and len(blocks) > 1
     names = names_of(blocks, fused)
     clips = clips_of(list(source.names), config.clip_frames)
-    networks = {"blocks": evaluation.params}
-    if config.beside_random and evaluation.pretrained.weights != "random":
+    networks, pretrained = {"blocks": evaluation.params}, evaluation.pretrained
+    began_random = pretrained.weights != "random" and not pretrained.config.model.init_from
+    if config.beside_random and began_random:
         networks["random"] = open_pretrained(config.checkpoint, weights="random").load_params()
     networks = jax.device_put(networks, replicated(evaluation.mesh))
     judge = RegionAndBoundary if config.data.layout == DAVIS else MeanIoU

@@ -1,6 +1,7 @@
 """Label propagation against the authors' code, DAVIS's measures, clips, and the whole task."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -103,6 +104,17 @@ def test_whole_task(run, tmp_path):
     picture = cv2.imread(str(tmp_path / "one" / "figures" / "prediction-00.png"))
     assert picture.shape == (24, 4 * 32 + 3 * 4, 3)
     assert "eval_video_segmentation" in results["formula"]
+
+
+def test_a_run_that_began_with_other_weights_has_no_encoder_before_it(run, tmp_path):
+    began = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((began / "config.json").read_text())
+    config["model"]["init_from"] = "runs/b"
+    (began / "config.json").write_text(json.dumps(config))
+    changes = {"data.path": str(run.parent / "set"), "blocks": (-1,), "pictures": 0}
+    results = evaluate(config_of(began, **changes), tmp_path / "results")
+    assert set(results["metrics"]) == {"blocks", "first_frame"}
+    assert "before training" not in results["line"]
 
 
 @pytest.mark.slow
