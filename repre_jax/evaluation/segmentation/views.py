@@ -72,15 +72,29 @@ class WholeViews:
             place = step * self.batch_size + row
             if place >= len(order):
                 break
-            batch["index"][position] = order[place]
-            try:
-                pair = self.source.read_pair(int(order[place]))
-            except BadImage:
-                batch["replaced"][position] = order[place]
+            wanted = int(order[place])
+            batch["index"][position], pair = self._read(wanted)
+            if pair is None:
                 continue
+            if batch["index"][position] != wanted:
+                batch["replaced"][position] = wanted
             batch["image"][position], batch["label"][position] = whole_view(*pair, self.image_size)
             batch["mask"][position] = True
         return batch
+
+    def _read(self, wanted: int) -> tuple[int, tuple[np.ndarray, np.ndarray] | None]:
+        """(number, image and map) of an image, None for an unreadable one.
+
+        In an order given, which is a training's, the next image stands in for that: heads would
+        learn from black, and their BatchNorm would count it.
+        """
+        if self.order is not None:
+            index, *pair = read_or_next(self.source, wanted)
+            return index, tuple(pair)
+        try:
+            return wanted, self.source.read_pair(wanted)
+        except BadImage:
+            return wanted, None
 
 
 def whole_batches(
@@ -92,10 +106,11 @@ def whole_batches(
     order: np.ndarray | None = None,
     start_step: int = 0,
 ) -> Batches:
-    """Whole images: {"image" uint8 [b, H, W, C], "label" uint8 [b, H, W], "index", "mask"}.
+    """Whole images: {"image" uint8 [b, H, W, C], "label" uint8 [b, H, W], "index", "mask", ...}.
 
     ``mask`` is False, and every label void, where there is no image: past the end (index -1), or
-    unreadable (its index, which "replaced" says, too).
+    unreadable. In an order given another image stands in for an unreadable one, whose number is in
+    "replaced" then.
 
     Args:
       source: of images and maps.
