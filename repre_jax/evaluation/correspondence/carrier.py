@@ -53,6 +53,8 @@ class Carrier:
     def read(self, clip: Clip) -> tuple[np.ndarray, list[np.ndarray]]:
         """(frames uint8 [T, H, W, 3] at the size of the evaluation, their maps at their own).
 
+        Frames shrink with antialiasing, as all images here; DINO's read_frame does without.
+
         Raises:
           BadImage: one of them cannot be read.
         """

@@ -172,7 +172,9 @@ def augmented(
         flip_key, colour_key = jax.random.split(key)
         flipped = jax.random.bernoulli(flip_key)
         planes = (*jnp.unstack(pixels, axis=-1), label, there)
-        pairs = zip(flip(planes), planes, strict=True)
+        # SETR flips, then pads: what lies beyond the image stays on the right.
+        mirrored = [jnp.roll(plane, inside[1] - width, axis=1) for plane in flip(planes)]
+        pairs = zip(mirrored, planes, strict=True)
         *planes, label, there = (jnp.where(flipped, *pair) for pair in pairs)
         if photometric:
             planes = distorted(colour_key, planes)
