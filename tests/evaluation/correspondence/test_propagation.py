@@ -158,6 +158,8 @@ def test_mistakes(run):
     assert "blocks has block 7: there are blocks 0 to 3" in told(blocks=(7,))
     assert "data.split='test' must be train or val" in told(**{"data.split": "test"})
     assert "must be one of davis, camvid" in told(**{"data.layout": "x"})
+    davis = {"data.layout": "davis", "data.labels": "mine"}
+    assert "data.labels is given, and data.layout=davis knows its folders" in told(**davis)
     assert "temperature=0.0 must be above 0" in told(temperature=0.0)
 
 
