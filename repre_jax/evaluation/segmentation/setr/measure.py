@@ -171,6 +171,10 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
         raise UserError(f"head={config.head} reads one block, not blocks={tuple(config.blocks)}.")
     if config.head == "mla" and config.auxiliary_blocks:
         raise UserError("auxiliary_blocks is given, and those of head=mla read its own maps.")
+    if not config.auxiliary_weight:
+        if config.auxiliary_blocks:
+            raise UserError("auxiliary_blocks is given, and auxiliary_weight=0 has no such head.")
+        auxiliary = ()
     encoder, params = finetuned_encoder(
         encoder,
         evaluation.params,
