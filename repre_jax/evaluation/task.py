@@ -25,7 +25,7 @@ from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
-from repre_jax.sharding import by_row, jitted
+from repre_jax.sharding import by_row, jitted, replicated
 
 # Of the keys that all evaluations share (configs/eval/default.py).
 ENCODER_RANGES = {
@@ -86,8 +86,11 @@ class Evaluation:
 
     @functools.cached_property
     def params(self) -> Any:
-        """The encoder's parameters, read when somebody asks: cached features need none."""
-        return self.pretrained.load_params()
+        """The encoder's parameters on every device, read when asked for: cached features need none.
+
+        A training that changes them takes ``pretrained.load_params()``, which are on the host.
+        """
+        return jax.device_put(self.pretrained.load_params(), replicated(self.mesh))
 
     def features(self, feature: str) -> list[Features]:
         """``features_of`` [the training, the validation images], whose classes are the same."""
@@ -135,7 +138,8 @@ class Evaluation:
         encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
         starts = range(0, len(images), self.config.batch_size)
         chunks = (images[start : start + self.config.batch_size] for start in starts)
-        return np.concatenate([encode(self.params, chunk) for chunk in chunks])
+        params = jax.tree.map(lambda x: x.addressable_data(0), self.params)  # one device is enough
+        return np.concatenate([encode(params, chunk) for chunk in chunks])
 
     def check_classes(self, val_labels: np.ndarray) -> None:
         """Raises UserError when a class is missing from the labels of the validation images.

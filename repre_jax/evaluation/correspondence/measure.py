@@ -50,8 +50,8 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     networks, pretrained = {"blocks": evaluation.params}, evaluation.pretrained
     began_random = pretrained.weights != "random" and not pretrained.config.model.init_from
     if config.beside_random and began_random:
-        networks["random"] = open_pretrained(config.checkpoint, weights="random").load_params()
-    networks = jax.device_put(networks, replicated(evaluation.mesh))
+        random = open_pretrained(config.checkpoint, weights="random").load_params()
+        networks["random"] = jax.device_put(random, replicated(evaluation.mesh))
     judge = RegionAndBoundary if config.data.layout == DAVIS else MeanIoU
     judges = {kind: {name: judge(source.class_names) for name in names} for kind in networks}
     copied = judge(source.class_names)

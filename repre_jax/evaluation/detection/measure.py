@@ -174,7 +174,7 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
         )
     detector, params = build_detector(
         pretrained.encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         recipe,
         side=height,
         classes=len(train.class_names),

@@ -170,7 +170,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
     clock = Clock(steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch)))
     encoder, params = finetuned_encoder(
         pretrained.encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         image_size=config.image_size,
         drop_path=recipe.drop_path,
         remat=level_of(config.remat, "remat"),

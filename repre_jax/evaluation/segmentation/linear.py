@@ -208,9 +208,8 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
             in_shardings=(same, same, by_row(mesh)),
             out_shardings=same,
         )
-        params = jax.device_put(evaluation.params, same)
         loop = TrainingLoop(
-            step=lambda state, batch: step(params, state, batch),
+            step=lambda state, batch: step(evaluation.params, state, batch),
             total_steps=clock.total_steps,
             log_every=config.log_every_steps,
             save_every=config.save_every_epochs * clock.steps_per_epoch,
@@ -258,7 +257,6 @@ def _validate(
     """Confusion matrices int64 [H, C, C + 1] of all validation images, by name."""
     config, mesh = evaluation.config, evaluation.mesh
     count = jitted(probe.confusions, mesh, out_shardings=replicated(mesh))
-    params = jax.device_put(evaluation.params, replicated(mesh))
     heads = (len(probe.rates), probe.classes, probe.classes + 1)
     totals = {name: np.zeros(heads, np.int64) for name in probe.names}
     read = []
@@ -272,7 +270,8 @@ def _validate(
         for batch in batches:
             read.append(batch["index"][batch["mask"]])
             arrays = {key: batch[key] for key in ("image", "label")}
-            for name, found in count(params, state, jax.device_put(arrays, by_row(mesh))).items():
+            arrays = jax.device_put(arrays, by_row(mesh))
+            for name, found in count(evaluation.params, state, arrays).items():
                 totals[name] += np.asarray(found)
     note_unread(evaluation, evaluation.val, np.concatenate(read))
     return totals

@@ -48,7 +48,7 @@ from repre_jax.evaluation.task import (
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row, jitted, replicated
+from repre_jax.sharding import by_row, jitted
 
 
 class Memory(NamedTuple):
@@ -90,10 +90,9 @@ def measure_dense_knn(evaluation: Evaluation) -> dict[str, Any]:
         return with_fused(block_maps(encoder, params, images, blocks), fused)
 
     shared_maps_of = jitted(maps_of, evaluation.mesh)
-    params = jax.device_put(evaluation.params, replicated(evaluation.mesh))
 
     def encode(images):
-        return shared_maps_of(params, jax.device_put(images, by_row(evaluation.mesh)))
+        return shared_maps_of(evaluation.params, jax.device_put(images, by_row(evaluation.mesh)))
 
     batches = sum(-(-len(x) // batch_size(evaluation)) for x in (evaluation.train, evaluation.val))
     with counted_on_screen(batches, "batches of images") as advance:

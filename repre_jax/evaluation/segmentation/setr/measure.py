@@ -177,7 +177,7 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
         auxiliary = ()
     encoder, params = finetuned_encoder(
         encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         image_size=crop,
         drop_path=config.drop_path,
         remat=level_of(config.remat, "remat"),
