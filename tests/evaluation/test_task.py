@@ -36,6 +36,7 @@ def test_what_is_free_to_change_can_be_set(name):
     keys = flat_keys(read_config(config_name(name)))
     assert set(TASKS[name].free_to_change) <= set(keys)
     assert ("protocol" in keys) == bool(TASKS[name].protocols)
+    assert ("pictures" in keys) == ("pictures" in TASKS[name].free_to_change)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -105,7 +105,7 @@ TASK = Task(
         "context_frames": AT_LEAST_ONE,
         "pictures": NOT_NEGATIVE,
     },
-    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path"),
+    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "pictures"),
     open=open_colour_videos,
     own_data=True,
 )

@@ -97,6 +97,7 @@ TASK = Task(
         *ENCODER_FREE_TO_CHANGE,
         "data.path",
         "workers",
+        "pictures",
         "save_every_epochs",
         "log_every_steps",
     ),

@@ -133,7 +133,7 @@ TASK = Task(
         "pictures": NOT_NEGATIVE,
         "workers": NOT_NEGATIVE,
     },
-    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "workers"),
+    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "workers", "pictures"),
     open=open_colour_pairs,
     own_data=True,
 )

@@ -142,6 +142,7 @@ TASK = Task(
         "data.path",
         "remat",
         "workers",
+        "pictures",
         "save_every_steps",
         "keep_checkpoints",
         "log_every_steps",
