@@ -157,18 +157,30 @@ class Evaluation:
         Raises:
           UserError: all of them.
         """
-        if len(found.index) == len(source) or source.description in self.unreadable:
-            return
-        missing = found.unreadable(source)
+        if len(found.index) < len(source) and source.description not in self.unreadable:
+            self.note_missing(source, found.unreadable(source), len(source), "images")
+
+    def note_missing(self, source: Source, missing: dict[str, str], of: int, what: str) -> None:
+        """Says that images, or clips, of ``source`` do not count.
+
+        Args:
+          source: of them.
+          missing: {name: reason}, some.
+          of: how many there are.
+          what: they are.
+
+        Raises:
+          UserError: all of them are missing.
+        """
         first = ": ".join(next(iter(missing.items())))
-        if len(missing) == len(source):
-            raise UserError(f"None of the images of {source.description} can be read ({first}).")
+        if len(missing) == of:
+            raise UserError(f"None of the {what} of {source.description} can be read ({first}).")
         self.unreadable[source.description] = missing
         if jax.process_index() == 0:
             listed = "; results.json lists them" if self.folder else ""
             print(
-                f"{len(missing)} of the {len(source):,} images of {source.description} cannot be "
-                f"read ({first}): they do not count{listed}."
+                f"{len(missing)} of the {of:,} {what} of {source.description} cannot be read "
+                f"({first}): they do not count{listed}."
             )
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):

@@ -56,15 +56,14 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     judges = {kind: {name: judge(source.class_names) for name in names} for kind in networks}
     copied = judge(source.class_names)
     carrier = Carrier(evaluation, blocks, fused)
-    read = 0
+    read, missing = 0, {}
     with counted_on_screen(len(clips), "clips") as advance:
         for clip in clips:
             try:
                 frames, labels = carrier.read(clip)
             except BadImage as error:
                 advance()
-                told = f"{error.reason}; clip {clip.name} is left out"
-                evaluation.unreadable.setdefault(source.description, {})[error.path] = told
+                missing[error.path] = f"{error.reason}; clip {clip.name} is left out"
                 continue
             read += 1
             copied.add(labels, [labels[0]] * (len(labels) - 1))
@@ -76,8 +75,8 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
                         image = resize(frames[-1], *labels[-1].shape, "bilinear")
                         save_comparison(path, image, labels[-1], found[-1], source.colours)
             advance()
-    if not read:
-        raise UserError(f"No clip of {source.description} can be read: {evaluation.unreadable}.")
+    if missing:
+        evaluation.note_missing(source, missing, len(clips), "clips")
     metrics: dict[str, Any] = {
         kind: {name: judged.result() for name, judged in of_kind.items()}
         for kind, of_kind in judges.items()

@@ -163,7 +163,7 @@ def test_mistakes(run):
     assert "temperature=0.0 must be above 0" in told(temperature=0.0)
 
 
-def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path):
+def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path, capsys):
     root = camvid_folder(tmp_path / "set", val=6)
     (root / "images" / "val" / "0016E5_07002.png").write_bytes(b"no image")
     changes = {"data.path": str(root), "clip_frames": 3, "blocks": (-1,), "beside_random": False}
@@ -172,3 +172,8 @@ def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path):
     (reasons,) = results["unreadable"].values()
     ((name, reason),) = reasons.items()
     assert name.endswith("07002.png") and reason.endswith("is left out")
+    told = capsys.readouterr().out
+    assert f"1 of the 2 clips of CamVid, val of {root} cannot be read ({name}" in told
+    (root / "images" / "val" / "0016E5_07008.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="None of the clips of CamVid, val of"):
+        evaluate(config_of(run, **changes), tmp_path / "nothing")
