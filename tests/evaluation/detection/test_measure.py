@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -111,6 +112,16 @@ def test_validation_finds_what_the_detector_says_in_the_pixels_of_the_files(root
     assert not evaluation.unreadable
     assert validation.cut_short == 2, "an image of each batch"
     assert set(validation.precisions["mask"]) > {"AP_small", "AR_100"}
+
+
+def test_images_none_of_which_can_be_read_are_said_before_the_training(root, tmp_path):
+    shutil.copytree(root / "shapes", tmp_path / "shapes")
+    for image in (tmp_path / "shapes/val").iterdir():
+        image.write_bytes(b"no image")
+    changes = {"data.path": str(tmp_path / "shapes")}
+    with pytest.raises(UserError, match="None of the images of val images of"):
+        evaluate(config_of(root, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "no step was taken"
 
 
 def test_what_cannot_be_trained_is_said(root, tmp_path):
