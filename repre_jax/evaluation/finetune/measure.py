@@ -47,7 +47,7 @@ from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.rematerialisation import level_of
 from repre_jax.runs.checkpoints import Checkpoints
-from repre_jax.runs.destinations import read_rows
+from repre_jax.runs.destinations import best_row
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
@@ -319,11 +319,9 @@ def best_epochs(
     metrics_path: Path, last: Mapping[str, float], clock: Clock
 ) -> dict[str, dict[str, float]]:
     """{score: {"value", "epoch"}} of the earliest best validation of the run, for each score."""
-    rows = [*read_rows(metrics_path), {**last, "step": clock.total_steps}]
-    best = {}
+    best, last = {}, {**last, "step": clock.total_steps}
     for score in _SCORES:
-        scored = [row for row in rows if row.get(score) is not None]
-        if scored:
-            row = max(scored, key=lambda row: row[score])
+        row = best_row(metrics_path, score, last)
+        if row:
             best[score] = {"value": row[score], "epoch": row["step"] / clock.steps_per_epoch}
     return best

@@ -40,7 +40,7 @@ from repre_jax.models.setr import VARIANTS, SETRHead, setr_blocks
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
 from repre_jax.rematerialisation import level_of
-from repre_jax.runs.destinations import read_rows
+from repre_jax.runs.destinations import best_row
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.sharding import all_replicated, by_row, jitted, replicated
 
@@ -284,8 +284,8 @@ def _results(
     evaluation: Evaluation, segmenter: Segmenter, found: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     config, value = evaluation.config, found["last"]["mean_iou"]
-    rows = [row for row in read_rows(evaluation.folder.metrics_path) if row.get(_SCORE) is not None]
-    best = max(rows, key=lambda row: row[_SCORE])
+    last = {_SCORE: value, "step": config.steps}
+    best = best_row(evaluation.folder.metrics_path, _SCORE, last)
     trained = "frozen" if segmenter.frozen else "trained"
     height, width = segmenter.crop
     return {
