@@ -25,7 +25,7 @@ from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
-from repre_jax.sharding import by_row, jitted, replicated
+from repre_jax.sharding import by_row, jitted, replicated, rounded_up
 
 # Of the keys that all evaluations share (configs/eval/default.py).
 ENCODER_RANGES = {
@@ -84,6 +84,11 @@ class Evaluation:
         encoder = self.pretrained
         return f"{metric} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"
 
+    @property
+    def batch_size(self) -> int:
+        """``config.batch_size``, rounded up so that every device has its share."""
+        return rounded_up(self.config.batch_size, self.mesh)
+
     @functools.cached_property
     def params(self) -> Any:
         """The encoder's parameters on every device, read when asked for: cached features need none.
@@ -141,6 +146,23 @@ class Evaluation:
         params = jax.tree.map(lambda x: x.addressable_data(0), self.params)  # one device is enough
         return np.concatenate([encode(params, chunk) for chunk in chunks])
 
+    def check_batch(self, key: str, size: int) -> None:
+        """Raises UserError for a batch of training that devices or images cannot share.
+
+        Args:
+          key: of the config, or of the recipe, that says ``size``.
+          size: images of it, over all devices.
+        """
+        devices, images = self.mesh.size, len(self.train)
+        if size % devices:
+            raise UserError(
+                f"{key}={size} cannot be split over {devices} devices; choose a multiple."
+            )
+        if images < size:
+            raise UserError(
+                f"There are {images:,} training images, fewer than {key}={size}: lower it."
+            )
+
     def check_classes(self, val_labels: np.ndarray) -> None:
         """Raises UserError when a class is missing from the labels of the validation images.
 
@@ -185,11 +207,10 @@ class Evaluation:
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):
         """Batches of every image, padded so that every device has its share."""
-        devices = self.mesh.size
         return evaluation_batches(
             source,
             image_size=self.config.image_size,
-            batch_size=-(-self.config.batch_size // devices) * devices,
+            batch_size=self.batch_size,
             interpolation=interpolation,
             crop_ratio=crop_ratio,
             workers=self.config.data.workers,

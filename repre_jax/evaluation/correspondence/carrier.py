@@ -40,8 +40,7 @@ class Carrier:
         self._settings = Settings(
             config.radius, config.neighbours, config.temperature, config.context_frames
         )
-        devices = evaluation.mesh.size
-        self._batch = -(-config.batch_size // devices) * devices
+        self._batch = evaluation.batch_size
         self._sharding = by_row(evaluation.mesh)
         self._device = evaluation.mesh.devices.flat[0]
 

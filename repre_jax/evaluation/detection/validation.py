@@ -103,7 +103,7 @@ class Validation:
         with whole_image_batches(
             self._source,
             self._views,
-            batch_size=config.batch_size,
+            batch_size=self._evaluation.batch_size,
             workers=config.data.workers,
         ) as batches:
             for batch in batches:

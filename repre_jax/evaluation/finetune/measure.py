@@ -147,22 +147,12 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
     """
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
     recipe = recipe_of(evaluation)
-    devices = evaluation.mesh.size
     if recipe.rand_augment and train.pixels != RGB:
         raise UserError(
             "RandAugment is defined for RGB of 8 bits, which these images are not: set "
             "--config.recipe.rand_augment=0."
         )
-    if recipe.batch_size % devices:
-        raise UserError(
-            f"recipe.batch_size={recipe.batch_size} cannot be split over {devices} devices; choose "
-            "a multiple."
-        )
-    if len(train) < recipe.batch_size:
-        raise UserError(
-            f"{train.description} has {len(train)} images, fewer than "
-            f"recipe.batch_size={recipe.batch_size}; lower it."
-        )
+    evaluation.check_batch("recipe.batch_size", recipe.batch_size)
     # Where they lie in the records, reading them all would take as long as an epoch.
     if train.labels_at_hand and (train.labels < 0).any():
         raise UserError(f"{train.description} has images without a label.")

@@ -94,14 +94,13 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
     Raises:
       UserError: a batch that neither images nor devices can share.
     """
-    config, images, devices = evaluation.config, len(evaluation.train), evaluation.mesh.size
-    if batch_size % devices:
-        raise UserError(f"train_batch_size={batch_size} cannot be split over {devices} devices.")
+    config, images = evaluation.config, len(evaluation.train)
     if images < batch_size:
         raise UserError(
             f"Protocol {config.protocol} trains with batches of {batch_size} and there are "
             f"{images} images: set --config.train_batch_size; the learning rate scales with it."
         )
+    evaluation.check_batch("train_batch_size", batch_size)
     if not config.rate_factors:
         raise UserError("rate_factors is empty: (1.0,) is the protocol's own learning rate.")
     steps = images // batch_size

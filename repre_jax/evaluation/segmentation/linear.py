@@ -14,7 +14,6 @@ from repre_jax.evaluation.segmentation.maps import chosen_blocks, names_of, repo
 from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.probe import ProbeState, SegmentationProbe
 from repre_jax.evaluation.segmentation.views import (
-    batch_size,
     check_one_process,
     note_unread,
     open_colour_pairs,
@@ -113,16 +112,7 @@ def build_probe(evaluation: Evaluation) -> SegmentationProbe:
       UserError: a batch that neither images nor devices can share, or no learning rate.
     """
     config, images = evaluation.config, len(evaluation.train)
-    if config.train_batch_size % evaluation.mesh.size:
-        raise UserError(
-            f"train_batch_size={config.train_batch_size} cannot be split over "
-            f"{evaluation.mesh.size} devices."
-        )
-    if images < config.train_batch_size:
-        raise UserError(
-            f"There are {images} training images, fewer than "
-            f"train_batch_size={config.train_batch_size}: lower it."
-        )
+    evaluation.check_batch("train_batch_size", config.train_batch_size)
     if not config.learning_rates:
         raise UserError("learning_rates is empty: name one at least.")
     blocks = chosen_blocks(evaluation.pretrained.encoder, config.blocks)
@@ -264,7 +254,7 @@ def _validate(
     batches = whole_batches(
         evaluation.val,
         image_size=config.image_size,
-        batch_size=batch_size(evaluation),
+        batch_size=evaluation.batch_size,
         workers=config.workers,
     )
     with batches:

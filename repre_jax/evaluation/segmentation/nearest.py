@@ -32,7 +32,6 @@ from repre_jax.evaluation.segmentation.memory import (
 )
 from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.views import (
-    batch_size,
     check_one_process,
     note_unread,
     open_colour_pairs,
@@ -94,7 +93,7 @@ def measure_dense_knn(evaluation: Evaluation) -> dict[str, Any]:
     def encode(images):
         return shared_maps_of(evaluation.params, jax.device_put(images, by_row(evaluation.mesh)))
 
-    batches = sum(-(-len(x) // batch_size(evaluation)) for x in (evaluation.train, evaluation.val))
+    batches = sum(-(-len(x) // evaluation.batch_size) for x in (evaluation.train, evaluation.val))
     with counted_on_screen(batches, "batches of images") as advance:
         memories = remember(evaluation, encode, advance)
         drawn = names.index(reported_of(names))
@@ -244,7 +243,7 @@ _confusion = jax.jit(confusion_matrix, static_argnums=2)
 def _read(evaluation: Evaluation, source: SegmentationSource) -> Iterator[dict[str, np.ndarray]]:
     """Batches of all images, and a word on those that could not be read."""
     config, read = evaluation.config, []
-    options = {"batch_size": batch_size(evaluation), "workers": config.workers}
+    options = {"batch_size": evaluation.batch_size, "workers": config.workers}
     with whole_batches(source, image_size=config.image_size, **options) as batches:
         for batch in batches:
             read.append(batch["index"][batch["mask"]])

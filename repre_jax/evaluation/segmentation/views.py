@@ -175,12 +175,6 @@ def check_one_process() -> None:
         raise UserError("This task runs on one machine: leave out --distributed.")
 
 
-def batch_size(evaluation: Evaluation) -> int:
-    """``config.batch_size``, made a multiple of the devices."""
-    devices = evaluation.mesh.size
-    return -(-evaluation.config.batch_size // devices) * devices
-
-
 def note_unread(evaluation: Evaluation, source: SegmentationSource, index: np.ndarray) -> None:
     """Says which images of ``source`` are not among those of ``index`` int [n], and why."""
     nothing = Features(np.zeros((len(index), 0)), np.full(len(index), -1), np.asarray(index))

@@ -132,7 +132,8 @@ def test_what_cannot_be_trained_is_said(root, tmp_path):
 
     assert "fewer than recipe.batch_size=64" in told(**{"recipe.batch_size": 64})
     assert "must be one number: the long side" in told(image_size=(64, 32))
-    assert "batch_size=4 cannot be split over 8 devices" in told(devices=8, batch_size=4)
+    split = {"devices": 8, "recipe.batch_size": 4}
+    assert "recipe.batch_size=4 cannot be split over 8 devices" in told(**split)
     assert "the learning rate would never reach" in told(**{"recipe.warmup_steps": 6})
     assert "protocol='fpn' must be one of vitdet, swin_1x" in told(protocol="fpn")
     too_small = {"protocol": "swin_1x", "recipe.short_edges": (64,)}

@@ -233,7 +233,7 @@ def recipe_of(config: Any) -> CropRecipe:
 
 
 def _check(evaluation: Evaluation) -> None:
-    config, images = evaluation.config, len(evaluation.train)
+    config = evaluation.config
     known_values = {"head": VARIANTS, "optimizer": OPTIMIZERS, "loss_over": NORMALISATIONS}
     for key, known in known_values.items():
         if config[key] not in known:
@@ -263,16 +263,7 @@ def _check(evaluation: Evaluation) -> None:
             "SETR's heads read maps of one size; those of "
             f"{evaluation.pretrained.config.model.name} differ: take a ViT."
         )
-    if config.train_batch_size % evaluation.mesh.size:
-        raise UserError(
-            f"train_batch_size={config.train_batch_size} cannot be split over "
-            f"{evaluation.mesh.size} devices."
-        )
-    if images < config.train_batch_size:
-        raise UserError(
-            f"There are {images} training images, fewer than "
-            f"train_batch_size={config.train_batch_size}: lower it."
-        )
+    evaluation.check_batch("train_batch_size", config.train_batch_size)
 
 
 def _flat(found: dict[str, Any]) -> dict[str, float]:
