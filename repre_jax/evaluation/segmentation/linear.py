@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from repre_jax.data.batches import read_or_next
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
 from repre_jax.evaluation.segmentation.confusion import scores
@@ -17,8 +18,7 @@ from repre_jax.evaluation.segmentation.views import (
     check_one_process,
     note_unread,
     open_colour_pairs,
-    read_or_next,
-    shuffled,
+    training_order,
     whole_batches,
 )
 from repre_jax.evaluation.task import (
@@ -45,7 +45,8 @@ def measure_linear_segmentation(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     probe = build_probe(evaluation)
-    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
+    # What is wrong with validation images shows before the training.
+    read_or_next(evaluation.val, 0, evaluation.val.read_pair)
     state, seconds = _train(evaluation, probe)
     confusions = _validate(evaluation, probe, state)
     class_names = evaluation.val.class_names
@@ -179,7 +180,7 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
             best_metric=None,
         )
         state, checkpoints, logs, interruption = stack.enter_context(opened)
-        order = shuffled(
+        order = training_order(
             len(evaluation.train), batch_size=batch, steps=clock.total_steps, seed=config.seed
         )
         batches = whole_batches(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from repre_jax.data.batches import NOT_REPLACED, PADDING, Rows
+from repre_jax.data.batches import NOT_REPLACED, PADDING, Rows, read_or_next
 from repre_jax.data.host.crops import resize
 from repre_jax.data.pipeline import Batches, batches_of, process_rows
 from repre_jax.data.segmentation.label_maps import VOID
@@ -89,7 +89,7 @@ class WholeViews:
         learn from black, and their BatchNorm would count it.
         """
         if self.order is not None:
-            index, *pair = read_or_next(self.source, wanted)
+            index, *pair = read_or_next(self.source, wanted, self.source.read_pair)
             return index, tuple(pair)
         try:
             return wanted, self.source.read_pair(wanted)
@@ -127,7 +127,7 @@ def whole_batches(
     return batches_of(chunks, rows, start_step, -(-count // batch_size), workers)
 
 
-def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarray:
+def training_order(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """Numbers of the images of every row of ``steps`` batches, each epoch in an order of its own.
 
     What remains of an epoch behind its last whole batch is left out.
@@ -139,22 +139,6 @@ def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarr
         for epoch in range(epochs)
     ]
     return np.concatenate(orders)[: steps * batch_size].astype(np.int32)
-
-
-def read_or_next(source: SegmentationSource, wanted: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """(index, image, classes) of an image, or of the next one that can be read.
-
-    Raises:
-      UserError: none can.
-    """
-    first_error = None
-    for offset in range(len(source)):
-        index = (wanted + offset) % len(source)
-        try:
-            return index, *source.read_pair(index)
-        except BadImage as error:
-            first_error = first_error or error
-    raise UserError(f"None of the images of {source.description} can be read ({first_error}).")
 
 
 def open_colour_pairs(data: ConfigDict, channels: int) -> tuple[SegmentationSource, ...]:

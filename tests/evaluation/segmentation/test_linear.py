@@ -18,7 +18,7 @@ from repre_jax.evaluate import evaluate
 from repre_jax.evaluation import defaults
 from repre_jax.evaluation.segmentation import linear
 from repre_jax.evaluation.segmentation.probe import SegmentationProbe, pixel_logits, pixel_loss
-from repre_jax.evaluation.segmentation.views import shuffled, whole_batches
+from repre_jax.evaluation.segmentation.views import training_order, whole_batches
 from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import scalars
 from repre_jax.schedules import Clock
@@ -46,11 +46,11 @@ def test_loss_is_that_of_a_loop_and_void_has_none():
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    order = shuffled(7, batch_size=3, steps=5, seed=0).reshape(5, 3)
+    order = training_order(7, batch_size=3, steps=5, seed=0).reshape(5, 3)
     for epoch in (order[:2], order[2:4]):
         assert len(set(epoch.ravel().tolist())) == 6
     assert order[:2].tolist() != order[2:4].tolist()
-    longer = shuffled(7, batch_size=3, steps=8, seed=0)
+    longer = training_order(7, batch_size=3, steps=8, seed=0)
     np.testing.assert_array_equal(longer[:15], order.ravel())
 
 

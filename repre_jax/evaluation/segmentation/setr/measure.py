@@ -8,6 +8,7 @@ import contextlib
 import functools
 from typing import Any
 
+from repre_jax.data.batches import read_or_next
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
@@ -26,7 +27,6 @@ from repre_jax.evaluation.segmentation.setr.validation import validation
 from repre_jax.evaluation.segmentation.views import (
     check_one_process,
     open_colour_pairs,
-    read_or_next,
 )
 from repre_jax.evaluation.task import (
     ENCODER_FREE_TO_CHANGE,
@@ -64,7 +64,8 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     segmenter, params = build(evaluation)
-    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
+    # What is wrong with validation images shows before the training.
+    read_or_next(evaluation.val, 0, evaluation.val.read_pair)
     with contextlib.ExitStack() as stack:
         opened = open_training(
             evaluation.folder,
