@@ -32,6 +32,7 @@ from repre_jax.ranges import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     POSITIVE,
+    POSITIVE_SHARE,
     SHARE,
     SHARE_BELOW_ONE,
     Range,
@@ -268,7 +269,6 @@ def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) ->
 
 
 _WHOLE = Range(0, whole=True)
-_POSITIVE_SHARE = Range(0, 1, low_open=True)
 RANGES = {
     f"recipe.{name}": allowed
     for name, allowed in {
@@ -278,7 +278,7 @@ RANGES = {
         "warmup_steps": _WHOLE,
         "drops": SHARE,
         "weight_decay": NOT_NEGATIVE,
-        "layer_decay": _POSITIVE_SHARE,
+        "layer_decay": POSITIVE_SHARE,
         "drop_path": SHARE_BELOW_ONE,
         "window": AT_LEAST_ONE,
         "scales": Range(0, 10, low_open=True),
