@@ -19,7 +19,7 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import FEATURES
-from repre_jax.evaluation.images import fill_in_data
+from repre_jax.evaluation.images import check_as_seen, fill_in_data
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import check_image_size, height_and_width, size_in_words
 from repre_jax.ranges import check_ranges
@@ -95,7 +95,9 @@ def opened(config: ConfigDict) -> tuple[ConfigDict, Pretrained, Source, Source]:
         if task.default_protocol:
             config.protocol = config.protocol or task.default_protocol(pretrained)
             _check_known(config, "protocol", task.protocols)
-        if not task.own_data:
+        if task.own_data:
+            check_as_seen(pretrained.config.data)
+        else:
             fill_in_data(config.data, pretrained.config.data)
         train, val = task.open(config.data, pretrained.encoder.channels)
     return config, pretrained, train, val

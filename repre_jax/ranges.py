@@ -41,6 +41,7 @@ NOT_NEGATIVE = Range(0)
 AT_LEAST_ONE = Range(1, whole=True)
 SEED = Range(0, 2**31 - 1, whole=True)
 SHARE = Range(0, 1)
+POSITIVE_SHARE = Range(0, 1, low_open=True)
 SHARE_BELOW_ONE = Range(0, 1, high_open=True)
 OPEN_SHARE = Range(0, 1, low_open=True, high_open=True)
 

@@ -82,6 +82,11 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("batch"))
 
 
+def rounded_up(rows: int, mesh: Mesh) -> int:
+    """As many rows of a batch, or a few more, of which every device has the same share."""
+    return -(-rows // mesh.size) * mesh.size
+
+
 def abstract(init: Callable[..., Any], shardings: Shardings, *inputs: Any) -> Any:
     """Shapes of what ``init`` makes of ``inputs``, each with its sharding; nothing is computed."""
     shapes = jax.eval_shape(init, *inputs)

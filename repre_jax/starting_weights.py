@@ -10,14 +10,13 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
-from repre_jax.evaluation.checkpoint import Pretrained, load_networks, open_pretrained
+from repre_jax.evaluation.checkpoint import NO_MATTER, Pretrained, load_networks, open_pretrained
 from repre_jax.models.conv_stem import frozen
 from repre_jax.models.positions import resize_learned_positions
 from repre_jax.training.learner import Learner
 
 # Of an encoder: what says nothing on what its parameters mean.
-_NO_MATTER = {"dtype", "float32_residual", "remat", "drop_path", "image_size", "initialisation"}
-_NO_MATTER |= {"parent", "name"}
+_NO_MATTER = NO_MATTER | {"float32_residual", "image_size", "initialisation"}
 _POSITIONS = "position_embedding"
 
 

@@ -26,7 +26,8 @@ def get_config(variants: str = ""):
     config.clip_frames = 20  # frames of a clip; 0: whole videos
     config.blocks = ()  # their numbers; the last one is reported; (): all
     config.fuse = True  # measures the features of all of them side by side, too
-    config.beside_random = True  # measures the encoder before training, too
+    # Measures the encoder before training, too, of a run without model.init_from.
+    config.beside_random = True
     config.radius = 12  # patches within which neighbours lie; 0: the whole frame
     config.neighbours = 5
     config.temperature = 0.1

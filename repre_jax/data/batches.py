@@ -5,6 +5,8 @@ Nothing here knows of threads or processes; ``pipeline.py`` decides who calls wh
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -188,24 +190,27 @@ def shuffled(position: int, count: int, seed: int, epoch: int) -> int:
     )
 
 
-def read_or_next(source: Source, wanted: int) -> tuple[int, np.ndarray, int]:
+def read_or_next(
+    source: Source, wanted: int, read: Callable[[int], tuple[np.ndarray, Any]] | None = None
+) -> tuple[int, np.ndarray, Any]:
     """Reads an image, or the next one in the source that can be read.
 
     Args:
       source: where the images come from.
       wanted: the image asked for.
+      read: what to read of an image by its number; None for ``source.read_with_label``.
 
     Returns:
-      (index that was read, pixels [H, W, C], label).
+      (index that was read, pixels [H, W, C], label), or what ``read`` gives beside the pixels.
 
     Raises:
       UserError: no image of the source can be read.
     """
-    first_error = None
+    read, first_error = read or source.read_with_label, None
     for offset in range(len(source)):
         index = (wanted + offset) % len(source)
         try:
-            return index, *source.read_with_label(index)
+            return index, *read(index)
         except BadImage as error:
             first_error = first_error or error
     raise UserError(

@@ -30,6 +30,8 @@ from repre_jax.training.learner import build_method, init_encoder
 
 _NETWORKS = ("params", "target_params", "batch_stats", "target_batch_stats")
 WEIGHTS = ("auto", "online", "target", "random")
+# Fields of an encoder that change no result; the dtype is a setting of every evaluation.
+NO_MATTER = {"dtype", "remat", "drop_path", "parent", "name"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Pretrained:
       encoder: the module in its ``frozen`` form, in the compute type asked for.
       views: how the run augmented its images.
       defaults: how the method's encoders are evaluated where nobody asks for something else.
-      fingerprint: 16 hexadecimal digits, the same only for the same parameters.
+      fingerprint: 16 hexadecimal digits, the same only for the same parameters of an encoder that
+        computes the same with them.
       params: the parameters, where they came from a file of another library; else None.
     """
 
@@ -105,7 +108,8 @@ def open_pretrained(
       compute_dtype: of the encoder's activations.
 
     Raises:
-      UserError: no such run, checkpoint or weights, or not a pre-training run.
+      UserError: no such run, checkpoint or weights, not a pre-training run, or "random" weights of
+        one that began with those of ``model.init_from``.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} must be one of {', '.join(WEIGHTS)}.")
@@ -117,6 +121,11 @@ def open_pretrained(
     opened, usual, there = _opened(run, config, compute_dtype)
     weights = usual if weights == "auto" else weights
     if weights == "random":
+        if config.model.init_from:  # whose weights were those of step 0
+            raise UserError(
+                f"weights=random is an encoder before training, and {run} began as "
+                f"{config.model.init_from} (model.init_from): give that as the checkpoint."
+            )
         return _random(opened, config)
     if weights not in there:
         made = "was imported and" if config.task == "import" else "was trained by"
@@ -125,14 +134,14 @@ def open_pretrained(
             f"weights={usual}."
         )
     step = _checkpoint_step(run, named_step if step is None else step)
-    identity = [read_about(run / "checkpoints" / str(step))["sha256"], weights]
-    return opened(weights=weights, step=step, fingerprint=_short_hash(identity))
+    sha256 = read_about(run / "checkpoints" / str(step))["sha256"]
+    return opened(sha256, weights=weights, step=step)
 
 
 def _opened(
     run: Path, config: ConfigDict, compute_dtype: jnp.dtype
 ) -> tuple[Callable[..., Pretrained], str, tuple[str, ...]]:
-    """(a ``Pretrained`` but for its weights, the usual ones of them, those that there are)."""
+    """(makes a ``Pretrained`` of what tells its parameters, the usual weights, those there are)."""
     try:
         encoder = build_encoder(config, compute_dtype)
         if config.task == "import":
@@ -146,15 +155,29 @@ def _opened(
             f"{run / 'config.json'} names what this version does not know ({error}): use the "
             "version that made the run."
         ) from error
-    opened = functools.partial(
-        Pretrained,
-        run=run,
-        config=config,
-        encoder=frozen(encoder),
-        views=method.views,
-        defaults=method.evaluation,
-    )
+
+    def opened(identity: Any, *, weights: str, step: int, params: Any = None) -> Pretrained:
+        return Pretrained(
+            run=run,
+            step=step,
+            weights=weights,
+            config=config,
+            encoder=frozen(encoder),
+            views=method.views,
+            defaults=method.evaluation,
+            fingerprint=_short_hash([_computes(encoder), weights, identity]),
+            params=params,
+        )
+
     return opened, usual, there
+
+
+def _computes(encoder: nn.Module) -> dict[str, Any]:
+    """What an encoder makes of parameters: of the same ones, another makes something else."""
+    fields = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
+    return {"kind": type(encoder).__name__} | {
+        name: value for name, value in fields.items() if name not in NO_MATTER
+    }
 
 
 def _of_an_import(name: str, encoder: nn.Module) -> Method:
@@ -163,8 +186,7 @@ def _of_an_import(name: str, encoder: nn.Module) -> Method:
 
 
 def _random(opened: Callable[..., Pretrained], config: ConfigDict) -> Pretrained:
-    identity = [config.model.to_dict(), config.seed, "random"]
-    return opened(weights="random", step=0, fingerprint=_short_hash(identity))
+    return opened(config.seed, weights="random", step=0)
 
 
 def _open_foreign(
@@ -183,12 +205,8 @@ def _open_foreign(
     opened, _, _ = _opened(run, found.config, compute_dtype)
     if weights == "random":
         return _random(opened, found.config)
-    return opened(
-        weights=found.weights,
-        step=0,
-        fingerprint=params_sha256(found.params)[:16],
-        params=found.params,
-    )
+    sha256 = params_sha256(found.params)
+    return opened(sha256, weights=found.weights, step=0, params=found.params)
 
 
 def _run_and_step(checkpoint: str | Path) -> tuple[Path, int | None]:

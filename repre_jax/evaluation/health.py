@@ -28,7 +28,7 @@ from repre_jax.losses.meters import (
 )
 from repre_jax.models.pixels import encoder_input
 from repre_jax.ranges import AT_LEAST_ONE, Range
-from repre_jax.sharding import by_row, replicated
+from repre_jax.sharding import by_row, replicated, rounded_up
 
 
 def measure_health(evaluation: Evaluation) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _alignment(evaluation: Evaluation) -> float:
     config, mesh = evaluation.config, evaluation.mesh
     recipe = pair_of_views(evaluation.pretrained.views)
     count = min(config.images, len(evaluation.val))
-    batch_size = -(-min(config.batch_size, count) // mesh.size) * mesh.size
+    batch_size = rounded_up(min(config.batch_size, count), mesh)
     steps = -(-count // batch_size)
     encoder = evaluation.pretrained.encoder
     # Spread evenly over the set, and begun again to fill the last batch.

@@ -22,6 +22,16 @@ def fill_in_data(data: ConfigDict, of_the_run: ConfigDict) -> None:
             data[key] = of_the_run[key] if same else _OF_A_SOURCE.get(key, of_the_run[key])
 
 
+def check_as_seen(of_the_run: ConfigDict) -> None:
+    """Raises UserError where a run's values had a range, for tasks that read pictures as seen."""
+    ends = of_the_run.range
+    if ends:
+        raise UserError(
+            f"The encoder was trained on values from {ends[0]:g} to {ends[1]:g} (data.range), and "
+            "this task reads pictures of 8 bits, which would be brighter or darker than those."
+        )
+
+
 def open_images(data: ConfigDict, channels: int) -> tuple[Source, Source]:
     """The training and the validation images; without a validation split the former twice."""
     train = open_source(data, "train", channels)

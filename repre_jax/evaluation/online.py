@@ -14,7 +14,7 @@ from repre_jax.evaluation.few_label import few_label_accuracy
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.knn import knn_accuracy
 from repre_jax.losses.meters import effective_rank, feature_std
-from repre_jax.sharding import by_row, jitted
+from repre_jax.sharding import by_row, jitted, rounded_up
 
 
 class OnlineEvaluation:
@@ -108,12 +108,9 @@ class OnlineEvaluation:
         return of(self.train), of(self.val)
 
     def _batches(self, source: Source):
-        # Rounded up so that every device has its share; the rows beyond are masked.
-        devices = self._mesh.size
-        batch_size = -(-self._config.evaluation.batch_size // devices) * devices
         return evaluation_batches(
             source,
             image_size=self._config.model.image_size,
-            batch_size=batch_size,
+            batch_size=rounded_up(self._config.evaluation.batch_size, self._mesh),
             workers=self._config.data.workers,
         )

@@ -25,7 +25,7 @@ from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
-from repre_jax.sharding import by_row, jitted
+from repre_jax.sharding import by_row, jitted, replicated, rounded_up
 
 # Of the keys that all evaluations share (configs/eval/default.py).
 ENCODER_RANGES = {
@@ -84,10 +84,18 @@ class Evaluation:
         encoder = self.pretrained
         return f"{metric} of {encoder.run.name}, {encoder.weights} weights, step {encoder.step:,}"
 
+    @property
+    def batch_size(self) -> int:
+        """``config.batch_size``, rounded up so that every device has its share."""
+        return rounded_up(self.config.batch_size, self.mesh)
+
     @functools.cached_property
     def params(self) -> Any:
-        """The encoder's parameters, read when somebody asks: cached features need none."""
-        return self.pretrained.load_params()
+        """The encoder's parameters on every device, read when asked for: cached features need none.
+
+        A training that changes them takes ``pretrained.load_params()``, which are on the host.
+        """
+        return jax.device_put(self.pretrained.load_params(), replicated(self.mesh))
 
     def features(self, feature: str) -> list[Features]:
         """``features_of`` [the training, the validation images], whose classes are the same."""
@@ -135,7 +143,25 @@ class Evaluation:
         encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
         starts = range(0, len(images), self.config.batch_size)
         chunks = (images[start : start + self.config.batch_size] for start in starts)
-        return np.concatenate([encode(self.params, chunk) for chunk in chunks])
+        params = jax.tree.map(lambda x: x.addressable_data(0), self.params)  # one device is enough
+        return np.concatenate([encode(params, chunk) for chunk in chunks])
+
+    def check_batch(self, key: str, size: int) -> None:
+        """Raises UserError for a batch of training that devices or images cannot share.
+
+        Args:
+          key: of the config, or of the recipe, that says ``size``.
+          size: images of it, over all devices.
+        """
+        devices, images = self.mesh.size, len(self.train)
+        if size % devices:
+            raise UserError(
+                f"{key}={size} cannot be split over {devices} devices; choose a multiple."
+            )
+        if images < size:
+            raise UserError(
+                f"There are {images:,} training images, fewer than {key}={size}: lower it."
+            )
 
     def check_classes(self, val_labels: np.ndarray) -> None:
         """Raises UserError when a class is missing from the labels of the validation images.
@@ -153,27 +179,38 @@ class Evaluation:
         Raises:
           UserError: all of them.
         """
-        if len(found.index) == len(source) or source.description in self.unreadable:
-            return
-        missing = found.unreadable(source)
+        if len(found.index) < len(source) and source.description not in self.unreadable:
+            self.note_missing(source, found.unreadable(source), len(source), "images")
+
+    def note_missing(self, source: Source, missing: dict[str, str], of: int, what: str) -> None:
+        """Says that images, or clips, of ``source`` do not count.
+
+        Args:
+          source: of them.
+          missing: {name: reason}, some.
+          of: how many there are.
+          what: they are.
+
+        Raises:
+          UserError: all of them are missing.
+        """
         first = ": ".join(next(iter(missing.items())))
-        if len(missing) == len(source):
-            raise UserError(f"None of the images of {source.description} can be read ({first}).")
+        if len(missing) == of:
+            raise UserError(f"None of the {what} of {source.description} can be read ({first}).")
         self.unreadable[source.description] = missing
         if jax.process_index() == 0:
             listed = "; results.json lists them" if self.folder else ""
             print(
-                f"{len(missing)} of the {len(source):,} images of {source.description} cannot be "
-                f"read ({first}): they do not count{listed}."
+                f"{len(missing)} of the {of:,} {what} of {source.description} cannot be read "
+                f"({first}): they do not count{listed}."
             )
 
     def batches(self, source: Source, interpolation: str, crop_ratio: float = CENTRE_CROP):
         """Batches of every image, padded so that every device has its share."""
-        devices = self.mesh.size
         return evaluation_batches(
             source,
             image_size=self.config.image_size,
-            batch_size=-(-self.config.batch_size // devices) * devices,
+            batch_size=self.batch_size,
             interpolation=interpolation,
             crop_ratio=crop_ratio,
             workers=self.config.data.workers,

@@ -60,7 +60,7 @@ class SETRHead(nn.Module):
     Attributes:
       variant: of ``VARIANTS``.
       blocks: that the head reads, as in ``setr_blocks``.
-      auxiliary: those of the auxiliary heads.
+      auxiliary: those of the auxiliary heads; () for none. MLA's have its own maps.
       classes: C.
       dtype: of the convolutions; norms and logits are float32.
     """
@@ -130,7 +130,7 @@ class SETRHead(nn.Module):
         if not train and not self.is_initializing():
             return logits, []
         auxiliary = []
-        for k, x in enumerate(pyramid):
+        for k, x in enumerate(pyramid if self.auxiliary else ()):
             found = convolution(
                 self.classes, 1, _CHANNELS, self.dtype, f"auxiliary_{k}", use_bias=False
             )(x)

@@ -86,6 +86,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def best_row(path: Path, score: str, last: Row) -> Row | None:
+    """The row with the largest ``score``, the earliest such, None where no row has one.
+
+    Args:
+      path: of a metrics.jsonl.
+      score: key of the rows.
+      last: metrics of the last step, with "step": the file may lack them, where it was lost, say.
+    """
+    rows = [row for row in (*read_rows(path), last) if row.get(score) is not None]
+    return max(rows, key=lambda row: row[score], default=None)
+
+
 def drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Keeps the rows up to ``step``; a last line that a crash cut short goes too."""
     if not path.exists():

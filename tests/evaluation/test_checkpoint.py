@@ -68,6 +68,13 @@ def test_random_weights_are_those_of_step_0(run):
     assert_same_tree(random.load_params(), expected)
 
 
+def test_a_run_that_began_with_other_weights_has_no_random_ones(run, edited_config):
+    edited_config(lambda config: config["model"].update(init_from="runs/b"))
+    assert open_pretrained(run.folder).weights == "target"
+    with pytest.raises(UserError, match=r"began as runs/b \(model.init_from\)"):
+        open_pretrained(run.folder, weights="random")
+
+
 @pytest.mark.slow
 def test_batch_norm_of_a_stem_is_read_with_its_running_statistics(tmp_path):
     run = saved_run(tmp_path / "conv", "dino", name="vit_conv_nano")
@@ -101,6 +108,40 @@ def test_fingerprints_tell_parameters_apart(run):
     assert (
         opened[0].fingerprint == open_pretrained(run.folder, weights="online", step=3).fingerprint
     )
+
+
+@pytest.mark.parametrize("weights", ["online", "random"])
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("model", {"normalise": False}),
+        ("data", {"mean": (0.5,) * 3, "std": (0.5,) * 3}),
+        ("model", {"heads": 2}),
+        ("model", {"norm_epsilon": 1e-5}),
+        ("model", {"name": "swin_nano", "patch_size": 4, "image_size": 32}),
+    ],
+)
+def test_the_same_parameters_in_another_encoder_are_told_apart(
+    run, edited_config, weights, section, changes
+):
+    edited_config(lambda config: config["model"].update(position=None))
+    first = open_pretrained(run.folder, weights=weights).fingerprint
+    edited_config(
+        lambda config: (config["model"].update(position=None), config[section].update(changes))
+    )
+    assert open_pretrained(run.folder, weights=weights).fingerprint != first
+
+
+def test_a_swin_made_for_another_image_size_is_another(run, edited_config):
+    """Its windows and shifts are fitted to it."""
+    swin = {"name": "swin_nano", "patch_size": 4, "image_size": 32, "position": None}
+
+    def fingerprint(**changes):
+        edited_config(lambda config: config["model"].update(swin | changes))
+        return open_pretrained(run.folder).fingerprint
+
+    assert fingerprint() != fingerprint(image_size=224)
+    assert fingerprint() == fingerprint(remat="block") == fingerprint(drop_path=0.1)
 
 
 def test_a_run_older_than_a_key_has_its_default(run, edited_config):

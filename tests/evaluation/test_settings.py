@@ -5,10 +5,13 @@ encoded here: whatever an evaluation calls last is replaced by something that no
 """
 
 import dataclasses
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluation_configs import config_name
 from tiny import saved_run
 from whole_runs import image_folder
 
@@ -16,7 +19,7 @@ from repre_jax import evaluate as story
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
-from repre_jax.evaluation import few_label, health, knn, online
+from repre_jax.evaluation import TASKS, few_label, health, knn, online
 from repre_jax.evaluation import task as task_module
 from repre_jax.evaluation.checkpoint import open_pretrained
 from repre_jax.evaluation.features import Features
@@ -262,3 +265,16 @@ def test_images_of_another_source_take_no_path_and_no_labels_of_the_run():
     data.source = "tar"
     fill_in_data(data, of_the_run)
     assert (data.path, data.labels, data.workers) == ("", "auto", 3)
+
+
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.own_data])
+def test_values_with_a_range_are_not_read_as_pictures(root, tmp_path, task):
+    """Their black and white are not those of pictures of 8 bits."""
+    run = shutil.copytree(root / "run", tmp_path / "run")
+    saved = json.loads((run / "config.json").read_text())
+    saved["data"]["range"] = (0, 4095)
+    (run / "config.json").write_text(json.dumps(saved))
+    config = read_config(config_name(task))
+    config.checkpoint = str(run)
+    with pytest.raises(UserError, match=r"trained on values from 0 to 4095 \(data.range\)"):
+        evaluate(config, None)

@@ -54,6 +54,17 @@ def test_heads_are_those_of_the_authors(variant):
     assert np.sum(means) == pytest.approx(float(GOLDEN[f"{variant}/mean"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["naive", "pup", "mla"])
+def test_no_auxiliary_head(variant):
+    blocks, _ = SETR_BLOCKS[variant]
+    head, maps = SETRHead(variant, blocks, (), 3), [jnp.zeros((1, 2, 2, 8))] * len(blocks)
+    assert head.taps == blocks
+    (_, others), variables = jax.eval_shape(
+        lambda: head.init_with_output(jax.random.key(0), maps, (16, 16))
+    )
+    assert others == [] and not [name for name in variables["params"] if "auxiliary" in name]
+
+
 def test_blocks_are_those_of_the_repository():
     assert setr_blocks("naive", 12) == ((11,), (2, 5, 8))
     assert setr_blocks("pup", 12) == ((11,), (4, 7, 9, 11))

@@ -49,7 +49,8 @@ class DetectionChunks:
 
     def _empty(self, rows: int, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
         objects = self.views.objects
-        of_image = {key: np.zeros(rows, np.int32) for key in ("index", "epoch", "left_out")}
+        keys = ("index", "draw", "epoch", "left_out")
+        of_image = {key: np.zeros(rows, np.int32) for key in keys}
         return of_image | {
             "replaced": np.full(rows, NOT_REPLACED, np.int32),
             "image": np.empty((rows, *canvas, 3), np.uint8),
@@ -70,16 +71,16 @@ class DetectionChunks:
         batch = self._empty(len(rows), self.views.canvases[lot.canvas])
         for position, row in enumerate(rows):
             out = {key: array[position : position + 1] for key, array in batch.items()}
-            self._fill(epoch, int(lot.images[row]), out)
+            self._fill(epoch, int(lot.images[row]), int(lot.draws[row]), out)
         return batch
 
-    def _fill(self, epoch: int, wanted: int, out: dict[str, np.ndarray]) -> None:
+    def _fill(self, epoch: int, wanted: int, draw: int, out: dict[str, np.ndarray]) -> None:
         """Writes one row, given as arrays of one row."""
         index, image, _ = read_or_next(self.source, wanted)
         size, canvas = image.shape[:2], out["image"].shape[1:3]
-        window = self.views.training_window(size, crop_rng(self.seed, epoch, wanted))
-        if index != wanted and any(a > b for a, b in zip(window.size, canvas, strict=True)):
-            # What stands in for an unreadable image is of another shape than its batch.
+        window = self.views.training_window(size, crop_rng(self.seed, epoch, draw))
+        if any(a > b for a, b in zip(window.size, canvas, strict=True)):
+            # What stands in for an unreadable image, or fills a batch up, may be of another shape.
             window = fitted_window(size, min(canvas), min(canvas))
         view_pixels(image, window, out["image"][0])
         objects = view_objects(self.source.instances(index), size, window)
@@ -89,7 +90,7 @@ class DetectionChunks:
         out["valid"][0, :kept] = True
         out["left_out"][0] = len(objects.boxes) - kept
         out["size"][0] = window.size
-        out["index"][0], out["epoch"][0] = index, epoch
+        out["index"][0], out["draw"][0], out["epoch"][0] = index, draw, epoch
         out["replaced"][0] = NOT_REPLACED if index == wanted else wanted
 
 
@@ -160,8 +161,8 @@ def detection_batches(
       Iterator of {"image": uint8 [b, H, W, 3] with (H, W) of ``views.canvases``, zeros below and
       right of the view, "size": float32 [b, 2] (height, width) of the view, "boxes": float32
       [b, G, 4], "classes": int32 [b, G], "valid": bool [b, G], "masks": uint8 [b, G, 112, 112],
-      "left_out": int32 [b] objects for which there was no room, "index", "epoch", "replaced": int32
-      [b]}.
+      "left_out": int32 [b] objects for which there was no room, "index", "draw" (of ``order.Lot``),
+      "epoch", "replaced": int32 [b]}.
     """
     rows = dataclasses.replace(process_rows(batch_size), most=_ROWS_PER_CHUNK)
     chunks = DetectionChunks(source, views, batch_size, seed, rows)

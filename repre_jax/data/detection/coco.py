@@ -12,7 +12,7 @@ from repre_jax.data.detection.annotations import (
     read_annotations,
 )
 from repre_jax.data.sources.decode import BadImage
-from repre_jax.data.sources.source import Source, short_hash
+from repre_jax.data.sources.source import Source, file_size, short_hash
 from repre_jax.errors import UserError
 
 # Of a split, under the folder of the set; the first that is there counts.
@@ -59,7 +59,11 @@ class CocoSource(Source):
         if not len(self.numbers):
             raise UserError(f"{self.description} have no object with a mask to train on.")
         self.remarks = tuple(remarks)
-        self.fingerprint = short_hash(self.annotations.path.read_bytes(), split.encode())
+        names = (self.name_of(index) for index in range(len(self)))
+        self._sizes = np.array([file_size(self.folder / name) for name in names], np.int64)
+        self.fingerprint = short_hash(
+            self.annotations.path.read_bytes(), split.encode(), self._sizes.tobytes()
+        )
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -86,7 +90,8 @@ class CocoSource(Source):
 
     def listing(self) -> Iterator[bytes]:
         for index in range(len(self)):
-            yield self.name_of(index).encode(errors="surrogateescape")
+            name = self.name_of(index).encode(errors="surrogateescape")
+            yield name + f"\t{self._sizes[index]:,} bytes".encode()
 
     def image_id(self, index: int) -> int:
         """Of an image, as the annotation file has it."""

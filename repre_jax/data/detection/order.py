@@ -26,10 +26,13 @@ class Lot(NamedTuple):
     Attributes:
       canvas: number of the one that they lie in.
       images: int [B], numbers of images, ``PADDING`` for none.
+      draws: int [B], what the draws for each are keyed by: its number, and where it fills a batch
+        up that of an image that there is not, so that it is seen otherwise than before.
     """
 
     canvas: int
     images: np.ndarray
+    draws: np.ndarray
 
 
 def training_lot(
@@ -49,7 +52,7 @@ def validation_lots(source: CocoSource, views: DetectionViews, batch_size: int) 
     for canvas in np.unique(canvases):
         images = np.flatnonzero(canvases == canvas)
         images = np.pad(images, (0, -len(images) % batch_size), constant_values=PADDING)
-        lots += [Lot(int(canvas), rows) for rows in images.reshape(-1, batch_size)]
+        lots += [Lot(int(canvas), rows, rows) for rows in images.reshape(-1, batch_size)]
     return lots
 
 
@@ -70,9 +73,12 @@ def _epoch(
     for canvas in np.unique(canvases):
         rows = images[canvases == canvas]
         whole, rest = np.split(rows, [len(rows) // batch_size * batch_size])
-        full += [Lot(int(canvas), batch) for batch in whole.reshape(-1, batch_size)]
+        full += [Lot(int(canvas), batch, batch) for batch in whole.reshape(-1, batch_size)]
         if len(rest):
-            filled.append(Lot(int(canvas), np.resize(np.append(rest, whole), batch_size)))
+            # Those of the rest have not been seen before, the others have, and again on each round.
+            draws = np.resize(np.append(rest, whole + len(source)), batch_size)
+            draws += np.arange(batch_size) // len(rows) * len(source)
+            filled.append(Lot(int(canvas), draws % len(source), draws))
     lots = (full + _shuffled(filled, seed, epoch))[: len(source) // batch_size]
     return _shuffled(lots, seed, epoch)
 

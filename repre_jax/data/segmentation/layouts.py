@@ -91,14 +91,7 @@ def open_segmentation(data: ConfigDict, channels: int) -> tuple[SegmentationSour
     """
     if data.layout not in LAYOUTS:
         raise UserError(f"data.layout={data.layout!r} must be one of {', '.join(LAYOUTS)}.")
-    for key, usual in (("classes", 0), ("ignore", ())):
-        if _knows_classes(data) and data[key] != usual:
-            raise UserError(
-                f"data.{key} is given, and data.layout={data.layout} knows its classes: leave it "
-                "out, or set data.layout=folder."
-            )
-    if data.layout != "tfds" and data.name:
-        raise UserError(f"data.name={data.name} is of data.layout=tfds, not of {data.layout}.")
+    check_keys(data)
     root = Path(data.path).expanduser()
     if data.layout != "tfds":  # which has a folder of its own where none is given
         if not data.path:
@@ -106,6 +99,24 @@ def open_segmentation(data: ConfigDict, channels: int) -> tuple[SegmentationSour
         if not root.is_dir():
             raise UserError(f"data.path={data.path} is no folder.")
     return tuple(LAYOUTS[data.layout](root, data, split, channels) for split in ("train", "val"))
+
+
+def check_keys(data: ConfigDict) -> None:
+    """Raises UserError for a key of ``config.data`` that its layout does not read."""
+    unread = {}
+    if _knows_classes(data):
+        unread |= {"classes": 0, "ignore": ()}
+    if data.layout not in ("folder", "tfds"):
+        unread |= {"images": "images", "labels": "labels"}
+    for key, usual in unread.items():
+        if data[key] != usual:
+            known = "classes" if key in ("classes", "ignore") else "folders"
+            raise UserError(
+                f"data.{key} is given, and data.layout={data.layout} knows its {known}: leave it "
+                "out, or set data.layout=folder."
+            )
+    if data.layout != "tfds" and data.name:
+        raise UserError(f"data.name={data.name} is of data.layout=tfds, not of {data.layout}.")
 
 
 def _knows_classes(data: ConfigDict) -> bool:

@@ -13,7 +13,7 @@ from repre_jax.data.pixel_format import PixelFormat
 from repre_jax.data.segmentation.label_maps import Classes, decode_label_map, palette
 from repre_jax.data.sources.decode import BadImage
 from repre_jax.data.sources.names import PackedNames
-from repre_jax.data.sources.source import Source, short_hash
+from repre_jax.data.sources.source import Source, file_size, short_hash
 from repre_jax.errors import UserError
 
 _MOST_NAMED = 3
@@ -132,7 +132,7 @@ class FilePairs(SegmentationSource):
             )
         self.names = PackedNames(pair.image for pair in pairs)
         self._labels = PackedNames(pair.label for pair in pairs)
-        self._sizes = [[_size(root / name) for name in pair] for pair in pairs]
+        self._sizes = [[file_size(root / name) for name in pair] for pair in pairs]
         self.fingerprint = short_hash(
             self.names.block,
             self._labels.block,
@@ -166,10 +166,3 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise BadImage(path, error.strerror or str(error)) from None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # a broken link, which reading will report
-        return 0

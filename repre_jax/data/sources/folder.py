@@ -13,6 +13,7 @@ from repre_jax.data.sources.formats import image_suffixes, skipped_in_words, suf
 from repre_jax.data.sources.labels import first_folder
 from repre_jax.data.sources.named import NamedSource
 from repre_jax.data.sources.names import PackedNames
+from repre_jax.data.sources.source import file_size
 from repre_jax.data.sources.splits import choose_splits, held_out, is_split
 from repre_jax.errors import UserError
 
@@ -207,7 +208,7 @@ def _images_below(folder: Path, skipped: Counter[str]) -> Iterator[tuple[str, in
                     if entry.is_dir():
                         pending.append((entry.path, prefix + entry.name + "/", above | {identity}))
                     elif entry.name.lower().endswith(suffixes):
-                        yield prefix + entry.name, _size(entry)
+                        yield prefix + entry.name, file_size(entry)
                     else:
                         skipped[suffix_of(entry.name)] += 1
         except OSError as error:
@@ -223,13 +224,6 @@ def _unlisted(path: Path | str, error: OSError) -> UserError:
     return UserError(
         f"The folder {path} cannot be listed ({error.strerror}); check its permissions."
     )
-
-
-def _size(entry: os.DirEntry) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # a broken link: it is listed, and reading it will report it
-        return 0
 
 
 def _label_map_remarks(names: list[str], description: str) -> Iterator[str]:

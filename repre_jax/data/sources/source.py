@@ -2,6 +2,7 @@
 
 import abc
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,14 @@ class Chosen(Source):
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(int(self._numbers[index]))
+
+
+def file_size(file: Path | os.DirEntry) -> int:
+    """Bytes of a file; 0 of one that is not there, which reading it will report."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def short_hash(*parts: bytes) -> str:

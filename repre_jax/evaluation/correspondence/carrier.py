@@ -40,8 +40,7 @@ class Carrier:
         self._settings = Settings(
             config.radius, config.neighbours, config.temperature, config.context_frames
         )
-        devices = evaluation.mesh.size
-        self._batch = -(-config.batch_size // devices) * devices
+        self._batch = evaluation.batch_size
         self._sharding = by_row(evaluation.mesh)
         self._device = evaluation.mesh.devices.flat[0]
 
@@ -52,6 +51,8 @@ class Carrier:
 
     def read(self, clip: Clip) -> tuple[np.ndarray, list[np.ndarray]]:
         """(frames uint8 [T, H, W, 3] at the size of the evaluation, their maps at their own).
+
+        Frames shrink with antialiasing, as all images here; DINO's read_frame does without.
 
         Raises:
           BadImage: one of them cannot be read.

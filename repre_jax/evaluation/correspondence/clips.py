@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from repre_jax.data.segmentation.label_maps import MOST_CLASSES, Classes
-from repre_jax.data.segmentation.layouts import LAYOUTS, open_segmentation
+from repre_jax.data.segmentation.layouts import LAYOUTS, check_keys, open_segmentation
 from repre_jax.data.segmentation.source import FilePairs, Pair
 from repre_jax.errors import UserError
 
@@ -57,6 +57,7 @@ def open_videos(data: ConfigDict, channels: int) -> tuple[FilePairs, FilePairs]:
 
 def _open_davis(data: ConfigDict, channels: int) -> FilePairs:
     """DAVIS 2017: the videos of ImageSets/2017/<split>.txt, 480p."""
+    check_keys(data)
     root = Path(data.path).expanduser()
     listed = root / "ImageSets" / "2017" / f"{data.split}.txt"
     if not listed.is_file():

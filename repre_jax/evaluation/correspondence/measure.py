@@ -33,8 +33,8 @@ _COPY = "first_frame"  # the baseline that knows no features
 def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     """Carries labels through every clip with the features of every block, and judges them.
 
-    Beside them stand the same features of the encoder before its training, and the labels of the
-    first frame as they are.
+    Beside them stand the same features of the encoder before its training, where that was random,
+    and the labels of the first frame as they are.
 
     Raises:
       UserError: no clip that can be read, or a block that there is not.
@@ -47,23 +47,23 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     fused = config.fuse and len(blocks) > 1
     names = names_of(blocks, fused)
     clips = clips_of(list(source.names), config.clip_frames)
-    networks = {"blocks": evaluation.params}
-    if config.beside_random and evaluation.pretrained.weights != "random":
-        networks["random"] = open_pretrained(config.checkpoint, weights="random").load_params()
-    networks = jax.device_put(networks, replicated(evaluation.mesh))
+    networks, pretrained = {"blocks": evaluation.params}, evaluation.pretrained
+    began_random = pretrained.weights != "random" and not pretrained.config.model.init_from
+    if config.beside_random and began_random:
+        random = open_pretrained(config.checkpoint, weights="random").load_params()
+        networks["random"] = jax.device_put(random, replicated(evaluation.mesh))
     judge = RegionAndBoundary if config.data.layout == DAVIS else MeanIoU
     judges = {kind: {name: judge(source.class_names) for name in names} for kind in networks}
     copied = judge(source.class_names)
     carrier = Carrier(evaluation, blocks, fused)
-    read = 0
+    read, missing = 0, {}
     with counted_on_screen(len(clips), "clips") as advance:
         for clip in clips:
             try:
                 frames, labels = carrier.read(clip)
             except BadImage as error:
                 advance()
-                told = f"{error.reason}; clip {clip.name} is left out"
-                evaluation.unreadable.setdefault(source.description, {})[error.path] = told
+                missing[error.path] = f"{error.reason}; clip {clip.name} is left out"
                 continue
             read += 1
             copied.add(labels, [labels[0]] * (len(labels) - 1))
@@ -75,8 +75,8 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
                         image = resize(frames[-1], *labels[-1].shape, "bilinear")
                         save_comparison(path, image, labels[-1], found[-1], source.colours)
             advance()
-    if not read:
-        raise UserError(f"No clip of {source.description} can be read: {evaluation.unreadable}.")
+    if missing:
+        evaluation.note_missing(source, missing, len(clips), "clips")
     metrics: dict[str, Any] = {
         kind: {name: judged.result() for name, judged in of_kind.items()}
         for kind, of_kind in judges.items()
@@ -104,7 +104,7 @@ TASK = Task(
         "context_frames": AT_LEAST_ONE,
         "pictures": NOT_NEGATIVE,
     },
-    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path"),
+    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "pictures"),
     open=open_colour_videos,
     own_data=True,
 )

@@ -153,17 +153,7 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
             f"recipe.window={config.recipe.window} is that of a ViT's attention; a Swin keeps its "
             "own: leave it out."
         )
-    devices = evaluation.mesh.size
-    for key, size in (("recipe.batch_size", recipe.batch_size), ("batch_size", config.batch_size)):
-        if size % devices:
-            raise UserError(
-                f"{key}={size} cannot be split over {devices} devices; choose a multiple."
-            )
-    if len(train) < recipe.batch_size:
-        raise UserError(
-            f"There are {len(train)} {train.description}, fewer than "
-            f"recipe.batch_size={recipe.batch_size}; lower it."
-        )
+    evaluation.check_batch("recipe.batch_size", recipe.batch_size)
     steps_per_epoch = len(train) // recipe.batch_size
     clock = Clock(steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch)))
     if recipe.warmup_steps >= clock.total_steps:
@@ -174,7 +164,7 @@ def build(evaluation: Evaluation) -> tuple[Trainer, Clock, Any]:
         )
     detector, params = build_detector(
         pretrained.encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         recipe,
         side=height,
         classes=len(train.class_names),

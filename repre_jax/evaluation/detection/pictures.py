@@ -9,6 +9,7 @@ import numpy as np
 from repre_jax.data.detection.annotations import bitmap
 from repre_jax.data.detection.coco import CocoSource
 from repre_jax.evaluation.detection.coco_metrics import Found, pasted
+from repre_jax.evaluation.pictures import save_picture
 
 _SIDE = 480  # of an image in the picture, its longer one
 _LIKELY = 0.5  # scores from which on a detection is drawn
@@ -22,6 +23,9 @@ def draw_detections(path: Path, source: CocoSource, found: Sequence[tuple[int, F
       path: of the file.
       source: of the images.
       found: (index of the image, what was found in it), of images that can be read.
+
+    Raises:
+      UserError: disk full or no permission.
     """
     rows = []
     for index, detections in found:
@@ -41,9 +45,7 @@ def draw_detections(path: Path, source: CocoSource, found: Sequence[tuple[int, F
         rows.append(np.concatenate([left, right], axis=1))
     widest = max(row.shape[1] for row in rows)
     rows = [np.pad(r, ((0, 8), (0, widest - r.shape[1]), (0, 0))) for r in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])[1]
-    path.write_bytes(encoded.tobytes())
+    save_picture(path, np.concatenate(rows))
 
 
 def _drawn(image, boxes, classes, bitmaps, names) -> np.ndarray:

@@ -32,6 +32,7 @@ from repre_jax.ranges import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     POSITIVE,
+    POSITIVE_SHARE,
     SHARE,
     SHARE_BELOW_ONE,
     Range,
@@ -163,9 +164,10 @@ def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> Detecti
       changes: field -> value, None for the recipe's.
 
     Raises:
-      UserError: a value that cannot be trained with.
+      UserError: a value that cannot be trained with, or that nothing reads.
     """
     recipe = replaced(recipe, changes, RANGES)
+    _check_read(recipe, changes)
     if len(recipe.scales) != 2 or recipe.scales[0] > recipe.scales[1]:
         raise UserError(f"recipe.scales={recipe.scales} must be two numbers that rise.")
     if len(recipe.before_suppression) != 2:
@@ -177,6 +179,22 @@ def with_changes(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> Detecti
         if list(getattr(recipe, name)) != sorted(getattr(recipe, name)):
             raise UserError(f"recipe.{name}={getattr(recipe, name)} must rise.")
     return recipe
+
+
+def _check_read(recipe: DetectionRecipe, changes: Mapping[str, Any]) -> None:
+    """Raises UserError for a change that would be printed, and change nothing."""
+    unread = []
+    if not recipe.train_encoder:
+        unread += [(name, "recipe.train_encoder=False") for name in ("drop_path", "layer_decay")]
+    if not recipe.short_edges:
+        unread += [(name, "recipe.short_edges=()") for name in ("longest", "crop")]
+    nothing = {"drop_path": 0.0, "layer_decay": 1.0, "crop": False}  # so it is without them
+    for name, why in unread:
+        if changes.get(name) not in (None, nothing.get(name)):
+            raise UserError(
+                f"recipe.{name}={changes[name]} is given, and with {why} nothing reads it: leave "
+                "it out."
+            )
 
 
 def check_canvases(recipe: DetectionRecipe, side: int, *, shapes_are_free: bool) -> None:
@@ -237,6 +255,8 @@ def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) ->
     if recipe.short_edges:
         edges = f"{min(recipe.short_edges)} to {max(recipe.short_edges)}"
         images = f"short edges {edges}, {'with' if recipe.crop else 'without'} crops"
+        # detect/folder.py has a jitter of its own, which nobody need take back.
+        recipe = dataclasses.replace(recipe, scales=published.scales)
     encoder = f"layer decay {recipe.layer_decay:g}, drop path {recipe.drop_path:g}"
     return (
         f"Mask R-CNN at {side} pixels, {recipe.epochs:g} epochs of AdamW at batch "
@@ -249,7 +269,6 @@ def described(recipe: DetectionRecipe, published: DetectionRecipe, side: int) ->
 
 
 _WHOLE = Range(0, whole=True)
-_POSITIVE_SHARE = Range(0, 1, low_open=True)
 RANGES = {
     f"recipe.{name}": allowed
     for name, allowed in {
@@ -259,7 +278,7 @@ RANGES = {
         "warmup_steps": _WHOLE,
         "drops": SHARE,
         "weight_decay": NOT_NEGATIVE,
-        "layer_decay": _POSITIVE_SHARE,
+        "layer_decay": POSITIVE_SHARE,
         "drop_path": SHARE_BELOW_ONE,
         "window": AT_LEAST_ONE,
         "scales": Range(0, 10, low_open=True),

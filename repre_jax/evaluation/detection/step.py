@@ -244,7 +244,7 @@ def detection_step(
     detector, recipe = trainer.detector, trainer.recipe
     images = trainer.images(batch)
     objects = Objects(*(batch[key] for key in Objects._fields))
-    keys = example_keys(trainer.seed, Stream.DETECTION, batch["epoch"], batch["index"])
+    keys = example_keys(trainer.seed, Stream.DETECTION, batch["epoch"], batch["draw"])
     drop_path = step_key(trainer.seed, Stream.FINETUNING_DROP_PATH, state.step)
 
     def objective(params):

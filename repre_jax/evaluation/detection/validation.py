@@ -1,6 +1,6 @@
 """What a detector finds in the validation images, and what that is worth to COCO."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,8 +48,13 @@ class Validation:
         self.cut_short = 0
 
     def try_out(self, params: Any) -> None:
-        """One batch: what is wrong with images or memory shows before the training."""
-        next(self._found(params), None)
+        """One batch: what is wrong with images or memory shows before the training.
+
+        Raises:
+          UserError: none of the images can be read.
+        """
+        if next(self._found(params), None) is None:
+            self._note_read([])
 
     def metrics(self, params: Any) -> dict[str, float]:
         """{"val/box_AP", ...}: the usual ones; ``precisions`` has all of the last measurement."""
@@ -66,9 +71,7 @@ class Validation:
                     size=source.size(index),
                     category_ids=categories,
                 )
-        nothing = np.zeros(len(read), np.int32)
-        index = np.array(read, np.int32)
-        self._evaluation.note_unreadable(source, Features(nothing, nothing, index))
+        self._note_read(read)
         ids = [source.image_id(index) for index in read]
         self.precisions = average_precisions(source.annotations.path, results, ids)
         self.cut_short = cut_short
@@ -77,6 +80,10 @@ class Validation:
             for kind, values in self.precisions.items()
             for name in _SHOWN
         }
+
+    def _note_read(self, read: Sequence[int]) -> None:
+        index, nothing = np.array(read, np.int32), np.zeros(len(read), np.int32)
+        self._evaluation.note_unreadable(self._source, Features(nothing, nothing, index))
 
     def draw(self, params: Any) -> None:
         """Writes figures/detections.png of the first images."""
@@ -96,7 +103,7 @@ class Validation:
         with whole_image_batches(
             self._source,
             self._views,
-            batch_size=config.batch_size,
+            batch_size=self._evaluation.batch_size,
             workers=config.data.workers,
         ) as batches:
             for batch in batches:

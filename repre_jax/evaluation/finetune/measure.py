@@ -47,7 +47,7 @@ from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE
 from repre_jax.rematerialisation import level_of
 from repre_jax.runs.checkpoints import Checkpoints
-from repre_jax.runs.destinations import read_rows
+from repre_jax.runs.destinations import best_row
 from repre_jax.runs.interruption import Interruption
 from repre_jax.runs.logs import RunLogs
 from repre_jax.runs.loop import TrainingLoop, open_training
@@ -147,22 +147,12 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
     """
     config, pretrained, train = evaluation.config, evaluation.pretrained, evaluation.train
     recipe = recipe_of(evaluation)
-    devices = evaluation.mesh.size
     if recipe.rand_augment and train.pixels != RGB:
         raise UserError(
             "RandAugment is defined for RGB of 8 bits, which these images are not: set "
             "--config.recipe.rand_augment=0."
         )
-    if recipe.batch_size % devices:
-        raise UserError(
-            f"recipe.batch_size={recipe.batch_size} cannot be split over {devices} devices; choose "
-            "a multiple."
-        )
-    if len(train) < recipe.batch_size:
-        raise UserError(
-            f"{train.description} has {len(train)} images, fewer than "
-            f"recipe.batch_size={recipe.batch_size}; lower it."
-        )
+    evaluation.check_batch("recipe.batch_size", recipe.batch_size)
     # Where they lie in the records, reading them all would take as long as an epoch.
     if train.labels_at_hand and (train.labels < 0).any():
         raise UserError(f"{train.description} has images without a label.")
@@ -170,7 +160,7 @@ def build(evaluation: Evaluation) -> tuple[Finetuner, Clock, Any]:
     clock = Clock(steps_per_epoch, max(1, round(recipe.epochs * steps_per_epoch)))
     encoder, params = finetuned_encoder(
         pretrained.encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         image_size=config.image_size,
         drop_path=recipe.drop_path,
         remat=level_of(config.remat, "remat"),
@@ -319,11 +309,9 @@ def best_epochs(
     metrics_path: Path, last: Mapping[str, float], clock: Clock
 ) -> dict[str, dict[str, float]]:
     """{score: {"value", "epoch"}} of the earliest best validation of the run, for each score."""
-    rows = [*read_rows(metrics_path), {**last, "step": clock.total_steps}]
-    best = {}
+    best, last = {}, {**last, "step": clock.total_steps}
     for score in _SCORES:
-        scored = [row for row in rows if row.get(score) is not None]
-        if scored:
-            row = max(scored, key=lambda row: row[score])
+        row = best_row(metrics_path, score, last)
+        if row:
             best[score] = {"value": row[score], "epoch": row["step"] / clock.steps_per_epoch}
     return best

@@ -27,6 +27,7 @@ from repre_jax.ranges import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     POSITIVE,
+    POSITIVE_SHARE,
     SHARE,
     SHARE_BELOW_ONE,
     Range,
@@ -236,7 +237,6 @@ def with_changes(recipe: FinetuneRecipe, changes: Mapping[str, Any]) -> Finetune
     return recipe
 
 
-_POSITIVE_SHARE = Range(0, 1, low_open=True)
 RANGES = {
     f"recipe.{name}": allowed
     for name, allowed in {
@@ -248,12 +248,12 @@ RANGES = {
         "end_learning_rate": NOT_NEGATIVE,
         "warmup_epochs": NOT_NEGATIVE,
         "weight_decay": NOT_NEGATIVE,
-        "layer_decay": _POSITIVE_SHARE,
+        "layer_decay": POSITIVE_SHARE,
         "clip_global": NOT_NEGATIVE,
         "drop_path": SHARE_BELOW_ONE,
         "average_decay": SHARE_BELOW_ONE,
-        "crop_scale": _POSITIVE_SHARE,
-        "crop_ratio_above_224": _POSITIVE_SHARE,
+        "crop_scale": POSITIVE_SHARE,
+        "crop_ratio_above_224": POSITIVE_SHARE,
         "flip_probability": SHARE,
         "rand_augment": NOT_NEGATIVE,
         "rand_augment_magnitude": Range(0, 10),

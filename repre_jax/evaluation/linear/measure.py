@@ -23,7 +23,7 @@ from repre_jax.evaluation.task import SHARED_FREE_TO_CHANGE, SHARED_RANGES, Eval
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.loop import TrainingLoop, open_training, scalars
 from repre_jax.schedules import Clock
-from repre_jax.sharding import all_replicated, by_row, replicated
+from repre_jax.sharding import all_replicated, by_row
 
 
 def measure_linear(evaluation: Evaluation) -> dict[str, Any]:
@@ -94,14 +94,13 @@ def build_probe(evaluation: Evaluation, protocol: LinearProtocol, batch_size: in
     Raises:
       UserError: a batch that neither images nor devices can share.
     """
-    config, images, devices = evaluation.config, len(evaluation.train), evaluation.mesh.size
-    if batch_size % devices:
-        raise UserError(f"train_batch_size={batch_size} cannot be split over {devices} devices.")
+    config, images = evaluation.config, len(evaluation.train)
     if images < batch_size:
         raise UserError(
             f"Protocol {config.protocol} trains with batches of {batch_size} and there are "
             f"{images} images: set --config.train_batch_size; the learning rate scales with it."
         )
+    evaluation.check_batch("train_batch_size", batch_size)
     if not config.rate_factors:
         raise UserError("rate_factors is empty: (1.0,) is the protocol's own learning rate.")
     steps = images // batch_size
@@ -163,10 +162,9 @@ def _train(
         )
         batches = stack.enter_context(prefetch_to_device(batches, by_row(mesh)))
         step = compiled_step(probe, mesh)
-        params = jax.device_put(evaluation.params, replicated(mesh))
         validation = in_chunks(features, labels, mesh)
         loop = TrainingLoop(
-            step=lambda state, batch: step(params, state, batch, validation),
+            step=lambda state, batch: step(evaluation.params, state, batch, validation),
             total_steps=clock.total_steps,
             log_every=config.log_every_steps,
             save_every=config.save_every_epochs * clock.steps_per_epoch,

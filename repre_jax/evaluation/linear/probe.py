@@ -21,7 +21,7 @@ from repre_jax.evaluation.linear.protocols import LinearProtocol
 from repre_jax.models.pixels import encoder_input
 from repre_jax.random_streams import Stream, step_key
 from repre_jax.schedules import Clock
-from repre_jax.sharding import by_row, jitted, replicated
+from repre_jax.sharding import by_row, jitted, replicated, rounded_up
 from repre_jax.training.optimizers import TRUST_RATIO, clip_by_global_norm
 
 MOMENTUM = 0.9
@@ -241,7 +241,7 @@ def head_losses(
 
 def in_chunks(features: np.ndarray, labels: np.ndarray, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
     """Validation features as ``note_hits`` takes them, every chunk spread over the devices."""
-    rows = mesh.size * -(-min(_VALIDATION_CHUNK, len(labels)) // mesh.size)
+    rows = rounded_up(min(_VALIDATION_CHUNK, len(labels)), mesh)
     count = -(-len(labels) // rows)
     padding = count * rows - len(labels)
     features = np.pad(features, ((0, padding), (0, 0))).reshape(count, rows, -1)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from repre_jax.data.batches import read_or_next
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
 from repre_jax.evaluation.segmentation.confusion import scores
@@ -14,12 +15,10 @@ from repre_jax.evaluation.segmentation.maps import chosen_blocks, names_of, repo
 from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.probe import ProbeState, SegmentationProbe
 from repre_jax.evaluation.segmentation.views import (
-    batch_size,
     check_one_process,
     note_unread,
     open_colour_pairs,
-    read_or_next,
-    shuffled,
+    training_order,
     whole_batches,
 )
 from repre_jax.evaluation.task import (
@@ -46,7 +45,8 @@ def measure_linear_segmentation(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     probe = build_probe(evaluation)
-    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
+    # What is wrong with validation images shows before the training.
+    read_or_next(evaluation.val, 0, evaluation.val.read_pair)
     state, seconds = _train(evaluation, probe)
     confusions = _validate(evaluation, probe, state)
     class_names = evaluation.val.class_names
@@ -97,6 +97,7 @@ TASK = Task(
         *ENCODER_FREE_TO_CHANGE,
         "data.path",
         "workers",
+        "pictures",
         "save_every_epochs",
         "log_every_steps",
     ),
@@ -112,16 +113,7 @@ def build_probe(evaluation: Evaluation) -> SegmentationProbe:
       UserError: a batch that neither images nor devices can share, or no learning rate.
     """
     config, images = evaluation.config, len(evaluation.train)
-    if config.train_batch_size % evaluation.mesh.size:
-        raise UserError(
-            f"train_batch_size={config.train_batch_size} cannot be split over "
-            f"{evaluation.mesh.size} devices."
-        )
-    if images < config.train_batch_size:
-        raise UserError(
-            f"There are {images} training images, fewer than "
-            f"train_batch_size={config.train_batch_size}: lower it."
-        )
+    evaluation.check_batch("train_batch_size", config.train_batch_size)
     if not config.learning_rates:
         raise UserError("learning_rates is empty: name one at least.")
     blocks = chosen_blocks(evaluation.pretrained.encoder, config.blocks)
@@ -188,7 +180,7 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
             best_metric=None,
         )
         state, checkpoints, logs, interruption = stack.enter_context(opened)
-        order = shuffled(
+        order = training_order(
             len(evaluation.train), batch_size=batch, steps=clock.total_steps, seed=config.seed
         )
         batches = whole_batches(
@@ -208,9 +200,8 @@ def _train(evaluation: Evaluation, probe: SegmentationProbe) -> tuple[ProbeState
             in_shardings=(same, same, by_row(mesh)),
             out_shardings=same,
         )
-        params = jax.device_put(evaluation.params, same)
         loop = TrainingLoop(
-            step=lambda state, batch: step(params, state, batch),
+            step=lambda state, batch: step(evaluation.params, state, batch),
             total_steps=clock.total_steps,
             log_every=config.log_every_steps,
             save_every=config.save_every_epochs * clock.steps_per_epoch,
@@ -258,21 +249,21 @@ def _validate(
     """Confusion matrices int64 [H, C, C + 1] of all validation images, by name."""
     config, mesh = evaluation.config, evaluation.mesh
     count = jitted(probe.confusions, mesh, out_shardings=replicated(mesh))
-    params = jax.device_put(evaluation.params, replicated(mesh))
     heads = (len(probe.rates), probe.classes, probe.classes + 1)
     totals = {name: np.zeros(heads, np.int64) for name in probe.names}
     read = []
     batches = whole_batches(
         evaluation.val,
         image_size=config.image_size,
-        batch_size=batch_size(evaluation),
+        batch_size=evaluation.batch_size,
         workers=config.workers,
     )
     with batches:
         for batch in batches:
             read.append(batch["index"][batch["mask"]])
             arrays = {key: batch[key] for key in ("image", "label")}
-            for name, found in count(params, state, jax.device_put(arrays, by_row(mesh))).items():
+            arrays = jax.device_put(arrays, by_row(mesh))
+            for name, found in count(evaluation.params, state, arrays).items():
                 totals[name] += np.asarray(found)
     note_unread(evaluation, evaluation.val, np.concatenate(read))
     return totals

@@ -32,7 +32,6 @@ from repre_jax.evaluation.segmentation.memory import (
 )
 from repre_jax.evaluation.segmentation.pictures import save_comparisons
 from repre_jax.evaluation.segmentation.views import (
-    batch_size,
     check_one_process,
     note_unread,
     open_colour_pairs,
@@ -48,7 +47,7 @@ from repre_jax.evaluation.task import (
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE
 from repre_jax.runs.progress import counted_on_screen
-from repre_jax.sharding import by_row, jitted, replicated
+from repre_jax.sharding import by_row, jitted
 
 
 class Memory(NamedTuple):
@@ -90,12 +89,11 @@ def measure_dense_knn(evaluation: Evaluation) -> dict[str, Any]:
         return with_fused(block_maps(encoder, params, images, blocks), fused)
 
     shared_maps_of = jitted(maps_of, evaluation.mesh)
-    params = jax.device_put(evaluation.params, replicated(evaluation.mesh))
 
     def encode(images):
-        return shared_maps_of(params, jax.device_put(images, by_row(evaluation.mesh)))
+        return shared_maps_of(evaluation.params, jax.device_put(images, by_row(evaluation.mesh)))
 
-    batches = sum(-(-len(x) // batch_size(evaluation)) for x in (evaluation.train, evaluation.val))
+    batches = sum(-(-len(x) // evaluation.batch_size) for x in (evaluation.train, evaluation.val))
     with counted_on_screen(batches, "batches of images") as advance:
         memories = remember(evaluation, encode, advance)
         drawn = names.index(reported_of(names))
@@ -134,7 +132,7 @@ TASK = Task(
         "pictures": NOT_NEGATIVE,
         "workers": NOT_NEGATIVE,
     },
-    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "workers"),
+    free_to_change=(*ENCODER_FREE_TO_CHANGE, "data.path", "workers", "pictures"),
     open=open_colour_pairs,
     own_data=True,
 )
@@ -245,7 +243,7 @@ _confusion = jax.jit(confusion_matrix, static_argnums=2)
 def _read(evaluation: Evaluation, source: SegmentationSource) -> Iterator[dict[str, np.ndarray]]:
     """Batches of all images, and a word on those that could not be read."""
     config, read = evaluation.config, []
-    options = {"batch_size": batch_size(evaluation), "workers": config.workers}
+    options = {"batch_size": evaluation.batch_size, "workers": config.workers}
     with whole_batches(source, image_size=config.image_size, **options) as batches:
         for batch in batches:
             read.append(batch["index"][batch["mask"]])

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from repre_jax.data.segmentation.label_maps import VOID
-from repre_jax.runs.folder import written_whole
+from repre_jax.evaluation.pictures import save_picture
 
 _GAP = 4
 _VOID = (255, 255, 255)
@@ -66,10 +65,7 @@ def save_comparison(
     panels = [image, coloured(labels, colours), coloured(prediction, colours), error]
     gap = np.full((len(image), _GAP, 3), 255, np.uint8)
     row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
-    _, encoded = cv2.imencode(".png", row[..., ::-1])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as unfinished:
-        unfinished.write_bytes(encoded.tobytes())
+    save_picture(path, row)
 
 
 def coloured(classes: np.ndarray, colours: np.ndarray) -> np.ndarray:

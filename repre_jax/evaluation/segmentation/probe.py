@@ -24,7 +24,8 @@ from repre_jax.evaluation.segmentation.maps import block_maps, fuse
 from repre_jax.random_streams import Stream, example_keys
 from repre_jax.schedules import Clock
 
-# The heads' optimizer: plain SGD with momentum 0.9, whose rate follows half a cosine.
+# The heads' optimizer: plain SGD with momentum 0.9, whose rate follows half a cosine. BatchNorm is
+# the image probe's, with MAE's epsilon of 1e-6; DINOv2's BNHead has 1e-5.
 PROTOCOL = LinearProtocol(source="", optimizer="sgd", schedule="cosine_by_step", batch_norm=True)
 
 

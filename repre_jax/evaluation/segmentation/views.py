@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from repre_jax.data.batches import NOT_REPLACED, PADDING, Rows
+from repre_jax.data.batches import NOT_REPLACED, PADDING, Rows, read_or_next
 from repre_jax.data.host.crops import resize
 from repre_jax.data.pipeline import Batches, batches_of, process_rows
 from repre_jax.data.segmentation.label_maps import VOID
@@ -72,15 +72,29 @@ class WholeViews:
             place = step * self.batch_size + row
             if place >= len(order):
                 break
-            batch["index"][position] = order[place]
-            try:
-                pair = self.source.read_pair(int(order[place]))
-            except BadImage:
-                batch["replaced"][position] = order[place]
+            wanted = int(order[place])
+            batch["index"][position], pair = self._read(wanted)
+            if pair is None:
                 continue
+            if batch["index"][position] != wanted:
+                batch["replaced"][position] = wanted
             batch["image"][position], batch["label"][position] = whole_view(*pair, self.image_size)
             batch["mask"][position] = True
         return batch
+
+    def _read(self, wanted: int) -> tuple[int, tuple[np.ndarray, np.ndarray] | None]:
+        """(number, image and map) of an image, None for an unreadable one.
+
+        In an order given, which is a training's, the next image stands in for that: heads would
+        learn from black, and their BatchNorm would count it.
+        """
+        if self.order is not None:
+            index, *pair = read_or_next(self.source, wanted, self.source.read_pair)
+            return index, tuple(pair)
+        try:
+            return wanted, self.source.read_pair(wanted)
+        except BadImage:
+            return wanted, None
 
 
 def whole_batches(
@@ -92,10 +106,11 @@ def whole_batches(
     order: np.ndarray | None = None,
     start_step: int = 0,
 ) -> Batches:
-    """Whole images: {"image" uint8 [b, H, W, C], "label" uint8 [b, H, W], "index", "mask"}.
+    """Whole images: {"image" uint8 [b, H, W, C], "label" uint8 [b, H, W], "index", "mask", ...}.
 
     ``mask`` is False, and every label void, where there is no image: past the end (index -1), or
-    unreadable (its index, which "replaced" says, too).
+    unreadable. In an order given another image stands in for an unreadable one, whose number is in
+    "replaced" then.
 
     Args:
       source: of images and maps.
@@ -112,7 +127,7 @@ def whole_batches(
     return batches_of(chunks, rows, start_step, -(-count // batch_size), workers)
 
 
-def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarray:
+def training_order(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """Numbers of the images of every row of ``steps`` batches, each epoch in an order of its own.
 
     What remains of an epoch behind its last whole batch is left out.
@@ -124,22 +139,6 @@ def shuffled(images: int, *, batch_size: int, steps: int, seed: int) -> np.ndarr
         for epoch in range(epochs)
     ]
     return np.concatenate(orders)[: steps * batch_size].astype(np.int32)
-
-
-def read_or_next(source: SegmentationSource, wanted: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """(index, image, classes) of an image, or of the next one that can be read.
-
-    Raises:
-      UserError: none can.
-    """
-    first_error = None
-    for offset in range(len(source)):
-        index = (wanted + offset) % len(source)
-        try:
-            return index, *source.read_pair(index)
-        except BadImage as error:
-            first_error = first_error or error
-    raise UserError(f"None of the images of {source.description} can be read ({first_error}).")
 
 
 def open_colour_pairs(data: ConfigDict, channels: int) -> tuple[SegmentationSource, ...]:
@@ -158,12 +157,6 @@ def check_one_process() -> None:
     """Raises UserError where several machines would share the images."""
     if jax.process_count() > 1:
         raise UserError("This task runs on one machine: leave out --distributed.")
-
-
-def batch_size(evaluation: Evaluation) -> int:
-    """``config.batch_size``, made a multiple of the devices."""
-    devices = evaluation.mesh.size
-    return -(-evaluation.config.batch_size // devices) * devices
 
 
 def note_unread(evaluation: Evaluation, source: SegmentationSource, index: np.ndarray) -> None:

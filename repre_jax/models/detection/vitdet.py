@@ -150,7 +150,7 @@ class DetectionViT(ViT):
 
         The sides of the images are multiples of the patch.
         """
-        x = self._embed_patches(images, train)
+        x = self._embed_patches(images, train).astype(self.residual_dtype)
         if self.position_grid:
             x = x + self._map_positions(x.shape[1:3])
         everywhere = even_taps(self.depth, min(_GLOBAL_BLOCKS, self.depth))
@@ -165,7 +165,7 @@ class DetectionViT(ViT):
         return x
 
     def _map_positions(self, grid: tuple[int, int]) -> jax.Array:
-        """[1, gh, gw, D] in the compute dtype."""
+        """[1, gh, gw, D] in ``residual_dtype``."""
         rows, columns = self.position_grid
         shape = (1, rows * columns, self.width)
         positions = self.param("position_embedding", nn.initializers.normal(0.02), shape)
@@ -176,7 +176,7 @@ class DetectionViT(ViT):
             positions.reshape(1, rows, columns, self.width),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return positions.astype(self.dtype)
+        return positions.astype(self.residual_dtype)
 
 
 def detection_vit(

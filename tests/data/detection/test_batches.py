@@ -102,9 +102,11 @@ def test_a_batch_has_the_smallest_canvas_that_holds_its_images(sides):
     shapes = [batch["image"].shape[1:3] for batch in whole]
     assert set(shapes) == {(24, 64), (64, 24), (32, 64), (64, 32)} == set(BUCKETS.canvases)
     for batch, canvas in zip(whole, shapes, strict=True):
-        for size, image in zip(batch["size"].astype(int), batch["image"], strict=True):
+        again = batch["draw"] >= len(source)  # fills a batch up
+        rows = zip(batch["size"].astype(int), batch["image"], again, strict=True)
+        for size, image, filling in rows:
             smaller = [c for c in BUCKETS.canvases if c[0] >= size[0] and c[1] >= size[1]]
-            assert canvas == smaller[0]
+            assert canvas == smaller[0] or (filling and canvas in smaller)
             assert not image[size[0] :].any() and not image[:, size[1] :].any()
     # An epoch has every image once, but for a batch at most of each canvas.
     for epoch in (whole[:steps], whole[steps:]):
@@ -118,6 +120,20 @@ def test_a_batch_has_the_smallest_canvas_that_holds_its_images(sides):
     ):
         for key in batch:
             np.testing.assert_array_equal(resumed[key], batch[key])
+
+
+def test_an_image_that_fills_a_batch_up_is_seen_otherwise(sides):
+    source = CocoSource(sides, "train")
+    options = {"batch_size": 4, "seed": 3, "total_steps": len(source) // 4, "workers": 0}
+    rows: dict[int, list] = {}
+    for batch in detection_batches(source, BUCKETS, start_step=0, **options):
+        for row, index in enumerate(batch["index"]):
+            assert batch["draw"][row] % len(source) == index
+            rows.setdefault(int(index), []).append((batch["draw"][row], batch["image"][row]))
+    repeated = [seen for seen in rows.values() if len(seen) > 1]
+    assert repeated
+    for (first, image), (second, other), *_ in repeated:
+        assert first != second and not np.array_equal(image, other)
 
 
 def test_what_stands_in_for_an_unreadable_image_fits_into_its_batch(tmp_path):

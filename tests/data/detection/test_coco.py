@@ -106,6 +106,17 @@ def test_both_splits_and_all_images_of_validation(tmp_path):
         open_coco(SimpleNamespace(path=str(tmp_path)), 3)
 
 
+def test_other_images_of_the_same_names_are_others(tmp_path):
+    write(tmp_path, [annotation(1, 11)])
+    source = CocoSource(tmp_path, "train")
+    assert CocoSource(tmp_path, "train").fingerprint == source.fingerprint
+    noise = np.random.default_rng(0).integers(256, size=(50, 60, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "train2017/11.png"), noise)
+    other = CocoSource(tmp_path, "train")
+    assert other.fingerprint != source.fingerprint
+    assert list(other.listing()) != list(source.listing())
+
+
 def test_images_that_cannot_be_used_are_told_of(tmp_path):
     write(tmp_path, [annotation(1, 11), annotation(2, 12)])
     cv2.imwrite(str(tmp_path / "train2017/11.png"), np.zeros((60, 50, 3), np.uint8))

@@ -108,6 +108,10 @@ def test_mistakes(tmp_path):
     assert "data.path is empty" in told("", "camvid")
     assert "is no folder" in told(tmp_path / "none", "camvid")
     assert "data.classes is given" in told(root, "camvid", classes=4)
+    for layout in ("camvid", "voc", "ade20k", "cityscapes"):
+        for key in ("images", "labels"):
+            words = f"data.{key} is given, and data.layout={layout} knows its folders"
+            assert words in told(root, layout, **{key: "mine"})
     (root / "labels" / "val" / "0016E5_07002.png").unlink()
     assert "1 of 5 images have no map of labels; missing are labels/val/0016E5_07002" in told(
         root, "camvid"

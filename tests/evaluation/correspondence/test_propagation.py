@@ -1,6 +1,7 @@
 """Label propagation against the authors' code, DAVIS's measures, clips, and the whole task."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -105,6 +106,17 @@ def test_whole_task(run, tmp_path):
     assert "eval_video_segmentation" in results["formula"]
 
 
+def test_a_run_that_began_with_other_weights_has_no_encoder_before_it(run, tmp_path):
+    began = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((began / "config.json").read_text())
+    config["model"]["init_from"] = "runs/b"
+    (began / "config.json").write_text(json.dumps(config))
+    changes = {"data.path": str(run.parent / "set"), "blocks": (-1,), "pictures": 0}
+    results = evaluate(config_of(began, **changes), tmp_path / "results")
+    assert set(results["metrics"]) == {"blocks", "first_frame"}
+    assert "before training" not in results["line"]
+
+
 @pytest.mark.slow
 def test_one_device_is_eight(run, tmp_path):
     one, eight = (
@@ -146,10 +158,12 @@ def test_mistakes(run):
     assert "blocks has block 7: there are blocks 0 to 3" in told(blocks=(7,))
     assert "data.split='test' must be train or val" in told(**{"data.split": "test"})
     assert "must be one of davis, camvid" in told(**{"data.layout": "x"})
+    davis = {"data.layout": "davis", "data.labels": "mine"}
+    assert "data.labels is given, and data.layout=davis knows its folders" in told(**davis)
     assert "temperature=0.0 must be above 0" in told(temperature=0.0)
 
 
-def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path):
+def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path, capsys):
     root = camvid_folder(tmp_path / "set", val=6)
     (root / "images" / "val" / "0016E5_07002.png").write_bytes(b"no image")
     changes = {"data.path": str(root), "clip_frames": 3, "blocks": (-1,), "beside_random": False}
@@ -158,3 +172,8 @@ def test_a_clip_with_a_damaged_frame_is_left_out(run, tmp_path):
     (reasons,) = results["unreadable"].values()
     ((name, reason),) = reasons.items()
     assert name.endswith("07002.png") and reason.endswith("is left out")
+    told = capsys.readouterr().out
+    assert f"1 of the 2 clips of CamVid, val of {root} cannot be read ({name}" in told
+    (root / "images" / "val" / "0016E5_07008.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="None of the clips of CamVid, val of"):
+        evaluate(config_of(run, **changes), tmp_path / "nothing")

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -113,6 +114,16 @@ def test_validation_finds_what_the_detector_says_in_the_pixels_of_the_files(root
     assert set(validation.precisions["mask"]) > {"AP_small", "AR_100"}
 
 
+def test_images_none_of_which_can_be_read_are_said_before_the_training(root, tmp_path):
+    shutil.copytree(root / "shapes", tmp_path / "shapes")
+    for image in (tmp_path / "shapes/val").iterdir():
+        image.write_bytes(b"no image")
+    changes = {"data.path": str(tmp_path / "shapes")}
+    with pytest.raises(UserError, match="None of the images of val images of"):
+        evaluate(config_of(root, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "no step was taken"
+
+
 def test_what_cannot_be_trained_is_said(root, tmp_path):
     def told(**changes):
         with pytest.raises(UserError) as error:
@@ -121,7 +132,8 @@ def test_what_cannot_be_trained_is_said(root, tmp_path):
 
     assert "fewer than recipe.batch_size=64" in told(**{"recipe.batch_size": 64})
     assert "must be one number: the long side" in told(image_size=(64, 32))
-    assert "batch_size=4 cannot be split over 8 devices" in told(devices=8, batch_size=4)
+    split = {"devices": 8, "recipe.batch_size": 4}
+    assert "recipe.batch_size=4 cannot be split over 8 devices" in told(**split)
     assert "the learning rate would never reach" in told(**{"recipe.warmup_steps": 6})
     assert "protocol='fpn' must be one of vitdet, swin_1x" in told(protocol="fpn")
     too_small = {"protocol": "swin_1x", "recipe.short_edges": (64,)}

@@ -59,6 +59,24 @@ def test_values_that_are_refused(changes, told):
         with_changes(RECIPES["vitdet"], changes)
 
 
+def test_what_nothing_reads_is_refused_or_not_told():
+    vitdet, swin = RECIPES["vitdet"], RECIPES["swin_1x"]
+    for recipe, changes, told in (
+        (vitdet, {"longest": 600}, r"longest=600 is given, and with recipe\.short_edges=\(\)"),
+        (vitdet, {"crop": True}, r"crop=True is given, and with recipe\.short_edges=\(\)"),
+        (swin, {"short_edges": (), "longest": 600}, "longest=600 is given"),
+        (vitdet, {"train_encoder": False, "drop_path": 0.2}, "drop_path=0.2 is given, and with"),
+        (vitdet, {"train_encoder": False, "layer_decay": 0.5}, "train_encoder=False nothing reads"),
+    ):
+        with pytest.raises(UserError, match=told):
+            with_changes(recipe, changes)
+    with_changes(swin, {"longest": 600, "crop": True, "drop_path": 0.2})
+    with_changes(vitdet, {"crop": False, "train_encoder": False, "drop_path": 0.0})
+    edges = with_changes(vitdet, {"short_edges": (320,), "scales": (0.5, 1.5)})
+    told = described(edges, vitdet, 512)
+    assert "short edges 320 to 320" in told and "scales" not in told
+
+
 def tiny_trainer(encoder, protocol, side):
     """(trainer, shapes of all parameters); nothing is computed."""
     changes = {"pyramid_width": 8, "box_units": 8, "window": 2, "warmup_steps": 4}

@@ -7,16 +7,18 @@ import jax
 import numpy as np
 import pytest
 from compilations import compilations
-from dense_sets import camvid_folder
+from dense_sets import camvid_folder, scene
 from tiny import saved_run
 
 from repre_jax.config_files import read_config
 from repre_jax.data.segmentation.label_maps import VOID
+from repre_jax.data.segmentation.layouts import open_segmentation
 from repre_jax.errors import UserError
 from repre_jax.evaluate import evaluate
+from repre_jax.evaluation import defaults
 from repre_jax.evaluation.segmentation import linear
 from repre_jax.evaluation.segmentation.probe import SegmentationProbe, pixel_logits, pixel_loss
-from repre_jax.evaluation.segmentation.views import shuffled
+from repre_jax.evaluation.segmentation.views import training_order, whole_batches
 from repre_jax.runs.interruption import Stopped
 from repre_jax.runs.loop import scalars
 from repre_jax.schedules import Clock
@@ -44,11 +46,11 @@ def test_loss_is_that_of_a_loop_and_void_has_none():
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    order = shuffled(7, batch_size=3, steps=5, seed=0).reshape(5, 3)
+    order = training_order(7, batch_size=3, steps=5, seed=0).reshape(5, 3)
     for epoch in (order[:2], order[2:4]):
         assert len(set(epoch.ravel().tolist())) == 6
     assert order[:2].tolist() != order[2:4].tolist()
-    longer = shuffled(7, batch_size=3, steps=8, seed=0)
+    longer = training_order(7, batch_size=3, steps=8, seed=0)
     np.testing.assert_array_equal(longer[:15], order.ravel())
 
 
@@ -83,6 +85,24 @@ def test_whole_task(run, tmp_path):
     assert best["mean_iou"] == found["0"]["mean_iou"] > 0.3, "classes are colours"
     assert "best of 2 learning rates" in whole["formula"]
     assert len(list((tmp_path / "whole" / "figures").glob("prediction-*.png"))) == 3
+
+
+@pytest.mark.parametrize("order", [None, np.array([2, 1, 0, 1], np.int32)])
+def test_nothing_is_learnt_from_what_cannot_be_read(tmp_path, order):
+    data = defaults.segmentation_data()
+    data.path = str(camvid_folder(tmp_path, train=3))
+    (tmp_path / "images/train/0016E5_07002.png").write_bytes(b"no image")
+    source = open_segmentation(data, 3)[0]
+    options = {"image_size": (24, 32), "batch_size": 4, "workers": 0, "order": order}
+    with whole_batches(source, **options) as batches:
+        (batch,) = batches
+    if order is None:
+        assert batch["mask"].tolist() == [True, False, True, False]
+        assert (batch["label"][1] == VOID).all()
+        return
+    assert batch["mask"].all() and batch["index"].tolist() == [2, 2, 0, 2]
+    assert batch["replaced"].tolist() == [-1, 1, -1, 1]
+    np.testing.assert_array_equal(batch["image"][1], scene(2)[0])
 
 
 @pytest.mark.slow

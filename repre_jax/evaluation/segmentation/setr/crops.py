@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from repre_jax.data.batches import NOT_REPLACED, Rows
+from repre_jax.data.batches import NOT_REPLACED, Rows, read_or_next
 from repre_jax.data.device.photometric import Planes, Tone, adjust_hue, adjust_tone, flip
 from repre_jax.data.pipeline import Batches, batches_of, process_rows
 from repre_jax.data.pixel_format import as_shares
 from repre_jax.data.recipes import SIMCLR
 from repre_jax.data.segmentation.label_maps import VOID
 from repre_jax.data.segmentation.source import SegmentationSource
-from repre_jax.evaluation.segmentation.views import read_or_next, shuffled
+from repre_jax.evaluation.segmentation.views import training_order
 from repre_jax.random_streams import Stream, example_keys
 
 _CROP_TRIES = 10
@@ -124,7 +124,7 @@ class CropChunks:
         }
         for position, row in enumerate(rows):
             wanted = int(self.order[step * self.batch_size + row])
-            index, image, label = read_or_next(self.source, wanted)
+            index, image, label = read_or_next(self.source, wanted, self.source.read_pair)
             rng = np.random.default_rng((self.seed, step, wanted))
             image, label, inside = draw_crop(image, label, self.recipe, rng)
             batch["image"][position], batch["label"][position] = image, label
@@ -149,7 +149,7 @@ def crop_batches(
     Batch t is a function of (seed, t), whatever the workers.
     """
     rows = process_rows(batch_size)
-    order = shuffled(len(source), batch_size=batch_size, steps=steps, seed=seed)
+    order = training_order(len(source), batch_size=batch_size, steps=steps, seed=seed)
     chunks = CropChunks(source, recipe, batch_size, seed, rows, order)
     return batches_of(chunks, rows, start_step, steps, workers)
 
@@ -172,7 +172,9 @@ def augmented(
         flip_key, colour_key = jax.random.split(key)
         flipped = jax.random.bernoulli(flip_key)
         planes = (*jnp.unstack(pixels, axis=-1), label, there)
-        pairs = zip(flip(planes), planes, strict=True)
+        # SETR flips, then pads: what lies beyond the image stays on the right.
+        mirrored = [jnp.roll(plane, inside[1] - width, axis=1) for plane in flip(planes)]
+        pairs = zip(mirrored, planes, strict=True)
         *planes, label, there = (jnp.where(flipped, *pair) for pair in pairs)
         if photometric:
             planes = distorted(colour_key, planes)

@@ -8,6 +8,7 @@ import contextlib
 import functools
 from typing import Any
 
+from repre_jax.data.batches import read_or_next
 from repre_jax.data.device.prefetch import DevicePrefetcher
 from repre_jax.data.pipeline import prefetch_to_device
 from repre_jax.errors import UserError
@@ -26,7 +27,6 @@ from repre_jax.evaluation.segmentation.setr.validation import validation
 from repre_jax.evaluation.segmentation.views import (
     check_one_process,
     open_colour_pairs,
-    read_or_next,
 )
 from repre_jax.evaluation.task import (
     ENCODER_FREE_TO_CHANGE,
@@ -40,7 +40,7 @@ from repre_jax.models.setr import VARIANTS, SETRHead, setr_blocks
 from repre_jax.models.taps import block_numbers
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_ONE
 from repre_jax.rematerialisation import level_of
-from repre_jax.runs.destinations import read_rows
+from repre_jax.runs.destinations import best_row
 from repre_jax.runs.loop import TrainingLoop, open_training
 from repre_jax.sharding import all_replicated, by_row, jitted, replicated
 
@@ -64,7 +64,8 @@ def measure_setr(evaluation: Evaluation) -> dict[str, Any]:
     check_one_process()
     config = evaluation.config
     segmenter, params = build(evaluation)
-    read_or_next(evaluation.val, 0)  # what is wrong with those shows before the training
+    # What is wrong with validation images shows before the training.
+    read_or_next(evaluation.val, 0, evaluation.val.read_pair)
     with contextlib.ExitStack() as stack:
         opened = open_training(
             evaluation.folder,
@@ -142,6 +143,7 @@ TASK = Task(
         "data.path",
         "remat",
         "workers",
+        "pictures",
         "save_every_steps",
         "keep_checkpoints",
         "log_every_steps",
@@ -171,9 +173,13 @@ def build(evaluation: Evaluation) -> tuple[Segmenter, Any]:
         raise UserError(f"head={config.head} reads one block, not blocks={tuple(config.blocks)}.")
     if config.head == "mla" and config.auxiliary_blocks:
         raise UserError("auxiliary_blocks is given, and those of head=mla read its own maps.")
+    if not config.auxiliary_weight:
+        if config.auxiliary_blocks:
+            raise UserError("auxiliary_blocks is given, and auxiliary_weight=0 has no such head.")
+        auxiliary = ()
     encoder, params = finetuned_encoder(
         encoder,
-        evaluation.params,
+        evaluation.pretrained.load_params(),
         image_size=crop,
         drop_path=config.drop_path,
         remat=level_of(config.remat, "remat"),
@@ -228,7 +234,7 @@ def recipe_of(config: Any) -> CropRecipe:
 
 
 def _check(evaluation: Evaluation) -> None:
-    config, images = evaluation.config, len(evaluation.train)
+    config = evaluation.config
     known_values = {"head": VARIANTS, "optimizer": OPTIMIZERS, "loss_over": NORMALISATIONS}
     for key, known in known_values.items():
         if config[key] not in known:
@@ -258,16 +264,7 @@ def _check(evaluation: Evaluation) -> None:
             "SETR's heads read maps of one size; those of "
             f"{evaluation.pretrained.config.model.name} differ: take a ViT."
         )
-    if config.train_batch_size % evaluation.mesh.size:
-        raise UserError(
-            f"train_batch_size={config.train_batch_size} cannot be split over "
-            f"{evaluation.mesh.size} devices."
-        )
-    if images < config.train_batch_size:
-        raise UserError(
-            f"There are {images} training images, fewer than "
-            f"train_batch_size={config.train_batch_size}: lower it."
-        )
+    evaluation.check_batch("train_batch_size", config.train_batch_size)
 
 
 def _flat(found: dict[str, Any]) -> dict[str, float]:
@@ -279,8 +276,8 @@ def _results(
     evaluation: Evaluation, segmenter: Segmenter, found: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     config, value = evaluation.config, found["last"]["mean_iou"]
-    rows = [row for row in read_rows(evaluation.folder.metrics_path) if row.get(_SCORE) is not None]
-    best = max(rows, key=lambda row: row[_SCORE])
+    last = {_SCORE: value, "step": config.steps}
+    best = best_row(evaluation.folder.metrics_path, _SCORE, last)
     trained = "frozen" if segmenter.frozen else "trained"
     height, width = segmenter.crop
     return {

@@ -1,4 +1,8 @@
-"""SETR's training as one pure function (state, batch) -> (state, metrics), and its static parts."""
+"""SETR's training as one pure function (state, batch) -> (state, metrics), and its static parts.
+
+"adamw" is SegFormer's optimizer with its rates and decay, on SETR's schedule: of SegFormer's own it
+has neither the power of 1 nor the warm-up.
+"""
 
 import dataclasses
 import functools
@@ -23,7 +27,8 @@ from repre_jax.training.optimizers import decayed_parameters
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.01
 # SETR's own; and SegFormer's, for encoders that have been pre-trained with Adam or not at all
-# (NVlabs/SegFormer, local_configs/segformer, which decay all but norms and positions).
+# (NVlabs/SegFormer, local_configs/segformer, which decay all but norms and positions, and whose
+# schedule is not taken: power 1 after a linear warm-up of 1,500 steps from 1e-6 of the rate).
 OPTIMIZERS = {
     "sgd": optax.trace(MOMENTUM),
     "adamw": optax.chain(

@@ -14,7 +14,7 @@ from repre_jax.evaluation.segmentation.confusion import confusion_on_host, score
 from repre_jax.evaluation.segmentation.pictures import picture_path, save_comparison
 from repre_jax.evaluation.segmentation.setr.step import Segmenter, SETRState
 from repre_jax.evaluation.segmentation.setr.windows import class_probabilities
-from repre_jax.evaluation.segmentation.views import batch_size, note_unread
+from repre_jax.evaluation.segmentation.views import note_unread
 from repre_jax.evaluation.task import Evaluation
 from repre_jax.image_size import height_and_width
 from repre_jax.runs.progress import counted_on_screen
@@ -34,7 +34,7 @@ def validation(
       base: (short, long) side that images are made to fit; None for their own size.
     """
     config, source, mesh = evaluation.config, evaluation.val, evaluation.mesh
-    windows, classes = batch_size(evaluation), len(source.class_names)
+    windows, classes = evaluation.batch_size, len(source.class_names)
 
     def logits(params, batch_stats, images, inside):
         height, width = segmenter.crop

@@ -95,11 +95,13 @@ def test_augmentation_flips_image_map_and_inside_together():
     }
     pixels, classes, there = jax.jit(lambda b: augmented(b, 2, 0, False))(batch)
     np.testing.assert_allclose(pixels[..., 0] * 255, classes, atol=1e-3)
-    flipped = np.asarray(there)[:, 0, -1]
+    flipped = np.asarray(classes)[:, 0, 0] != label[:, 0, 0]
     assert 2 < flipped.sum() < 14
     for k in range(16):
-        expected = label[k, :, ::-1] if flipped[k] else label[k]
-        np.testing.assert_array_equal(classes[k], expected)
+        # The image alone is mirrored: padding stays right of it, as SETR pads behind the flip.
+        expected = label[k, :, 4::-1] if flipped[k] else label[k, :, :5]
+        np.testing.assert_array_equal(classes[k, :, :5], expected)
+        assert there[k, :, :5].all()
         assert there[k].sum() == 40
 
 

@@ -236,6 +236,24 @@ def test_poly_has_a_floor_that_both_groups_share():
             assert float(schedule(t)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("head", ["naive", "mla"])
+def test_a_weight_of_0_trains_no_auxiliary_head(run, monkeypatch, head):
+    built = measure.build
+
+    class Enough(Exception):
+        pass
+
+    def noted(evaluation):
+        raise Enough(built(evaluation)[0])
+
+    monkeypatch.setattr(measure, "build", noted)
+    for weight, there in ((0.0, False), (0.4, True)):
+        with pytest.raises(Enough) as told:
+            evaluate(config_of(run, head=head, auxiliary_weight=weight), None)
+        (segmenter,) = told.value.args
+        assert bool(segmenter.head.auxiliary) == there
+
+
 def test_mistakes(run):
     for changes, words in (
         ({"head": "fcn"}, "head='fcn' must be one of naive, pup, mla"),
@@ -250,6 +268,7 @@ def test_mistakes(run):
         ({"train_batch_size": 16}, "8 training images, fewer than train_batch_size=16"),
         ({"train_batch_size": 4}, "cannot be split over 8 devices"),
         ({"blocks": (1, 2)}, "head=naive reads one block"),
+        ({"auxiliary_blocks": (1,), "auxiliary_weight": 0.0}, "auxiliary_weight=0 has no such"),
         ({"blocks": (9,)}, "blocks has block 9: there are blocks 0 to 3"),
         ({"image_size": 20, "stride": 10}, "is not a multiple of 8"),
         ({"max_share": 2.0}, "max_share=2.0 must be at least 0 and at most 1"),
