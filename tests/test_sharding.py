@@ -1,9 +1,11 @@
 """Programs for a mesh."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from repre_jax.sharding import by_row, jitted, make_mesh, platform
 
@@ -20,3 +22,25 @@ def test_what_is_jitted_for_a_mesh_is_traced_for_its_devices():
     found = program(jax.device_put(jnp.arange(8), by_row(mesh)))
     assert found.tolist() == list(range(0, 16, 2)) and seen == [(4, "cpu")]
     assert "jit_doubled" in program.lower(jnp.arange(8)).as_text()
+
+
+def mesh_of_a_gpu():
+    device = jax.sharding.AbstractDevice(device_kind="any", num_cores=None, platform="gpu")
+    return jax.sharding.AbstractMesh((1,), ("batch",), abstract_device=device)
+
+
+@pytest.mark.parametrize("version", ["rocm 60300", "cuda 13000"])
+def test_whose_card_a_gpu_is(version, monkeypatch):
+    """JAX calls those of AMD and of NVIDIA the same."""
+    card = SimpleNamespace(client=SimpleNamespace(platform_version=f"PJRT C API\n{version}"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [card])
+    expected = version.split()[0]
+    assert platform() == expected
+    with jax.sharding.use_abstract_mesh(mesh_of_a_gpu()):
+        assert platform() == expected
+
+
+def test_cards_that_are_not_here_are_nvidias():
+    with jax.sharding.use_abstract_mesh(mesh_of_a_gpu()):
+        assert platform() == "cuda"
