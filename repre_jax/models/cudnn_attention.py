@@ -89,13 +89,20 @@ def _among_first(seen, implementation, query, key, value, bias=None):
     """Attention of the first ``seen`` of [B, N, H, D / H] among themselves.
 
     Without a bias zeros follow, as values and as gradients: JAX's test testDotProductAttentionMask
-    (tests/nn_test.py) asks that of cuDNN. With one they see what is seen.
+    (tests/nn_test.py) asks that of cuDNN. The lengths that say so are told even where all tokens
+    are seen: where they were not, and tokens no multiple of 128, an H100's gradients have been no
+    numbers (github.com/NVIDIA/cudnn-frontend/issues/160).
+
+    With a bias the others see what is seen, too. With nothing to see, the logarithm of a row's sum
+    would be far below -88, where the same has happened (github.com/pytorch/pytorch/issues/196678).
     """
-    options, unseen = {"implementation": implementation}, query.shape[1] - seen
-    if bias is not None:
-        around = ((0, 0), (0, 0), (0, unseen), (0, unseen))
-        options["bias"] = jnp.pad(bias.astype(query.dtype), around, constant_values=_UNSEEN)
-    elif unseen:
+    options = {"implementation": implementation}
+    if bias is None:
         lengths = jnp.full(len(query), seen, jnp.int32)
         options |= {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+    else:
+        unseen = query.shape[1] - seen
+        bias = jnp.pad(bias.astype(query.dtype), ((0, 0), (0, 0), (0, unseen), (0, 0)))
+        of_keys = ((0, 0), (0, 0), (0, 0), (0, unseen))
+        options["bias"] = jnp.pad(bias, of_keys, constant_values=_UNSEEN)
     return jax.nn.dot_product_attention(query, key, value, **options)

@@ -79,6 +79,38 @@ def test_a_layer_is_one_in_steps(tokens, seen, biased):
     )
 
 
+def handed_over(tokens, seen, bias_of, monkeypatch):
+    """The options that JAX's attention gets."""
+    found, real = [], jax.nn.dot_product_attention
+
+    def attend(*inputs, **options):
+        found.append(options)
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    by_cudnn(jnp.ones((2, tokens, WIDTH)), *parameters(), bias_of, seen)
+    (options,) = found
+    return options
+
+
+@pytest.mark.parametrize(("tokens", "seen"), [(8, 8), (7, 7), (8, 7), (9, 7)])
+def test_no_query_sees_nothing_and_none_what_is_unseen(tokens, seen, monkeypatch):
+    """Of rows below -88.7 cuDNN has made gradients that are no numbers."""
+    added = jax.random.normal(jax.random.key(2), (1, HEADS, seen, seen))
+    bias = handed_over(tokens, seen, lambda query: added, monkeypatch)["bias"]
+    assert bias.shape[-2:] == (tokens + tokens % 2,) * 2
+    assert np.all(jax.nn.logsumexp(bias, axis=-1) > -88)
+    assert not np.any(jax.nn.softmax(bias)[..., seen:])
+
+
+@pytest.mark.parametrize(("tokens", "seen"), [(8, 8), (7, 7), (9, 7)])
+def test_without_a_bias_lengths_are_always_told(tokens, seen, monkeypatch):
+    """Without them cuDNN has made gradients of even numbers of tokens that are no numbers."""
+    options = handed_over(tokens, seen, None, monkeypatch)
+    for name in ("query_seq_lengths", "key_value_seq_lengths"):
+        assert options[name].tolist() == [seen, seen] and options[name].dtype == jnp.int32
+
+
 @pytest.mark.parametrize("own_bias", [False, True])
 def test_windows_are_heads(own_bias, monkeypatch):
     """Of windows of an odd number of tokens, with one bias for all or each with its own."""
