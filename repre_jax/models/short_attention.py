@@ -16,14 +16,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
-CHANNELS = 8  # of which a head must have a multiple
-
 # Bytes of VMEM that the arrays of a program may take, as ``fits`` counts them. The compiler's limit
 # is 16 MiB where no other is asked for; the rest is for what it keeps besides.
 _ROOM = 14 * 2**20
 _ROWS, _LANES = 16, 128  # tile of a bfloat16 array
-# Heads that a program of several windows has at most. To start a program takes time, and to compile
-# one, too, as its heads are written out one after the other; no TPU has been asked for a better one.
+# Heads that a program of several windows has at most. To start one takes time, and to compile one,
+# too, as its heads are written out one after the other. No TPU has been asked for a better number.
 _HEADS = 12
 
 
@@ -71,7 +69,7 @@ def fits(
     # Of the backward pass: q, k, v and their gradients and the output's, each twice, as one program
     # is read while another is computed; and of a head about six N x N in float32.
     taken = 2 * 2 * windows * _up(tokens, _ROWS) * 7 * width + 6 * 4 * _pairs(tokens) + of_bias
-    return dtype == jnp.bfloat16 and head_width % CHANNELS == 0 and taken <= _ROOM
+    return dtype == jnp.bfloat16 and head_width % 8 == 0 and taken <= _ROOM
 
 
 def _pairs(tokens):
