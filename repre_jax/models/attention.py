@@ -105,9 +105,9 @@ def best_length(
 ) -> int:
     """To which number of tokens an encoder had better pad, for attention and all that is around it.
 
-    cuDNN takes even numbers (``cudnn_attention``). A TPU keeps tokens in eights, so that more cost
-    no memory, and without them rows of all images would have to be written again for an image's,
-    where a kernel takes the shapes.
+    cuDNN gets even numbers (``cudnn_attention`` says why). A TPU keeps tokens in eights, so that
+    more cost no memory; where its kernel takes the images and did not have them, rows of all images
+    would have to be written again for an image's.
     """
     has_kernel = platform() == "tpu" and short_attention.divided(batch)
     multiple = 1

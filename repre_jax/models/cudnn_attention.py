@@ -1,16 +1,17 @@
 """Attention by cuDNN on NVIDIA's cards, which does not write the pairs of tokens, N x N.
 
 But for one: the gradient of what is added to the logits is summed from pairs that cuDNN does write,
-in 16 bits (cudnn-frontend, scaled_dot_product_flash_attention.h: "dBias is only supported on
-workspace implementation"). Its workspaces are in the compiler's count of bytes only where a card
-was there to be asked (XLA, gpu_compiler.cc: RunCudnnCompilerPasses).
+to a workspace (cudnn-frontend, scaled_dot_product_flash_attention.h: "dBias is only supported on
+workspace implementation"). XLA asks a card how large cuDNN's workspaces are; compiling for one that
+is not here it counts none of their bytes (gpu_compiler.cc, RunCudnnCompilerPasses).
 
 JAX has it as an implementation of its own attention, and knows some of its limits: 16 bits, heads
-of a multiple of 8 channels and at most 128, or 256 on newer cards; and, where what is added to the
-logits has a gradient, even numbers of tokens. Others the card is asked for (``refusal``). Without a
-bias odd numbers are allowed, too; they are padded all the same, as what most programs run is what
-has been tried most. It promises no order of the sums in its gradients: two runs on a card may
-differ in their last digits.
+of a multiple of 8 channels and at most 128, or 256 on newer cards, and in training with a bias even
+numbers of tokens (fused_attention_stablehlo.py). The card is asked for others (``refusal``). Odd
+numbers are padded without a bias, too: they need not be, but no card was there to try them on.
+
+It promises no order of the sums in its gradients: two runs on a card may differ in their last
+digits.
 """
 
 import functools
