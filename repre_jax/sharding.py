@@ -40,10 +40,16 @@ def make_mesh(devices: int = 0, *, key: str = "train.devices") -> Mesh:
 
 
 def platform() -> str:
-    """Of the mesh that a program is traced for, else of this process: cpu, cuda, tpu, ..."""
+    """Of the mesh that a program is traced for, else of this process: cpu, cuda, rocm, tpu, ..."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     found = device.platform if device else jax.default_backend()
-    return {"gpu": "cuda"}.get(found, found)
+    if found != "gpu":
+        return found
+    # JAX calls cards of AMD so, too. Cards that are not here (``accelerators``) are NVIDIA's.
+    is_here = jax.default_backend() == "gpu"
+    if is_here and "rocm" in jax.local_devices()[0].client.platform_version:
+        return "rocm"
+    return "cuda"
 
 
 def jitted(function: Callable[..., Any], mesh: Mesh, **options: Any) -> jax.stages.Wrapped:

@@ -38,7 +38,8 @@ def self_attention(
         None for all.
       bias_of: what is added to the scaled logits, of the queries of the tokens that are seen.
     """
-    seen = seen or x.shape[1]
+    if seen is None:
+        seen = x.shape[1]
 
     def in_steps(x, qkv, out):
         parts = queries_keys_values(x, qkv, heads)
@@ -48,7 +49,8 @@ def self_attention(
     def by_cudnn(x, qkv, out):
         return cudnn_attention.self_attention(x, qkv, out, heads, seen, bias_of)
 
-    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out)
+    biased = bias_of is not None
+    return _by_cudnn_or(in_steps, by_cudnn, biased, heads, x, qkv, out)
 
 
 def window_attention(
@@ -64,51 +66,61 @@ def window_attention(
       bias: [1 or W, H, N, N], added to the scaled logits of every example.
     """
     windows, seen = x.shape[1:3]
-    x = padded(x, heads, x.dtype)
+    x = padded(x, heads, x.dtype, biased=True)
 
     def in_steps(x, qkv, out, bias):
         parts = queries_keys_values(x, qkv, heads)
         return projected(attend_in_windows(parts, bias, seen), out)
 
     def by_cudnn(x, qkv, out, bias):
-        each = jnp.broadcast_to(bias, (windows, *bias.shape[1:])).reshape(1, -1, seen, seen)
+        def bias_of(query):
+            """[1, W H, N, N]: windows are heads, and the same for any image's queries."""
+            del query
+            each = jnp.broadcast_to(bias, (windows, *bias.shape[1:]))
+            return each.reshape(1, -1, seen, seen)
+
         x = jnp.swapaxes(x, 1, 2)
-        x = cudnn_attention.self_attention(x, qkv, out, heads, seen, lambda query: each)
+        x = cudnn_attention.self_attention(x, qkv, out, heads, seen, bias_of)
         return jnp.swapaxes(x, 1, 2)
 
-    return _by_cudnn_or(in_steps, by_cudnn, heads, x, qkv, out, bias)[:, :, :seen]
+    return _by_cudnn_or(in_steps, by_cudnn, True, heads, x, qkv, out, bias)[:, :, :seen]
 
 
-def padded(x: jax.Array, heads: int, dtype: jnp.dtype) -> jax.Array:
-    """Tokens [..., N, D], zeros behind them up to their ``best_length``.
+def padded(x: jax.Array, heads: int, dtype: jnp.dtype, biased: bool = False) -> jax.Array:
+    """Tokens [B, ..., N, D], zeros behind them up to their ``best_length``.
 
     Args:
       x: of any dtype.
       heads: H.
       dtype: that the attention computes in.
+      biased: whether something is added to its logits.
     """
     tokens, width = x.shape[-2:]
-    unseen = best_length(tokens, heads, width // heads, dtype) - tokens
-    return jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, unseen), (0, 0)))
+    length = best_length(tokens, x.shape[0], heads, width // heads, dtype, biased)
+    return jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, length - tokens), (0, 0)))
 
 
-def best_length(tokens: int, heads: int, head_width: int, dtype: jnp.dtype) -> int:
+def best_length(
+    tokens: int, batch: int, heads: int, head_width: int, dtype: jnp.dtype, biased: bool
+) -> int:
     """To which number of tokens an encoder had better pad, for attention and all that is around it.
 
-    cuDNN trains on even numbers. A TPU keeps them in eights, so that more cost no memory, and rows
-    of all images would have to be written again for an image's.
+    cuDNN gets even numbers (``cudnn_attention`` says why). A TPU keeps tokens in eights, so that
+    more cost no memory; where its kernel takes the images and did not have them, rows of all images
+    would have to be written again for an image's.
     """
-    kind, multiple = platform(), 1
-    if kind == "cuda" and cudnn_attention.takes(head_width, dtype):
+    has_kernel = platform() == "tpu" and short_attention.divided(batch)
+    multiple = 1
+    if cudnn_attention.takes(head_width, dtype, biased):
         multiple = 2
-    if kind == "tpu" and short_attention.fits(tokens, heads, head_width, dtype):
+    elif has_kernel and short_attention.fits(tokens, heads, head_width, dtype):
         multiple = 8
     return -(-tokens // multiple) * multiple
 
 
-def _by_cudnn_or(in_steps, by_cudnn, heads, x, *others):
+def _by_cudnn_or(in_steps, by_cudnn, biased, heads, x, *others):
     """A layer on [B, ..., D] as ``by_cudnn`` has it on cards where that takes it."""
-    if not cudnn_attention.takes(x.shape[-1] // heads, x.dtype):
+    if not cudnn_attention.takes(x.shape[-1] // heads, x.dtype, biased):
         return in_steps(x, *others)
     return jax.lax.platform_dependent(x, *others, cuda=by_cudnn, default=in_steps)
 
@@ -140,15 +152,20 @@ def attend(qkv: jax.Array, bias: jax.Array | None = None, seen: int | None = Non
     Returns:
       [B, N, H, D / H], zeros after the first S.
     """
-    seen = seen or qkv.shape[1]
+    if seen is None:
+        seen = qkv.shape[1]
     kinds = {
         "cpu": functools.partial(_in_steps, _attend_on_cpu, seen),
         "default": functools.partial(_in_steps, _attend_on_accelerators, seen),
     }
-    in_one_window = qkv[:, None], None if bias is None else bias[:, None]
-    if short_attention.takes(*in_one_window):
-        kinds["tpu"] = lambda *_: short_attention.attend(*in_one_window, seen)[:, 0]
+    if short_attention.takes(*_in_one_window(qkv, bias)):
+        kinds["tpu"] = lambda *x: short_attention.attend(*_in_one_window(*x), seen)[:, 0]
     return jax.lax.platform_dependent(qkv, bias, **kinds)
+
+
+def _in_one_window(qkv, bias):
+    """What ``attend`` takes as what ``short_attention.attend`` takes."""
+    return qkv[:, None], None if bias is None else bias[:, None]
 
 
 def attend_in_windows(qkv: jax.Array, bias: jax.Array, seen: int) -> jax.Array:
@@ -269,10 +286,11 @@ def _backward_on_cpu(kept, gradient):
 
         def of_head(query, key, value, mixed, gradient, bias=None):
             weights = _weights(query, key, bias)
-            found = _unmix(query, key, value, weights, mixed, gradient)
-            return found if bias is not None else found[:3]
+            *found, of_logits = _unmix(query, key, value, weights, mixed, gradient)
+            # All heads' at once are large, and only a bias has a use for them.
+            return *found, None if bias is None else of_logits
 
-        *found, of_logits = (*_by_head(of_head, *parts, mixed, gradient, bias), None)[:4]
+        *found, of_logits = _by_head(of_head, *parts, mixed, gradient, bias)
     return *(jnp.swapaxes(x, 1, 2) for x in found), _gradient_of_bias(of_logits, bias)
 
 

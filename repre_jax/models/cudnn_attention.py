@@ -1,9 +1,17 @@
-"""Attention by cuDNN on NVIDIA's cards, which never writes the pairs of tokens, N x N.
+"""Attention by cuDNN on NVIDIA's cards, which does not write the pairs of tokens, N x N.
 
-JAX has it as an implementation of its own attention, and knows its limits: 16 bits, heads of a
-multiple of 8 channels and at most 128, or 256 on newer cards. Trained, it wants even numbers of
-tokens. It promises no order of the sums in its gradients: two runs on a card may differ in their
-last digits.
+But for one: the gradient of what is added to the logits is summed from pairs that cuDNN does write,
+to a workspace (cudnn-frontend, scaled_dot_product_flash_attention.h: "dBias is only supported on
+workspace implementation"). XLA asks a card how large cuDNN's workspaces are; compiling for one that
+is not here it counts none of their bytes (gpu_compiler.cc, RunCudnnCompilerPasses).
+
+JAX has it as an implementation of its own attention, and knows some of its limits: 16 bits, heads
+of a multiple of 8 channels and at most 128, or 256 on newer cards, and in training with a bias even
+numbers of tokens (fused_attention_stablehlo.py). The card is asked for others (``refusal``). Odd
+numbers are padded without a bias, too: they need not be, but no card was there to try them on.
+
+It promises no order of the sums in its gradients: two runs on a card may differ in their last
+digits.
 """
 
 import functools
@@ -24,27 +32,62 @@ BiasOf = Callable[[jax.Array], jax.Array]
 _UNSEEN = -1e4
 
 
-def takes(head_width: int, dtype: jnp.dtype) -> bool:
-    """Whether JAX has cuDNN's attention for such heads here, of any even number of tokens.
+def takes(head_width: int, dtype: jnp.dtype, biased: bool) -> bool:
+    """Whether a program is traced for cards of NVIDIA's whose cuDNN trains such heads.
 
-    It asks JAX. Without the CUDA plugin there is none.
+    Args:
+      head_width, dtype, biased: as of ``refusal``.
     """
-    part = jax.ShapeDtypeStruct((1, 2, 1, head_width), dtype)
-    bias = jax.ShapeDtypeStruct((1, 1, 2, 2), dtype)
+    return platform() == "cuda" and refusal(head_width, dtype, biased) is None
 
-    def gradient(*parts):
-        return jax.vjp(functools.partial(_among_first, 2, "cudnn"), *parts)[1](parts[0])
+
+def misses(head_width: int, dtype: jnp.dtype, biased: bool) -> str | None:
+    """The ``refusal`` where this process has cards of NVIDIA's, of attention in bfloat16."""
+    if platform() != "cuda" or dtype != jnp.bfloat16:
+        return None
+    return refusal(head_width, dtype, biased)
+
+
+def refusal(head_width: int, dtype: jnp.dtype, biased: bool) -> str | None:
+    """Why cuDNN does not train such heads, in the words of JAX or cuDNN; None where it does.
+
+    What it takes is a matter of card and version: none before compute capability 8.0, gradients of
+    heads above 128 channels on Hopper alone, and with some versions nothing at all
+    (github.com/jax-ml/jax/issues/32430). So a card that is here is asked, once for each kind of
+    attention, by compiling a small one. Of a card that is not, JAX's own rule is all there is.
+
+    Args:
+      head_width: D / H.
+      dtype: of queries, keys and values.
+      biased: whether something is added to their logits.
+    """
+    return _refusal(head_width, jnp.dtype(dtype), biased, jax.default_backend() == "gpu")
+
+
+@functools.cache
+def _refusal(head_width, dtype, biased, is_here):
+    batch, tokens, heads, seen = 2, 50, 2, 49
+    # By itself on one card, whatever devices the layer is traced for that wants to know.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    no_mesh = jax.sharding.AbstractMesh((), ())
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=dtype, sharding=device)
+    parts = [shape((batch, tokens, heads, head_width))] * 3
+    # The same for all images, and each image's own.
+    biases = [[shape((rows, heads, seen, seen))] for rows in (1, batch)] if biased else [[]]
+
+    def with_gradients(*inputs):
+        attended, backward = jax.vjp(functools.partial(_among_first, seen, "cudnn"), *inputs)
+        return attended, backward(attended)
 
     try:
-        jax.eval_shape(gradient, part, part, part, bias)
-    except (NotImplementedError, RuntimeError):
-        return False
-    return True
-
-
-def misses(head_width: int, dtype: jnp.dtype) -> bool:
-    """Whether this is a card of NVIDIA's whose attention in bfloat16 cuDNN does not take."""
-    return platform() == "cuda" and dtype == jnp.bfloat16 and not takes(head_width, dtype)
+        with jax.sharding.use_abstract_mesh(no_mesh):
+            for bias in biases:
+                traced = jax.jit(with_gradients).trace(*parts, *bias)
+                if is_here:
+                    traced.lower().compile()
+    except RuntimeError as error:  # such as NotImplementedError and JAX's JaxRuntimeError
+        return str(error).partition("\n")[0].rstrip(".")
+    return None
 
 
 def self_attention(
@@ -89,13 +132,20 @@ def _among_first(seen, implementation, query, key, value, bias=None):
     """Attention of the first ``seen`` of [B, N, H, D / H] among themselves.
 
     Without a bias zeros follow, as values and as gradients: JAX's test testDotProductAttentionMask
-    (tests/nn_test.py) asks that of cuDNN. With one they see what is seen.
+    (tests/nn_test.py) asks that of cuDNN. The lengths that say so are told even where all tokens
+    are seen: where they were not, and tokens no multiple of 128, an H100's gradients have been no
+    numbers (github.com/NVIDIA/cudnn-frontend/issues/160).
+
+    With a bias the others see what is seen, too. With nothing to see, the logarithm of a row's sum
+    would be far below -88, where the same has happened (github.com/pytorch/pytorch/issues/196678).
     """
-    options, unseen = {"implementation": implementation}, query.shape[1] - seen
-    if bias is not None:
-        around = ((0, 0), (0, 0), (0, unseen), (0, unseen))
-        options["bias"] = jnp.pad(bias.astype(query.dtype), around, constant_values=_UNSEEN)
-    elif unseen:
-        lengths = jnp.full(len(query), seen, jnp.int32)
+    options = {"implementation": implementation}
+    if bias is None:
+        lengths = jnp.full(query.shape[:1], seen, jnp.int32)
         options |= {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+    else:
+        unseen = query.shape[1] - seen
+        bias = jnp.pad(bias.astype(query.dtype), ((0, 0), (0, 0), (0, unseen), (0, 0)))
+        of_keys = ((0, 0), (0, 0), (0, 0), (0, unseen))
+        options["bias"] = jnp.pad(bias, of_keys, constant_values=_UNSEEN)
     return jax.nn.dot_product_attention(query, key, value, **options)

@@ -244,12 +244,14 @@ class BlockForm(NamedTuple):
       initialisation: of ``linear_initialisers``.
       window: side of the windows in vectors, of which every other block shifts its own; None for
         attention over the whole map.
+      biased: whether something is added to the logits of the attention.
     """
 
     head_width: int = 64
     norm_epsilon: float = 1e-6
     initialisation: str = "dino"
     window: int | None = None
+    biased: bool = False
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:

@@ -13,29 +13,40 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
-# Bytes of VMEM for one program; the compiler's own limit is 16 MiB where no other is asked for.
+# Bytes of VMEM that the arrays of a program may take, as ``fits`` counts them. The compiler's limit
+# is 16 MiB where no other is asked for; the rest is for what it keeps besides.
 _ROOM = 14 * 2**20
 _ROWS, _LANES = 16, 128  # tile of a bfloat16 array
-_HEADS = 12  # of so many, or of one window, a program is made
+# Heads that a program of several windows has at most. To start one takes time, and to compile one,
+# too, as its heads are written out one after the other. No TPU has been asked for a better number.
+_HEADS = 12
 
 
 def takes(qkv: jax.Array, bias: jax.Array | None = None) -> bool:
     """Whether ``attend`` takes arrays of these shapes.
 
-    They must fit the chip, and JAX must have a mesh that shares the images: a compiler cannot split
-    a kernel among devices by itself.
+    They must fit the chip, and be ``divided``.
     """
     batch, windows, tokens, _, heads, head_width = qkv.shape
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or batch % mesh.size:
+    if not divided(batch):
         return False
     together, of_bias = _together(windows, heads), 0
     if bias is not None:
         own = together if bias.shape[1] > 1 else 1
         of_bias = 2 * own * heads * _pairs(tokens) * (bias.dtype.itemsize + 4)
     return fits(tokens, heads, head_width, qkv.dtype, together, of_bias)
+
+
+def divided(batch: int) -> bool:
+    """Whether JAX has a mesh, and its devices equal parts of so many images.
+
+    A compiler cannot split a kernel among devices by itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and batch % mesh.size == 0
 
 
 def fits(
@@ -119,7 +130,7 @@ def forward(
     inputs = [qkv] if bias is None else [qkv, bias]
     attended = jax.ShapeDtypeStruct((*qkv.shape[:-1], qkv.shape[-1] // 3), qkv.dtype)
     kernel = functools.partial(_forward_kernel, heads=heads, seen=seen)
-    return _call(kernel, heads, interpret, inputs, [attended])[0]
+    return _call(kernel, heads, 2, interpret, inputs, [attended])[0]
 
 
 def backward(
@@ -135,20 +146,22 @@ def backward(
     kernel = functools.partial(_backward_kernel, heads=heads, seen=seen)
     of_qkv = jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)
     if bias is None:
-        return _call(kernel, heads, interpret, [qkv, gradient], [of_qkv])[0], None
+        return _call(kernel, heads, 5, interpret, [qkv, gradient], [of_qkv])[0], None
     # The axes of the grid along which programs add to the same gradient.
     shared = tuple(axis for axis, size in zip((1, 0), bias.shape[:2], strict=True) if size == 1)
     kernel = functools.partial(kernel, shared=shared)
     of_bias = jax.ShapeDtypeStruct(bias.shape, jnp.float32)
-    return _call(kernel, heads, interpret, [qkv, gradient, bias], [of_qkv, of_bias])
+    return _call(kernel, heads, 5, interpret, [qkv, gradient, bias], [of_qkv, of_bias], shared)
 
 
-def _call(kernel, heads, interpret, inputs, outputs):
+def _call(kernel, heads, products, interpret, inputs, outputs, shared=()):
     """A program for some windows, one image after the other before the next windows.
 
     So that the gradient of a bias that images share stays on the chip until all have added to it.
+    Two cores that are one device (v4, v5p) divide an axis of the grid. Not one in ``shared``, along
+    which programs add to the same: a core's sum would be lost in the other's.
     """
-    batch, windows = inputs[0].shape[:2]
+    batch, windows, tokens, width = inputs[0].shape
     together = _together(windows, heads)
 
     def block(x):
@@ -158,9 +171,20 @@ def _call(kernel, heads, interpret, inputs, outputs):
         rest = (0,) * (len(shape) - 2)
         return pl.BlockSpec(shape, lambda w, b: (b * images, w * windows, *rest))
 
+    grid = (windows // together, batch)
+    summed = [axis in shared and size > 1 for axis, size in enumerate(grid)]
+    semantics = ["arbitrary" if x else "parallel" for x in summed]
+    pairs = batch * windows * tokens**2
+    cost = pl.CostEstimate(
+        flops=products * 2 * pairs * width // 3,
+        transcendentals=pairs * heads,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, *outputs)),
+    )
     return pl.pallas_call(
         kernel,
-        grid=(windows // together, batch),
+        grid=grid,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+        cost_estimate=cost,
         in_specs=[block(x) for x in inputs],
         out_specs=[block(x) for x in outputs],
         out_shape=outputs,

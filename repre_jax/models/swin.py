@@ -217,7 +217,9 @@ class Swin(nn.Module):
     def block_form(self) -> BlockForm:
         """What the blocks are like; all stages' heads are equally wide."""
         head_width = self.embed_width // self.heads[0]
-        return BlockForm(head_width, self.norm_epsilon, self.initialisation, self.window)
+        return BlockForm(
+            head_width, self.norm_epsilon, self.initialisation, self.window, biased=True
+        )
 
     @property
     def residual_dtype(self) -> jnp.dtype:

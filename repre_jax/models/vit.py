@@ -102,7 +102,9 @@ class ViT(nn.Module):
     @property
     def block_form(self) -> BlockForm:
         """What the blocks are like."""
-        return BlockForm(self.width // self.heads, self.norm_epsilon, self.initialisation)
+        biased = self.position == "relative"
+        head_width = self.width // self.heads
+        return BlockForm(head_width, self.norm_epsilon, self.initialisation, biased=biased)
 
     @property
     def residual_dtype(self) -> jnp.dtype:
@@ -147,7 +149,7 @@ class ViT(nn.Module):
         if change_tokens:
             x = jnp.concatenate([x[:, :1], change_tokens(x[:, 1:])], axis=1)
         tokens = x.shape[1]
-        x = padded(x, self.heads, self.dtype)
+        x = padded(x, self.heads, self.dtype, self.block_form.biased)
         attention = functools.partial(attention, seen=tokens)
         for k in range(self.depth):
             x = self._block(k, attention)(x, train)

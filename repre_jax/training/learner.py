@@ -231,11 +231,12 @@ def remarks(resolution: Resolution, learner: Learner) -> list[str]:
             f"Of images of {channels} channel(s), colour jitter changes brightness and contrast "
             "alone, and none becomes grey."
         )
-    head_width = learner.encoder.block_form.head_width
-    if cudnn_attention.misses(head_width, learner.encoder.dtype):
+    form = learner.encoder.block_form
+    refusal = cudnn_attention.misses(form.head_width, learner.encoder.dtype, form.biased)
+    if refusal is not None:
         found.append(
-            f"cuDNN's attention was not found, or does not take heads of {head_width} channels: "
-            "every block writes its pairs of tokens, which costs memory and time."
+            f"cuDNN does not take attention with heads of {form.head_width} channels here "
+            f"({refusal}): every block writes its pairs of tokens, which costs memory and time."
         )
     return found
 

@@ -75,7 +75,7 @@ def train_step(
         memory=memory,
     )
     new_state = taken_where_finite(taken, state, outputs["metrics"]["loss"], grad_norm)
-    skipped = jnp.minimum(new_state.nonfinite_in_a_row, 1)
+    skipped = new_state.nonfinite_in_a_row > 0  # this step, that is
     new_state = new_state.replace(nonfinite_steps=state.nonfinite_steps + skipped)
     metrics = outputs["metrics"] | extra
     metrics |= {

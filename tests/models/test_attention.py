@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from repre_jax.models import attention, vit
 from repre_jax.models.attention import (
@@ -108,6 +109,16 @@ def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
     for ours, theirs in zip(results(), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     assert lengths == [(6, 5)] * 2
+
+
+@pytest.mark.parametrize(("images", "devices", "expected"), [(8, 2, 200), (7, 2, 197), (8, 0, 197)])
+def test_a_tpu_gets_unseen_tokens_where_its_kernel_takes_the_images(
+    images, devices, expected, monkeypatch
+):
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    mesh = AbstractMesh((devices,), ("batch",)) if devices else AbstractMesh((), ())
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert attention.best_length(197, images, 6, 64, jnp.bfloat16, False) == expected
 
 
 @pytest.mark.parametrize("windows", [1, 4])

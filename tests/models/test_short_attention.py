@@ -70,6 +70,33 @@ def test_a_bias_of_all_windows_gets_the_sum_of_theirs():
     np.testing.assert_allclose(found[1], summed, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, ["parallel", "parallel"]),
+        ((BATCH, 1), ["parallel", "parallel"]),
+        ((1, 6), ["parallel", "arbitrary"]),
+        ((1, 1), ["arbitrary", "arbitrary"]),
+    ],
+)
+def test_two_cores_divide_what_is_not_summed(own, expected, monkeypatch):
+    """Those of a v4 or v5p; an axis of the grid that they may divide comes first."""
+    called, real = [], short_attention.pl.pallas_call
+
+    def record(kernel, **options):
+        called.append(list(options["compiler_params"].dimension_semantics))
+        return real(kernel, **options)
+
+    monkeypatch.setattr(short_attention.pl, "pallas_call", record)
+    windows = 1 if own == (BATCH, 1) else 6
+    qkv, _, gradient = inputs(5, 5, jnp.float32, (1, windows))
+    bias = own and jnp.zeros((*own, HEADS, 5, 5))
+    options = {"heads": HEADS, "seen": 5, "interpret": True}
+    jax.eval_shape(functools.partial(short_attention.forward, **options), qkv, bias)
+    jax.eval_shape(functools.partial(short_attention.backward, **options), qkv, bias, gradient)
+    assert called == [["parallel", "parallel"], expected]
+
+
 def taken(batch, *shape, windows=1, bias=None, dtype=jnp.bfloat16, devices=1):
     mesh = Mesh(jax.devices()[:devices], ("batch",))
     qkv = jax.ShapeDtypeStruct((batch, windows, *shape), dtype)
