@@ -17,6 +17,7 @@ import jax
 from jax.extend import core
 from jax.sharding import AbstractMesh
 
+from repre_jax.sharding import platform
 from repre_jax.training.learner import Learner
 from repre_jax.training.operations import inner_jaxprs, step_inputs
 from repre_jax.training.placement import Placement
@@ -81,8 +82,7 @@ def _peak(jaxpr: core.Jaxpr) -> int:
 
 def _branch_here(equation: core.JaxprEqn) -> core.Jaxpr:
     """Of a choice by platform what is done on this one; the last branch is for all others."""
-    client = jax.local_devices()[0].client
-    here = "cuda" if "cuda" in client.platform_version.lower() else client.platform
+    here = platform()
     branches = equation.params["branches"]
     named = zip(equation.params["branches_platforms"], branches, strict=True)
     return next((b for names, b in named if names and here in names), branches[-1]).jaxpr
