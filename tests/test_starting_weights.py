@@ -1,6 +1,7 @@
 """``model.init_from``: the networks of a run, or an encoder alone, in place of random weights."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,6 @@ from steps import bits
 from tiny import BATCH, STEPS_PER_EPOCH, saved_run, tiny_config
 from whole_runs import command, summary
 
-from repre_jax import pretrain
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import run_config
 from repre_jax.starting_weights import starting_weights
@@ -101,22 +101,24 @@ def test_encoders_that_mean_something_else_are_refused(start_of, method, changes
         start_of(method, **changes)
 
 
-def test_a_run_that_goes_on_needs_them_no_more(run):
-    config = tiny_config("dino")
-    config.model.init_from = "nowhere"
-    assert pretrain._start(config, run.learner, run.folder) == []
-
-
 @pytest.mark.slow
-def test_a_run_starts_there(run, tmp_path, capsys):
+def test_a_run_starts_there_and_needs_them_no_more(run, tmp_path, capsys):
+    first = shutil.copytree(run.folder, tmp_path / "first")
     arguments = [
         "--config=configs/dino_vits.py:smoke",
         f"--workdir={tmp_path / 'run'}",
         "--config.train.steps=2",
         "--config.checkpoint.every_steps=1",
-        f"--config.model.init_from={run.folder}",
+        f"--config.model.init_from={first}",
         "--config.model.image_size=16",
     ]
     assert command(*arguments) == 0
     assert "Starts from first, step 3, target weights: encoder" in capsys.readouterr().out
-    assert summary(tmp_path / "run")["steps"] == 2
+    finished = summary(tmp_path / "run")
+    shutil.rmtree(first)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    (tmp_path / "run" / "summary.json").unlink()
+    assert command(*arguments) == 0
+    told = capsys.readouterr().out
+    assert "Resumed at step 1." in told and "Starts from" not in told
+    assert summary(tmp_path / "run")["params_sha256"] == finished["params_sha256"]

@@ -71,6 +71,7 @@ def explain(config: ConfigDict, config_filename: str, absent: Topology | None = 
     choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu, before=before)
     choices += choose_compute_dtype(config, on_cpu=on_cpu, before=before)
     resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
+    pixel_format(config.data, config.model.channels)  # is told without images, too
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)
     placement = Placement(mesh, config.train.shard_state)
@@ -101,7 +102,6 @@ def _images(config: ConfigDict) -> tuple[int, str]:
         val = open_source(data, "val", channels) if has_split(data, "val") else None
         return len(train), in_words(train, val)
     except NotPrepared:
-        pixel_format(data, channels)  # what is wrong with the config shows without images, too
         if config.data.name in _KNOWN_IMAGES:
             count = _KNOWN_IMAGES[config.data.name]
             return count, f"Images: {count:,} of {config.data.name} as published; not found here."

@@ -44,9 +44,9 @@ def test_transformer_fusion_is_made_of_the_encoders_blocks():
     """Table 5: heads as wide, windows as large and shifted as often as in the backbone."""
     moco_v3 = ViT(patch_size=16, width=384, depth=12, heads=12, image_size=224)
     assert branch(encoder=moco_v3).decoder.form.head_width == 32
-    assert branch().decoder.form == (64, 1e-6, "dino", None)
+    assert branch().decoder.form == (64, 1e-6, "dino", None, False)
     repre = branch(encoder=SWIN, decoder__operator="transformer")
-    assert repre.decoder.form == (32, 1e-5, "dino", 7)
+    assert repre.decoder.form == (32, 1e-5, "dino", 7, True)
     sides = [(56, 96), (28, 192), (14, 384), (7, 768)]
     maps = [jax.ShapeDtypeStruct((1, side, side, width), jnp.float32) for side, width in sides]
     params = jax.eval_shape(repre.init, jax.random.key(0), maps)["decoder"]
