@@ -4,6 +4,7 @@ The batch that it sees is the global one (see ``sharding``). Nothing in here kno
 is trained, except through the parts of its ``Method``; nothing but three lines knows of RePre.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import optax
 
 from repre_jax.data.device.augment import augment_views
 from repre_jax.losses.meters import feature_std
-from repre_jax.methods.method import Keys
+from repre_jax.methods.method import Encoded, Keys, Method
 from repre_jax.models.conv_stem import conv_stem, trunk
 from repre_jax.models.pixels import encoder_input
 from repre_jax.training import accumulation
@@ -36,8 +37,8 @@ def train_step(
     Args:
       learner: static parts; bind it with ``functools.partial`` before ``jax.jit``.
       state: donated by the caller.
-      batch: of ``data.pipeline``: "global" uint8 [B, V, S, S, 3], "local" uint8 [B, n, s, s, 3] or
-        absent, "index" and "epoch" int32 [B].
+      batch: of ``data.pipeline``: "global" uint8 or uint16 [B, V, H, W, C], "local" the same
+        [B, n, h, w, C] or absent, "index" and "epoch" int32 [B].
       placement: of the state, static as well; None where it is whole on every device.
 
     Returns:
@@ -135,8 +136,8 @@ def loss_and_gradients(
     }
 
 
-def stem_maps(learner: Learner, params: Any, statistics: Any, views: Views):
-    """``pass_stem`` of the views that the online network sees."""
+def stem_maps(learner: Learner, params: Any, statistics: Any, views: Views) -> tuple[Views, Any]:
+    """``pass_stem`` of the views that the online network sees; ({}, {}) without such a stem."""
     if conv_stem(learner.encoder) is None:
         return {}, {}
     params = stop_frozen(learner.method, params)
@@ -144,7 +145,7 @@ def stem_maps(learner: Learner, params: Any, statistics: Any, views: Views):
     return pass_stem(learner.encoder, params["encoder"], statistics, seen)
 
 
-def encode(learner: Learner, params: Any, views: Views, keys: Keys):
+def encode(learner: Learner, params: Any, views: Views, keys: Keys) -> Encoded:
     """The method's forward pass; parameters frozen for good are constants to it.
 
     Where the encoder has a convolutional stem, ``views["stem"]`` is what came out of it.
@@ -154,8 +155,21 @@ def encode(learner: Learner, params: Any, views: Views, keys: Keys):
     return learner.method.encode(trunk(learner.encoder), params, views, keys, learner.taps)
 
 
-def framework_objective(learner, state, params, inputs, target):
-    """Weighted loss of the framework plus the regulariser of the weights, and what it leaves."""
+def framework_objective(
+    learner: Learner, state: TrainState, params: Any, inputs: Any, target: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Weighted loss of the framework plus the regulariser of the weights, and what it leaves.
+
+    Args:
+      learner: static parts.
+      state: with the statistics and the memory.
+      params: online parameters.
+      inputs: of the heads, of the whole batch; of a micro-batch where the method is separable.
+      target: of ``target_outputs``.
+
+    Returns:
+      (scalar, {"loss": the method's own, "metrics", "batch_stats"}).
+    """
     params = stop_frozen(learner.method, params)
     online, updated = learner.method.heads.apply(
         {"params": params["heads"], "batch_stats": state.batch_stats},
@@ -172,8 +186,18 @@ def framework_objective(learner, state, params, inputs, target):
     return weights.framework * loss + weights.regulariser, aux
 
 
-def branch_objective(learner, params, maps, views, keys):
-    """A micro-batch's share of the weighted reconstruction loss, and the loss itself."""
+def branch_objective(
+    learner: Learner, params: Any, maps: Sequence[jax.Array], views: Views, keys: Keys
+) -> tuple[jax.Array | float, jax.Array | float]:
+    """A micro-batch's shares of the weighted reconstruction loss, and of the loss itself.
+
+    Args:
+      learner: static parts.
+      params: online parameters.
+      maps: [b, gh, gw, D] of view 1 at the taps.
+      views: of the micro-batch, augmented.
+      keys: its own.
+    """
     if learner.repre is None:
         return 0.0, 0.0
     params = stop_frozen(learner.method, params)
@@ -221,8 +245,10 @@ def loss_gradient_norms(
     }
 
 
-def target_outputs(learner: Learner, state: TrainState, global_views: jax.Array):
-    """The target network on its views: outputs [B, T, K] or None, and its new statistics."""
+def target_outputs(
+    learner: Learner, state: TrainState, global_views: jax.Array
+) -> tuple[jax.Array | None, Any]:
+    """The target network on views [B, V, H, W, C]: outputs [B, T, K] or None, new statistics."""
     target, params = learner.method.target, state.target_params
     if target is None:
         return None, {}
@@ -247,7 +273,7 @@ def target_outputs(learner: Learner, state: TrainState, global_views: jax.Array)
     return jax.lax.stop_gradient(outputs), updated.get("batch_stats", {}) | stem_stats
 
 
-def stop_frozen(method, params):
+def stop_frozen(method: Method, params: Any) -> Any:
     """Parameters frozen for good are constants: no gradient is computed for them."""
     forever = [f for f in method.frozen if f.until_step is None]
 

@@ -201,8 +201,8 @@ def finetune_step(
     Args:
       finetuner: static parts; bind it with ``functools.partial`` before ``jax.jit``.
       state: donated by the caller.
-      batch: of ``data.pipeline``: "global" uint8 [B, 1, S, S, 3], "label", "index" and "epoch"
-        int32 [B].
+      batch: of ``data.pipeline``: "global" uint8 or uint16 [B, 1, H, W, C], "label", "index" and
+        "epoch" int32 [B].
 
     Returns:
       (next state, metrics: scalars).
@@ -219,7 +219,7 @@ def jitted_finetune_step(finetuner: Finetuner, mesh: Mesh) -> jax.stages.Wrapped
 def augmented(
     finetuner: Finetuner, batch: dict[str, jax.Array], step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Flipped, normalised, erased and mixed images [B, S, S, 3], and their soft targets [B, C].
+    """Flipped, normalised, erased and mixed images [B, H, W, C], and their soft targets [B, K].
 
     All draws but the mixture, which is the step's, are functions of (seed, epoch, index).
     """
