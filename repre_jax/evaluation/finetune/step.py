@@ -85,7 +85,7 @@ class Finetuner:
     seed: int
 
     def logits(self, params: Any, images: jax.Array, **apply_options: Any) -> jax.Array:
-        """float32 [B, C] of images [B, H, W, C] as the encoder takes them."""
+        """float32 [B, C] of images [B, H, W, channels] as the encoder takes them."""
         last = (self.encoder.depth - 1,) if self.recipe.pooling == "tokens" else ()
         encoded, maps = apply_with_taps(
             self.encoder, {"params": params["encoder"]}, images, last, **apply_options
@@ -219,7 +219,7 @@ def jitted_finetune_step(finetuner: Finetuner, mesh: Mesh) -> jax.stages.Wrapped
 def augmented(
     finetuner: Finetuner, batch: dict[str, jax.Array], step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Flipped, normalised, erased and mixed images [B, H, W, C], and their soft targets [B, K].
+    """Flipped, erased and mixed images [B, H, W, channels], and their soft targets [B, C].
 
     All draws but the mixture, which is the step's, are functions of (seed, epoch, index).
     """
