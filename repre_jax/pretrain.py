@@ -46,7 +46,7 @@ from repre_jax.training.learner import (
     remarks,
 )
 from repre_jax.training.placement import Placement
-from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.resolution import Resolution
 from repre_jax.training.resuming import (
     FREE_TO_CHANGE,
     TOLD_WHEN_CHANGED,
@@ -54,7 +54,7 @@ from repre_jax.training.resuming import (
     check_changes,
     ways_to_less_memory,
 )
-from repre_jax.training.sizes import choose_compute_dtype, choose_sizes
+from repre_jax.training.sizes import settle
 from repre_jax.visualize.reconstructions import painted, painters, save_reconstructions
 from repre_jax.visualize.report.page import write_report
 
@@ -94,12 +94,13 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     source = open_source(config.data, "train", config.model.channels)
     check_normalised(config, source)
     val = _open_val(config, source)
-    sizes = {"images": len(source), "devices": mesh.size}
-    on_cpu = jax.default_backend() == "cpu"
-    before = saved_config(workdir)
-    choose_sizes(config, **sizes, on_cpu=on_cpu, before=before)
-    choose_compute_dtype(config, on_cpu=on_cpu, before=before)
-    resolution = resolve(config, **sizes)
+    resolution, _ = settle(
+        config,
+        images=len(source),
+        devices=mesh.size,
+        on_cpu=jax.default_backend() == "cpu",
+        before=saved_config(workdir),
+    )
     learner = build_learner(config, resolution)
     placement = Placement(mesh, config.train.shard_state)
     evaluation = _open_evaluation(config, learner, source, val, mesh)

@@ -26,9 +26,9 @@ from repre_jax.training.learner import Learner, TrainState, build_learner, remar
 from repre_jax.training.memory import device_memory, step_memory
 from repre_jax.training.operations import forward_multiply_adds, step_multiply_adds
 from repre_jax.training.placement import Placement
-from repre_jax.training.resolution import Resolution, resolve
+from repre_jax.training.resolution import Resolution
 from repre_jax.training.resuming import differences, undoes_remat, ways_to_less_memory
-from repre_jax.training.sizes import Choice, choose_compute_dtype, choose_sizes
+from repre_jax.training.sizes import Choice, settle
 
 # Sizes of well-known training sets, so that a recipe can be explained without its data.
 _KNOWN_IMAGES = {"imagenet2012": 1_281_167}
@@ -68,9 +68,9 @@ def explain(config: ConfigDict, config_filename: str, absent: Topology | None = 
     images, images_told = _images(config)
     on_cpu = absent is None and jax.default_backend() == "cpu"
     before = saved_config(Path(config.workdir))
-    choices = choose_sizes(config, images=images, devices=mesh.size, on_cpu=on_cpu, before=before)
-    choices += choose_compute_dtype(config, on_cpu=on_cpu, before=before)
-    resolution = resolve(config, images=images, devices=mesh.size, on_cpu=on_cpu)
+    resolution, choices = settle(
+        config, images=images, devices=mesh.size, on_cpu=on_cpu, before=before
+    )
     pixel_format(config.data, config.model.channels)  # is told without images, too
     learner = build_learner(config, resolution)
     state = jax.eval_shape(learner.init)

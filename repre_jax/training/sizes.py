@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from repre_jax.training.resolution import compute_dtype
+from repre_jax.training.resolution import Resolution, compute_dtype, resolve
 
 # The two recipes of configs/imagenette_dino.py: minutes on a CPU, and an accelerator.
 _CPU = {
@@ -103,6 +103,27 @@ def choose_compute_dtype(
         chosen, why = before["train"]["compute_dtype"], "as the run began"
     config.train.compute_dtype = chosen
     return [Choice("train.compute_dtype", chosen, why)]
+
+
+def settle(
+    config: ConfigDict,
+    *,
+    images: int,
+    devices: int,
+    on_cpu: bool,
+    before: Mapping[str, Any] | None,
+) -> tuple[Resolution, list[Choice]]:
+    """Fills in all that ``config`` leaves open, and derives the numbers of the run from it.
+
+    Args and errors: as of ``choose_sizes`` and ``resolve``.
+
+    Returns:
+      (numbers of the run, what was chosen).
+    """
+    sizes = {"images": images, "devices": devices, "on_cpu": on_cpu}
+    choices = choose_sizes(config, **sizes, before=before)
+    choices += choose_compute_dtype(config, on_cpu=on_cpu, before=before)
+    return resolve(config, **sizes), choices
 
 
 def _open(config: ConfigDict, key: str) -> bool:

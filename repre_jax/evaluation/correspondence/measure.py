@@ -48,8 +48,8 @@ def measure_propagation(evaluation: Evaluation) -> dict[str, Any]:
     names = names_of(blocks, fused)
     clips = clips_of(list(source.names), config.clip_frames)
     networks, pretrained = {"blocks": evaluation.params}, evaluation.pretrained
-    began_random = pretrained.weights != "random" and not pretrained.config.model.init_from
-    if config.beside_random and began_random:
+    is_random, began_random = pretrained.weights == "random", not pretrained.config.model.init_from
+    if config.beside_random and began_random and not is_random:
         random = open_pretrained(config.checkpoint, weights="random").load_params()
         networks["random"] = jax.device_put(random, replicated(evaluation.mesh))
     judge = RegionAndBoundary if config.data.layout == DAVIS else MeanIoU
