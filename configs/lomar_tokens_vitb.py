@@ -22,7 +22,8 @@ def get_config(variants: str = ""):
     config.repre.enabled = False
     config.model.name = "vit_base"
     lomar_vitb.recipe(config)
-    return defaults.apply_variants(config, variants, {"k_means": k_means, "ids": ids})
+    own = {"k_means": k_means, "ids": ids, "epochs": lomar_vitb.epochs}
+    return defaults.apply_variants(config, variants, own)
 
 
 def k_means(config):

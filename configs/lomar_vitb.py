@@ -20,7 +20,7 @@ def get_config(variants: str = ""):
     config.repre.enabled = False
     config.model.name = "vit_base"
     recipe(config)
-    return defaults.apply_variants(config, variants, {"released": released})
+    return defaults.apply_variants(config, variants, {"released": released, "epochs": epochs})
 
 
 def recipe(config):
@@ -32,5 +32,10 @@ def recipe(config):
 
 def released(config):
     """The length of the published weights."""
-    config.train.epochs = 1600
-    config.optimizer.warmup_epochs = 80.0
+    epochs(config, "1600")
+
+
+def epochs(config, count):
+    """Length of the run, and of the warm-up with it."""
+    defaults.epochs(config, count)
+    config.optimizer.warmup_epochs = config.train.epochs / 20

@@ -16,4 +16,5 @@ lomar_vitb = beside(__file__, "lomar_vitb")
 def get_config(variants: str = ""):
     config = lomar_vitb.get_config()
     config.model.name = "vit_small"
-    return defaults.apply_variants(config, variants, {"released": lomar_vitb.released})
+    own = {"released": lomar_vitb.released, "epochs": lomar_vitb.epochs}
+    return defaults.apply_variants(config, variants, own)

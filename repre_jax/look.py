@@ -100,6 +100,7 @@ def open_scene(config: ConfigDict, workdir: Path | None) -> Scene:
             inner.cache_path = inner.cache_path or str(pretrained.run / "eval" / "features")
             inner.data = opened[0][0].data if opened else inner.data
         opened.append((inner, pretrained))
+    _check_same_pixels([pretrained for _, pretrained in opened])
     channels = opened[0][1].encoder.channels
     opened_images = functools.cache(lambda: open_images(opened[0][0].data, channels))
     samples = read_samples(config.images, "images", pixel_format(opened[0][0].data, channels))
@@ -120,6 +121,21 @@ def open_scene(config: ConfigDict, workdir: Path | None) -> Scene:
     return Scene(config, subjects, samples, folder, opened_images)
 
 
+def _check_same_pixels(of_runs: list[Pretrained]) -> None:
+    """Raises UserError where runs see other values of the same images."""
+    first, *others = of_runs
+    for key, of in (
+        ("model.channels", lambda x: x.encoder.channels),
+        ("data.range", lambda x: x.config.data.range),
+    ):
+        for other in others:
+            if of(other) != of(first):
+                raise UserError(
+                    f"{first.run.name} and {other.run.name} have other {key} ({of(first)}, "
+                    f"{of(other)}) and cannot look at the same images: draw each by itself."
+                )
+
+
 def _names(opened: list[tuple[ConfigDict, Pretrained]]) -> list[str]:
     """Names that tell the checkpoints apart: of the run, else with the step, else with its path."""
     of_runs = [pretrained for _, pretrained in opened]
@@ -131,8 +147,9 @@ def _names(opened: list[tuple[ConfigDict, Pretrained]]) -> list[str]:
         names = [name(pretrained) for pretrained in of_runs]
         if len(set(names)) == len(names):
             return names
+    twice = next(name for name in names if names.count(name) > 1)
     raise UserError(
-        f"checkpoint names {names[0]} twice, or two runs of the same name: name each once."
+        f"checkpoint names {twice} twice, or two runs of the same name: name each once."
     )
 
 

@@ -174,9 +174,9 @@ def _open_val(config: ConfigDict, train: Source) -> Source | None:
     if not has_split(config.data, "val"):
         return None
     data = config.data.copy_and_resolve_references()
-    if train.labels is None:
+    if not train.has_labels:
         data.cache_size = 0
-    return open_source(data, "val", config.model.channels)
+    return open_source(data, "val", config.model.channels, train)
 
 
 def _changes(config: ConfigDict, folder: RunFolder, mesh: Mesh) -> list[Change]:
@@ -298,7 +298,7 @@ def evaluated_encoder(learner: Learner, state: TrainState) -> Any:
 
 def _open_evaluation(config, learner, source, val, mesh) -> OnlineEvaluation | None:
     """None without labels in both splits: training needs neither."""
-    if val is None or source.labels is None or val.labels is None:
+    if val is None or not (source.has_labels and val.has_labels):
         return None
     feature = learner.method.evaluation.feature
     return OnlineEvaluation(frozen(learner.encoder), source, val, config, mesh, feature)

@@ -163,6 +163,12 @@ def test_mistakes(look, given, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_that_see_other_values_of_the_same_images(root, look):
+    saved_run(root / "grey", "dino", channels=1)
+    code, _, err = look("dino,grey")
+    assert code == 2 and "dino and grey have other model.channels (3, 1)" in err
+
+
 def test_the_same_run_twice(look):
     code, _, err = look("dino,dino")
     assert code == 2 and "checkpoint names" in err and "name each once" in err

@@ -280,6 +280,8 @@ def test_unknown_names_are_told_with_the_choices(mistake, key, value, choices):
         ({"views.local_size": 20}, "views.local_size=20 is not a multiple of model.patch_size=8."),
         ({"repre.taps": "1,9"}, "repre.taps='1,9' must rise, and vit_nano has blocks 0 to 3."),
         ({"repre.taps": "3,1"}, "must rise"),
+        ({"repre.fixed_weights": "(1.0,0.1)"}, "repre.weighting=learned does not read it: set"),
+        ({"repre.branch": "windows", "repre.taps": "single"}, "has neither taps nor a decoder"),
         ({"model.name": "swin_nano"}, "Swin's patch is 4 pixels"),
         (
             {"model.name": "swin_nano", "model.patch_size": 4, "model.image_size": 40},
@@ -586,6 +588,8 @@ def test_variants_of_the_ablations():
 def test_variants_of_the_length_hold_whatever_the_recipe():
     for variants in ("official,epochs=800", "epochs=800,official"):
         assert read_config(f"moco_v2_vits:{variants}").train.epochs == 800
+    for variants in ("released", "epochs=1600"):
+        assert read_config(f"lomar_vitb:{variants}").optimizer.warmup_epochs == 80
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class RandAugment:
 class ViewRecipe:
     """Global views (two, as a rule) and ``local_crops`` small ones, cut from one decoded image.
 
-    Geometry (crop, resize) is done on the host by ``data/views.py``; flip and everything
+    Geometry (crop, resize) is done on the host by ``data/host/crops.py``; flip and everything
     photometric on the device by ``data/device/augment.py``, in the order of the fields below.
     Pairs give global view 1 and view 2; every local crop uses ``local_blur_probability`` and no
     solarisation. View 1 is the one that RePre reconstructs.

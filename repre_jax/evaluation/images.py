@@ -35,7 +35,7 @@ def check_as_seen(of_the_run: ConfigDict) -> None:
 def open_images(data: ConfigDict, channels: int) -> tuple[Source, Source]:
     """The training and the validation images; without a validation split the former twice."""
     train = open_source(data, "train", channels)
-    return train, open_source(data, "val", channels) if has_split(data, "val") else train
+    return train, open_source(data, "val", channels, train) if has_split(data, "val") else train
 
 
 def open_labelled(data: ConfigDict, channels: int) -> tuple[Source, Source]:
@@ -47,9 +47,9 @@ def open_labelled(data: ConfigDict, channels: int) -> tuple[Source, Source]:
     train = open_source(data, "train", channels)
     if not has_split(data, "val"):
         raise UserError(f"{train.description} has no validation split to evaluate on.")
-    val = open_source(data, "val", channels)
+    val = open_source(data, "val", channels, train)
     for source in (train, val):
-        if source.class_names is None and source.labels is None:
+        if not source.has_labels:
             raise UserError(
                 f"{source.description} has no labels ({source.why_unlabelled}); put images into "
                 "class folders, or name a table of labels in data.labels."

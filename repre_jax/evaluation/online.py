@@ -44,7 +44,9 @@ class OnlineEvaluation:
         self.train, self.val, self._config, self._mesh = train, val, config, mesh
         self._encoder = encoder
         self.unreadable: dict[str, str] = {}
-        self._classes = int(max(train.labels.max(), val.labels.max())) + 1
+        self._classes = max(
+            len(x.class_names) if x.class_names else int(x.labels.max()) + 1 for x in (train, val)
+        )
 
         self._encode = jitted(encode_pixels(encoder, feature), mesh)
         self._health = jax.jit(

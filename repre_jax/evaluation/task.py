@@ -118,6 +118,7 @@ class Evaluation:
         depends_on = [
             self.pretrained.fingerprint,
             source.fingerprint,
+            source.content(),
             dataclasses.astuple(source.pixels),
             config.data.cache_size,
             height_and_width(config.image_size),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from repre_jax.losses.normalisation import l2_normalise
 
-# Features of which all share a direction but for a part e of their length have a std of about
+# If all features are one common direction plus a deviation of relative length e, their std is about
 # e / sqrt(D): at 0.05 the mean cosine of two images is 0.9975. Untrained transformers, whose
 # features resemble each other most of all healthy ones, have 0.18 on digits, 0.7 on photographs.
 _COLLAPSED_STD_SHARE = 0.05

@@ -7,7 +7,7 @@ log-likelihood is an L1 loss):
     total = exp(-s1) * framework + s1 / 2 + exp(-s2) * reconstruct + s2
 
 whose optimum is exp(-s1) = 1 / (2 framework), exp(-s2) = 1 / reconstruct. A normal likelihood (a
-squared error) has the form of the softmax, but for a constant. It needs losses that are
+squared error) has the form of the softmax, but for a constant. The weighting needs losses that are
 not negative: a negative one drives its s to minus infinity.
 """
 

@@ -157,7 +157,13 @@ def _remarks(config: ConfigDict, clock: Clock) -> list[str]:
     found, last = [], (clock.total_steps - 1) // clock.steps_per_epoch
     start, end = config.teacher_temperature_start, config.teacher_temperature
     epochs = config.teacher_temperature_warmup_epochs
-    if start != end and last < epochs - 1:
+    if start != end and epochs == 0:
+        found.append(
+            f"The teacher temperature is method.teacher_temperature={end:g} from the first step: "
+            f"to begin at method.teacher_temperature_start={start:g}, set "
+            "method.teacher_temperature_warmup_epochs."
+        )
+    elif start != end and last < epochs - 1:
         reached = np.linspace(start, end, epochs)[last]
         found.append(
             f"The teacher temperature ends at {reached:.4g}, not at "

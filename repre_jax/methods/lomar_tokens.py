@@ -107,11 +107,10 @@ def build(config: ConfigDict, views: ConfigDict, clock: Clock, encoder: nn.Modul
         if config.tokenizer == "random_projection":
             return
         read = init_tokenizer(None)  # now, for a file that does not fit is to be told of at once
-        found = len(read.get("ids", range(count)))
-        if found != count:
+        if config.tokenizer == "ids" and len(read["ids"]) != count:
             raise UserError(
-                f"{config.tokens_path} has ids of {found:,} images, and the training set has "
-                f"{count:,}."
+                f"{config.tokens_path} has ids of {len(read['ids']):,} images, and the training "
+                f"set has {count:,}."
             )
 
     def encode(encoder, params, views, keys, taps):

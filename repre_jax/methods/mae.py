@@ -7,7 +7,7 @@ Source of every number: facebookresearch/mae, models_mae.py, main_pretrain.py, P
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -96,7 +96,7 @@ class MAEHeads(nn.Module):
 
 def see(
     encoder: nn.Module,
-    params: jax.Array,
+    params: Any,
     images: jax.Array,
     noise: jax.Array,
     config: ConfigDict,
@@ -193,6 +193,7 @@ def decoder_of(config: ConfigDict, encoder: nn.Module) -> MAEDecoder:
         heads=config.decoder_heads,
         remat=encoder.remat,
         dtype=encoder.dtype,
+        residual_dtype=encoder.residual_dtype,
     )
 
 

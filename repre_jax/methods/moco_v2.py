@@ -1,8 +1,8 @@
 """MoCo v2 (arXiv 1911.05722, 2003.04297): one view queries, the other is key, a queue remembers.
 
 View 1 passes the online network, view 2 the moving average; the negatives are the keys of earlier
-batches. The official code shuffles keys over devices because of BatchNorm in the encoder, which a
-vision transformer has none of.
+batches. The official code shuffles keys over devices because of BatchNorm in the encoder; vision
+transformers have none, and that of a convolutional stem sees the whole batch here.
 Source of every number: facebookresearch/moco, main_moco.py, moco/builder.py, moco/loader.py.
 """
 

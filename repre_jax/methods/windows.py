@@ -70,10 +70,10 @@ def check_windows(config: ConfigDict, encoder: nn.Module, name: str) -> None:
     places = min(encoder.grid) - config.side + 1
     if config.windows > places:
         raise UserError(
-            f"{name} draws {config.windows} windows with different rows and columns, and one of "
-            f"{config.side} x {config.side} patches has {max(places, 0)} in an image of "
-            f"{size_in_words(encoder.image_size)} pixels in patches of {encoder.patch_size}: lower "
-            "windows or side, or enlarge the image."
+            f"{name} draws {config.windows} windows in different rows and columns, and a window of "
+            f"{config.side} x {config.side} patches has only {max(places, 0)} of them in an image "
+            f"of {size_in_words(encoder.image_size)} pixels in patches of {encoder.patch_size}: "
+            "lower windows or side, or enlarge the image."
         )
 
 
@@ -171,7 +171,7 @@ def see(
 
 def encode_windows(
     encoder: nn.Module,
-    params: jax.Array,
+    params: Any,
     mask_token: jax.Array,
     images: jax.Array,
     windows: Windows,

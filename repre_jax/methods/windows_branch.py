@@ -1,7 +1,8 @@
 """LoMaR's windows as the reconstruction beside any framework, in place of RePre's decoder.
 
 What neither paper has: the online encoder of a contrastive method also sees a few masked windows of
-view 1 and predicts their patches as in LoMaR. Windows count their positions from their own corner.
+view 1 and predicts their patches as in LoMaR. Windows count their positions from their own corner;
+learned ones, of the whole image, are resized for them as for local crops.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from repre_jax.losses.masked import masked_squared_error, patch_targets
@@ -41,7 +43,7 @@ class WindowsBranch:
         """Parameters {"mask", "pixels", "log_variance"?}."""
         del maps
         keys = jax.random.split(key)
-        tokens = jax.numpy.zeros((1, self.width))
+        tokens = jnp.zeros((1, self.width))
         return {
             "mask": normal_002(keys[0], (1, 1, self.width)),
             "pixels": self.pixels.init(keys[1], tokens)["params"],
@@ -78,7 +80,7 @@ class WindowsBranch:
 def build(
     config: ConfigDict, encoder: nn.Module, model: ConfigDict, loss_name: str
 ) -> WindowsBranch:
-    """The branch that ``config.repre`` asks for; see ``methods.branch.build``.
+    """The branch that ``config.repre`` asks for; see ``methods.repre.build``.
 
     Raises:
       UserError: windows that the image has no room for, or an encoder without tokens to mask.

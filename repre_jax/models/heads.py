@@ -22,7 +22,8 @@ from repre_jax.models.layers import (
 class ProjectionMLP(nn.Module):
     """Linear layers with BatchNorm and ReLU between them, as the papers' projectors vary them.
 
-    Nothing reads the running statistics during pre-training.
+    Pre-training normalises by the statistics of the batch; the running mean is only what they are
+    computed about (``batch_norm``).
 
     Attributes:
       features: width of each layer's output; None for that of the input, which is the encoder's.

@@ -30,6 +30,7 @@ class MAEDecoder(nn.Module):
       values: of the pixels of a patch, P * P * C.
       width, depth, heads: of its blocks.
       remat: of ``rematerialisation.LEVELS``.
+      residual_dtype: of the sums that pass through all blocks; None for ``dtype``.
     """
 
     grid: tuple[int, int]
@@ -39,6 +40,7 @@ class MAEDecoder(nn.Module):
     heads: int = 16
     remat: str = NONE
     dtype: jnp.dtype = jnp.float32
+    residual_dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, tokens: jax.Array, shuffled: Shuffle, train: bool) -> jax.Array:
@@ -47,6 +49,7 @@ class MAEDecoder(nn.Module):
         options = {"kernel_init": kernel_init, "dtype": self.dtype}
         batch, patches = shuffled.restore.shape
         x = Dense(self.width, name="embed", **options)(tokens)
+        x = x.astype(self.residual_dtype or self.dtype)
         class_token, kept = x[:, :1], x[:, 1:]
         mask_token = self.param("mask_token", normal_002, (1, 1, self.width)).astype(x.dtype)
         hidden = jnp.broadcast_to(mask_token, (batch, patches - kept.shape[1], self.width))

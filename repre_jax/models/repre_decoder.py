@@ -45,11 +45,11 @@ class FusionBlock(nn.Module):
         if self.form.window is None:
             x = x.reshape(shape[0], -1, self.width)
         for k in range(self.layers):
-            x = self._block(k, max(shape[1:3]))(x, False)
+            x = self._block(k, min(shape[1:3]))(x, False)
         return x.reshape(shape)
 
     def _block(self, k: int, side: int) -> Block:
-        """The k-th block, for maps of this side."""
+        """The k-th block, for maps whose shorter side is this one, as in the encoder."""
         form, attention = self.form, Attention
         if form.window is not None:
             window = min(form.window, side)

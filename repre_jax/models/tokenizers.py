@@ -77,11 +77,17 @@ def tokenize(knowledge: Any, patches: jax.Array) -> jax.Array:
     patches = patch_targets(patches, per_patch=True)
     if "codes" in knowledge:
         # Codes are of unit length, so the nearest one is that of the largest product.
-        projected = l2_normalise(patches @ knowledge["projection"])
-        return jnp.argmax(projected @ knowledge["codes"].T, axis=-1).astype(jnp.int32)
+        projected = l2_normalise(_product(patches, knowledge["projection"]))
+        scores = _product(projected, knowledge["codes"].T)
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
     centroids = knowledge["centroids"]
-    scores = patches @ centroids.T - jnp.sum(jnp.square(centroids), axis=-1) / 2
+    scores = _product(patches, centroids.T) - jnp.sum(jnp.square(centroids), axis=-1) / 2
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    # In float32 on accelerators, too: rounded to bfloat16 or TF32, another id may be the nearest.
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def _read(path: str, name: str) -> np.ndarray:

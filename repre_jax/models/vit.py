@@ -37,7 +37,7 @@ VIT_SIZES = {
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
-    # With a convolutional stem in place of the patch embedding and, but for nano, of one block.
+    # With a convolutional stem in place of the patch embedding and, nano excepted, of one block.
     "vit_conv_nano": (128, 4, 4),
     "vit_conv_small": (384, 11, 12),
     "vit_conv_base": (768, 11, 12),
@@ -51,7 +51,7 @@ class ViT(nn.Module):
 
     Any image whose sides the patch divides is accepted. Sin-cos positions are made for the grid at
     hand; learned ones are of the grid of ``image_size`` and are resized as the official DINO does
-    (``position_embeddings.bicubic_resize_matrix``); relative ones, LoMaR's, fit every grid.
+    (``positions.bicubic_resize_matrix``); relative ones, LoMaR's, fit every grid.
 
     Attributes:
       image_size: in pixels, of the images that learned positions are made for.

@@ -82,7 +82,7 @@ def get_config(method: str) -> ConfigDict:
     # ... and of each stage of a Swin.
     config.model.stage_depths = placeholder(tuple)
     config.model.stage_heads = placeholder(tuple)
-    config.model.window = placeholder(int)  # of Swin, in tokens; None: the usual one for the size
+    config.model.window = placeholder(int)  # of Swin, in tokens; None: 7
     # Of ViT: "learned", "sincos" (MoCo v3's), "sincos_columns_first" (MAE's), "relative" (LoMaR's);
     # None: learned. Swin has its own.
     config.model.position = placeholder(str)
@@ -95,8 +95,8 @@ def get_config(method: str) -> ConfigDict:
     # What the backward pass computes again, for less memory: "attention" also norms and GELU, a few
     # per cent more operations; "block" everything, a third more. On a CPU it saves nothing.
     config.model.remat = FieldReference("none", field_type=object)
-    # Whether the sums that pass through all blocks are float32 where the rest is bfloat16, as under
-    # PyTorch's autocast.
+    # Whether the sums that pass through all blocks, MAE's decoder's too, are float32 where the rest
+    # is bfloat16, as under PyTorch's autocast.
     config.model.float32_residual = False
     config.model.update(getattr(METHODS[method], "MODEL", {}))  # as the paper's encoder is made
 
@@ -143,7 +143,8 @@ def get_config(method: str) -> ConfigDict:
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.weight_decay = 0.04  # at step 0
     config.optimizer.end_weight_decay = 0.4  # at the last step, by a cosine
-    config.optimizer.decay = "matrices"  # of rank two and more, or "all", or "kernels"
+    # What weights decay: "matrices", of rank two and more, "kernels", "all_but_norms" or "all".
+    config.optimizer.decay = "matrices"
     config.optimizer.momentum = 0.9  # of SGD and LARS
     config.optimizer.beta_1 = 0.9  # of AdamW
     config.optimizer.beta_2 = 0.999  # of AdamW

@@ -99,7 +99,7 @@ def _images(config: ConfigDict) -> tuple[int, str]:
     try:
         train = open_source(data, "train", channels)
         check_normalised(config, train)
-        val = open_source(data, "val", channels) if has_split(data, "val") else None
+        val = open_source(data, "val", channels, train) if has_split(data, "val") else None
         return len(train), in_words(train, val)
     except NotPrepared:
         if config.data.name in _KNOWN_IMAGES:

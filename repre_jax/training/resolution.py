@@ -25,6 +25,7 @@ from repre_jax.ranges import (
     check_ranges,
 )
 from repre_jax.schedules import LEARNING_RATE_SCHEDULES, Clock, WarmUp
+from repre_jax.training import defaults
 from repre_jax.training.optimizers import DECAY_RULES, OPTIMIZERS
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -200,10 +201,28 @@ def _check_names(config: ConfigDict) -> None:
             f"repre.fixed_weights={config.repre.fixed_weights} must be two numbers, the weights of "
             "the method's loss and reconstruct."
         )
+    _check_branch(config)
     if set(config.method) != set(METHODS[config.method.name].default_config()):
         raise UserError(
             f"method.name={config.method.name!r} does not fit this config, which has the numbers "
             f"of another method: take a config of its own, such as {config.method.name}_vits."
+        )
+
+
+def _check_branch(config: ConfigDict) -> None:
+    """Raises UserError for settings of the branch that its kind does not read."""
+    repre, usual = config.repre, defaults.get_config(config.method.name).repre
+    if not repre.enabled:
+        return
+    if repre.weighting != "fixed" and tuple(repre.fixed_weights) != tuple(usual.fixed_weights):
+        raise UserError(
+            f"repre.fixed_weights={tuple(repre.fixed_weights)} is given, and repre.weighting="
+            f"{repre.weighting} does not read it: set repre.weighting=fixed, too."
+        )
+    if repre.branch == "windows" and (repre.taps, repre.decoder) != (usual.taps, usual.decoder):
+        raise UserError(
+            "repre.branch=windows has neither taps nor a decoder: leave repre.taps, repre.decoder "
+            "and the variants that set them out."
         )
 
 

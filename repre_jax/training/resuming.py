@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from repre_jax.errors import UserError
+from repre_jax.methods import METHODS
 from repre_jax.rematerialisation import level_of, levels_above
 from repre_jax.runs.folder import Change, config_differences, filled
 from repre_jax.training import defaults
@@ -105,7 +106,8 @@ def ways_to_less_memory(config: ConfigDict) -> str:
     if not drawn_by_micro_batch(config):
         resumable.insert(0, "a larger train.accumulate")
     others = ["a smaller train.batch_size", "a smaller model"]
-    if config.views.local_crops != 0:
+    crops = config.views.local_crops
+    if METHODS[config.method.name].VIEWS.local_crops if crops is None else crops:
         others.insert(1, "fewer views.local_crops")
     return (
         f"{' or '.join(resumable)}, which may change when a run is resumed; or, in a new "

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from repre_jax.methods import METHODS
 from repre_jax.training.resolution import Resolution, compute_dtype, resolve
 
 # The two recipes of configs/imagenette_dino.py: minutes on a CPU, and an accelerator.
@@ -128,13 +129,18 @@ def settle(
 
 def _open(config: ConfigDict, key: str) -> bool:
     section, name = key.split(".")
-    return name in config[section] and config[section][name] is None
+    if name not in config[section] or config[section][name] is not None:
+        return False
+    # To some methods None is a value: the width of SimCLR's head is then the encoder's.
+    usual = METHODS[config.method.name].default_config()
+    return section != "method" or usual[name] is not None
 
 
 def _rules(config: ConfigDict, images: int, devices: int, on_cpu: bool) -> list[Choice]:
     """All of them, of which those of sizes that the user set are of no use."""
     most = 64 if on_cpu else min(64 * devices, 1024)
-    batch = -(-max(8, min(most, _power_of_two(images / 16))) // devices) * devices
+    share = devices * config.train.accumulate
+    batch = max(share, min(most, max(8, _power_of_two(images / 16))) // share * share)
     limit = "64" if on_cpu else "64 a device, 1,024 in all"
     rules = [Choice("train.batch_size", batch, f"at most {limit}; 16 steps an epoch or more")]
     batch = config.train.batch_size or batch

@@ -1,7 +1,8 @@
 """The train step: one pure function (state, batch) -> (state, metrics).
 
 The batch that it sees is the global one (see ``sharding``). Nothing in here knows which framework
-is trained, except through the parts of its ``Method``; nothing but three lines knows of RePre.
+is trained, except through the parts of its ``Method``, nor which branch reconstructs, except
+through its ``Branch``.
 """
 
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ def test_masked_methods_need_patches_of_their_own(method):
 def test_windows_need_patches_of_their_own():
     config = tiny_conv_config("moco_v3")
     config.model.image_size = 32
-    config.repre.branch = "windows"
+    config.repre.update({"branch": "windows", "taps": "multi"})
     with pytest.raises(UserError, match=r"branch=windows masks tokens.*patches stand alone"):
         tiny_learner(config)
 

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import BATCH, random_keys, random_state, random_views, tiny_config, tiny_learner
+from tiny import (
+    BATCH,
+    equations,
+    random_keys,
+    random_state,
+    random_views,
+    tiny_config,
+    tiny_learner,
+)
 
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
@@ -233,6 +241,14 @@ def test_tokens_tell_patches_apart_and_do_not_hang_on_brightness():
     np.testing.assert_array_equal(tokenize(centroids, 0.5 * patches - 1), np.arange(64))
 
 
+def test_tokens_are_chosen_in_float32_on_accelerators_too():
+    patches, narrow = np.zeros((2, 12), np.float32), np.zeros((12, 16), np.float32)
+    for knowledge in ({"projection": narrow, "codes": narrow}, {"centroids": narrow.T}):
+        found = equations(jax.make_jaxpr(tokenize)(knowledge, patches).jaxpr)
+        products = [x.params["precision"] for x in found if x.primitive.name == "dot_general"]
+        assert products and all(set(x) == {jax.lax.Precision.HIGHEST} for x in products)
+
+
 def test_given_ids_are_those_of_the_images_and_places(tmp_path):
     ids = np.arange(64 * 16).reshape(64, 4, 4) % 32
     np.savez(tmp_path / "ids.npz", ids=ids)
@@ -279,8 +295,8 @@ def test_files_of_tokens_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"windows": 3}, "draws 3 windows .* has 2 in an image"),
-        ({"side": 5}, "one of 5 x 5 patches has 0 in an image of 32 pixels"),
+        ({"windows": 3}, "draws 3 windows .* has only 2 of them in an image"),
+        ({"side": 5}, "a window of 5 x 5 patches has only 0 of them in an image of 32"),
         ({"pairing": "published"}, "has pairing='published': use independent or released"),
     ],
 )

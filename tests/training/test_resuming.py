@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tiny import random_state, random_views, tiny_config, tiny_learner, tiny_swin_config
 
+from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.methods.method import Keys
 from repre_jax.runs.folder import Change
@@ -44,6 +45,12 @@ def test_accumulate_stays_where_micro_batches_draw(name):
         config, [Change("model.remat", "none", "block"), Change("train.devices", "1", "8")]
     )
     assert "train.accumulate" not in ways_to_less_memory(config)
+
+
+@pytest.mark.parametrize(("method", "crops"), [("moco_v3", False), ("dino", True)])
+def test_fewer_crops_help_only_methods_that_have_some(method, crops):
+    config = read_config(f"{method}_vits")
+    assert ("fewer views.local_crops" in ways_to_less_memory(config)) == crops
 
 
 def test_accumulate_changes_elsewhere(monkeypatch):

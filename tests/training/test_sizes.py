@@ -4,8 +4,9 @@ import pytest
 
 from repre_jax.config_files import carried, read_config
 from repre_jax.training.explain import flat_keys
+from repre_jax.training.learner import build_learner
 from repre_jax.training.resolution import resolve
-from repre_jax.training.sizes import choose_compute_dtype, choose_sizes
+from repre_jax.training.sizes import choose_compute_dtype, choose_sizes, settle
 
 
 def chosen(images, devices=1, on_cpu=False, before=None, **given):
@@ -66,6 +67,24 @@ def test_other_configs_leave_nothing_open():
             before = config.to_dict()
             assert not choose_sizes(config, images=1000, devices=1, on_cpu=True), name
             assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "simsiam"])
+def test_recipes_as_published_leave_nothing_open_and_start(method):
+    """A head as wide as the encoder, which is None, is a size of theirs."""
+    config = read_config(f"{method}_vits:official")
+    settle(config, images=20_000, devices=1, on_cpu=False, before=None)
+    assert config.method.hidden is None
+    resolution, choices = settle(config, images=20_000, devices=1, on_cpu=False, before=None)
+    assert not choices and all(value is None for value in config.views.values())
+    build_learner(config, resolution)
+
+
+@pytest.mark.parametrize(("images", "devices", "accumulate"), [(128, 1, 16), (9469, 48, 3)])
+def test_a_batch_by_rule_can_be_split(images, devices, accumulate):
+    config, _ = chosen(images, devices, **{"train.accumulate": accumulate})
+    assert config.train.batch_size % (devices * accumulate) == 0
+    assert config.train.batch_size <= 1024
 
 
 def test_a_run_keeps_its_compute_dtype_on_other_devices():

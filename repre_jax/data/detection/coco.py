@@ -26,6 +26,7 @@ ANNOTATIONS = (
 IMAGES = ("{split}2017", "images/{split}2017", "images/{split}", "{split}", "images", ".")
 # Of mmdetection (datasets/coco.py, min_size; datasets/custom.py), of images to train on.
 _SMALLEST_SIDE = 32
+_LOOKED_FOR = 8  # images by which a folder is known
 _VALIDATION = {"val": ("val", "valid", "validation")}
 
 
@@ -140,14 +141,15 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _image_folder(root: Path, split: str, annotations: Annotations) -> Path:
-    """The first usual folder that holds the first image."""
-    first = annotations.image_names[0]
+    """The first usual folder that holds one of a few images; others may be missing."""
+    names = annotations.image_names
+    some = names[:: max(1, len(names) // _LOOKED_FOR)]
     tried = [layout.format(split=name) for name in _names(split) for layout in IMAGES]
-    for name in tried:
-        if (root / name / first).is_file():
-            return root / name
+    for folder in tried:
+        if any((root / folder / name).is_file() for name in some):
+            return root / folder
     raise UserError(
-        f"{annotations.path} lists {first}, which is in none of {', '.join(tried)} of {root}."
+        f"{annotations.path} lists {names[0]}, which is in none of {', '.join(tried)} of {root}."
     )
 
 

@@ -153,12 +153,12 @@ def _crop_box(
             top = int(for_top * (height - rows + 1))
             left = int(for_left * (width - columns + 1))
             return top, left, rows, columns
-    # No draw fitted: the largest centred crop whose ratio is allowed.
+    # No draw fitted: the largest centred crop whose ratio is allowed, at least a pixel of a strip.
     rows, columns = height, width
     if width / height < ratio[0]:
-        rows = round(width / ratio[0])
+        rows = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
-        columns = round(height * ratio[1])
+        columns = max(1, round(height * ratio[1]))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 

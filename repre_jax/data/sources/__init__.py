@@ -24,7 +24,7 @@ SOURCES = {
 _OF_SOME = frozenset(key for kind in SOURCES.values() for key in kind.reads)
 
 
-def open_source(data_config, split: str, channels: int = 3) -> Source:
+def open_source(data_config, split: str, channels: int = 3, train: Source | None = None) -> Source:
     """Opens the images that a config names.
 
     Args:
@@ -35,11 +35,13 @@ def open_source(data_config, split: str, channels: int = 3) -> Source:
         ``PixelFormat``).
       split: "train" or "val".
       channels: C of the images.
+      train: the training images of this config where they are open: their classes give those of
+        the validation images the same numbers, and need not be found again.
 
     Raises:
       UserError: the source is unknown, absent, empty or has no such split.
     """
-    source = _opener(data_config).open(data_config, _checked(split))
+    source = _opener(data_config).open(data_config, _checked(split), train)
     source.pixels = pixel_format(data_config, channels)
     if data_config.get("labels") == NONE and not (source.labels_at_hand and source.labels is None):
         source.forget_labels("data.labels=none")

@@ -1,9 +1,10 @@
 """Images decoded and shrunk once, kept as raw pixels in one memory-mapped file.
 
 Small sets that are read hundreds of times spend most of the host's time in decoding. The cache
-lies in ``<cache_path>/<fingerprint>-<size>/``: ``pixels.bin`` (images one after another) and
-``index.npz`` (offsets, sides, labels, and why an image could not be read). All runs and all
-worker processes share it.
+lies in ``<cache_path>/<fingerprint>-<size>/``, whose fingerprint is of names, sizes and labels and
+of what some of the files hold: ``pixels.bin`` (images one after another) and ``index.npz``
+(offsets, sides, labels, and why an image could not be read). All runs and all worker processes
+share it.
 """
 
 import collections
@@ -26,12 +27,12 @@ from repre_jax.data.host.cores import usable_cores
 from repre_jax.data.host.crops import resize
 from repre_jax.data.pixel_format import RGB, PixelFormat
 from repre_jax.data.sources.decode import BadImage
-from repre_jax.data.sources.source import NO_LABEL, Source
+from repre_jax.data.sources.source import NO_LABEL, Source, short_hash
 from repre_jax.errors import UserError
 
 DEFAULT_CACHE_PATH = "~/.cache/repre_jax"
 # Raise it when decoding or resizing changes, so that no old cache is mistaken for a new one.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class CachedSource(Source):
@@ -46,7 +47,7 @@ class CachedSource(Source):
         self.pixels = source.pixels
         labels = source.labels if source.labels_at_hand else index["labels"]
         self.labels = None if labels is None or (labels == NO_LABEL).all() else labels
-        self.class_names = source.class_names
+        self.class_names = None if self.labels is None else source.class_names
         self.why_unlabelled = source.why_unlabelled
         self.description = source.description
         self.remarks = source.remarks
@@ -89,7 +90,8 @@ def cached(source: Source, cache_size: int, cache_path: str | None = None) -> Ca
       UserError: the cache cannot be written (no space, no permission).
     """
     folder = Path(cache_path or DEFAULT_CACHE_PATH).expanduser()
-    folder /= f"{source.fingerprint}-{cache_size}{_other_than_rgb(source.pixels)}-v{_FORMAT}"
+    fingerprint = short_hash(source.fingerprint.encode(), source.content().encode())
+    folder /= f"{fingerprint}-{cache_size}{_other_than_rgb(source.pixels)}-v{_FORMAT}"
     index = _load_index(folder, source)
     try:
         if index is None:
@@ -153,7 +155,7 @@ def _other_than_rgb(pixels: PixelFormat) -> str:
     """Part of a cache's name, for pixels of another format are another cache."""
     if pixels == RGB:
         return ""
-    ends = "" if pixels.range is None else "-" + "-".join(f"{x:g}" for x in pixels.range)
+    ends = "" if pixels.range is None else "-" + "-".join(map(repr, pixels.range))
     return f"-{pixels.channels}-channels{ends}"
 
 

@@ -164,9 +164,13 @@ def _decode_tiff(encoded: bytes, remarks: set[str]) -> np.ndarray:
     # As they are stored: to RGB, OpenCV 5.0 refuses deep grey and makes noise of deep colour.
     samples = _decode_with_opencv(encoded, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if samples is None:
-        return _decode_with_pillow(encoded, remarks)
-    levels = _levels(samples, header.bits if header.bits < 16 else None, remarks)
-    return cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB if levels.ndim == 2 else cv2.COLOR_BGR2RGB)
+        pixels = _decode_with_pillow(encoded, remarks)
+    else:
+        levels = _levels(samples, header.bits if header.bits < 16 else None, remarks)
+        grey = levels.ndim == 2
+        pixels = cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB if grey else cv2.COLOR_BGR2RGB)
+    # Both decoders turn such samples round, but no deep ones.
+    return 255 - pixels if header.white_is_zero else pixels
 
 
 def _decode_other(encoded: bytes, remarks: set[str]) -> np.ndarray:

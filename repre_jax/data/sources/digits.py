@@ -38,7 +38,7 @@ class DigitsSource(Source):
         self.fingerprint = short_hash(grey.tobytes(), self.labels.tobytes())
 
     @classmethod
-    def open(cls, data_config, split: str) -> "DigitsSource":
+    def open(cls, data_config, split: str, train: Source | None = None) -> "DigitsSource":
         """Opens a split; nothing in ``data_config`` matters."""
         return cls(split)
 

@@ -56,7 +56,7 @@ class HuggingFaceSource(Source):
         )
 
     @classmethod
-    def open(cls, data_config, split: str) -> "HuggingFaceSource":
+    def open(cls, data_config, split: str, train: Source | None = None) -> "HuggingFaceSource":
         """Opens a split of ``data_config.path``; raises ``UserError`` when it is not there."""
         splits = _find_splits(data_config.path)
         paths = splits.of(split)
@@ -105,7 +105,13 @@ class HuggingFaceSource(Source):
         if column is None:
             self.why_unlabelled = "it has no column label of classes or whole numbers"
             return
-        labels = rows.data.table[column].fill_null(NO_LABEL).to_numpy()
+        # Of whatever type they are: an unsigned one cannot hold the label of an image without one.
+        labels = rows.data.table[column].cast("int64").fill_null(NO_LABEL).to_numpy()
+        if labels.max() > np.iinfo(np.int32).max:
+            raise UserError(
+                f"{self.description} has labels up to {labels.max()} in its column {column}, which "
+                "are no numbers of classes; set data.labels=none."
+            )
         labels = np.maximum(labels, NO_LABEL).astype(np.int32)
         if (labels == NO_LABEL).all():
             self.why_unlabelled = f"its column {column} is empty"

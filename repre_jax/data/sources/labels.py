@@ -52,6 +52,8 @@ def number_classes(
 ) -> Labels:
     """Numbers the classes in their order: folders by name, labels that are whole numbers by value.
 
+    Beside classes that count from 0, a label -1 says that an image has none, as everywhere here.
+
     Args:
       texts: class of each image; None where it has none.
       known: the classes of the training images, whose numbers are kept; None to find them.
@@ -64,6 +66,8 @@ def number_classes(
     found = sorted({text for text in texts if text is not None})
     if kind == "label" and all(text.removeprefix("-").isdecimal() for text in found):
         found.sort(key=int)
+        if found[:1] == [str(NO_LABEL)] and "0" in (known or found):
+            del found[0]
     if not found:
         return no_labels("none of its images has one")
     unknown = [name for name in found if known is not None and name not in known]
@@ -75,8 +79,8 @@ def number_classes(
             f"the same class {kind}s in both splits, or set --config.data.labels=none."
         )
     names = known or tuple(found)
-    numbers = {name: number for number, name in enumerate(names)} | {None: NO_LABEL}
-    return Labels(np.asarray([numbers[text] for text in texts], np.int32), names)
+    numbers = {name: number for number, name in enumerate(names)}
+    return Labels(np.asarray([numbers.get(text, NO_LABEL) for text in texts], np.int32), names)
 
 
 def folder_labels(source: "Named", known: tuple[str, ...] | None) -> Labels:

@@ -43,16 +43,16 @@ class NamedSource(Source):
         """The images of a split without labels; raises ``UserError`` when it is not there."""
 
     @classmethod
-    def open(cls, data_config, split: str) -> Self:
+    def open(cls, data_config, split: str, train: Source | None = None) -> Self:
         """Opens a split of ``data_config.path``; raises ``UserError`` when it is not there."""
         rule = data_config.get("labels") or AUTO
         splits = [split]
         if rule.endswith(TABLE_SUFFIXES):  # of whose rows some may be those of the other split
             splits = ["train", "val"] if cls.has_split(data_config, "val") else ["train"]
-        elif rule != NONE and split == "val":  # whose classes have the numbers of training
-            splits = ["train", "val"]
+        elif rule != NONE and split == "val" and train is None:
+            splits = ["train", "val"]  # whose classes have the numbers of training
         found = {name: cls.find(data_config, name) for name in dict.fromkeys([*splits, split])}
-        label(rule, found)
+        label(rule, found, train.class_names if train else None)
         return found[split]
 
     def take_labels(self, labels: Labels) -> None:
@@ -80,12 +80,15 @@ class NamedSource(Source):
             yield self.names.encoded(index) + f"\t{size:,} bytes".encode()
 
 
-def label(rule: str, splits: Mapping[str, NamedSource]) -> None:
+def label(
+    rule: str, splits: Mapping[str, NamedSource], known: tuple[str, ...] | None = None
+) -> None:
     """Labels the splits of a set, all with the class numbers of the training images.
 
     Args:
       rule: of ``data.labels``.
       splits: changed in place.
+      known: classes of the training images, where those are not among ``splits``.
 
     Raises:
       UserError: they cannot be labelled so.
@@ -95,7 +98,6 @@ def label(rule: str, splits: Mapping[str, NamedSource]) -> None:
         path = Path(rule).expanduser()
         labels, remarks = match_rows(read_table(path), path, list(splits.values()))
         of_table = dict(zip(splits, labels, strict=True))
-    known = None
     for split in sorted(splits, key=["train", "val"].index):
         source = splits[split]
         if rule == NONE:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from repre_jax.data.pixel_format import RGB, PixelFormat
-from repre_jax.data.sources.decode import decode_image
+from repre_jax.data.sources.decode import BadImage, decode_image
 
 SPLITS = ("train", "val")
 NO_LABEL = -1
+_HASHED = 8  # images, spread evenly over a source
 
 
 class Source(abc.ABC):
@@ -46,6 +47,11 @@ class Source(abc.ABC):
     def short_name(cls, data_config) -> str:
         """What the images are called in the name of a run folder."""
         return Path(data_config.path).resolve().name
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether images have classes; names of classes say so without reading every record."""
+        return self.class_names is not None or self.labels is not None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -84,6 +90,20 @@ class Source(abc.ABC):
         """Raises ``BadImage`` where image ``index``, or what belongs to it, cannot be read."""
         self.read(index)
 
+    def content(self) -> str:
+        """Short hash of the bytes of a few images, for what is kept of them on disk.
+
+        Files of the same names and sizes may be others: uncompressed ones, written anew.
+        """
+        some = range(0, len(self), max(1, len(self) // _HASHED))
+        return short_hash(*(self._bytes_of(index) for index in some))
+
+    def _bytes_of(self, index: int) -> bytes:
+        try:
+            return self.encoded(index) or b""
+        except BadImage as error:
+            return error.reason.encode()
+
     def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
         """Returns the pixels of image ``index`` and its class, -1 when unknown."""
         label = NO_LABEL if self.labels is None else int(self.labels[index])
@@ -111,6 +131,9 @@ class Chosen(Source):
 
     def read(self, index: int) -> np.ndarray:
         return self._source.read(int(self._numbers[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        return self._source.encoded(int(self._numbers[index]))
 
     def read_with_label(self, index: int) -> tuple[np.ndarray, int]:
         return self._source.read_with_label(int(self._numbers[index]))

@@ -113,9 +113,14 @@ class TfdsSource(Source):
             self.class_names = tuple(self._records.features[self._label].names or ()) or None
 
     @classmethod
-    def open(cls, data_config, split: str) -> "TfdsSource":
+    def open(cls, data_config, split: str, train: Source | None = None) -> "TfdsSource":
         """Opens data set ``data_config.name`` under the data folder ``data_config.path``."""
-        return cls(*open_builder(data_config, split))
+        builder, name = open_builder(data_config, split)
+        source = cls(builder, name)
+        if split == "train":
+            remarks = choose_splits(builder.info.splits).remarks
+            source.remarks = tuple(f"In TFDS {builder.info.full_name}, {x}." for x in remarks)
+        return source
 
     @classmethod
     def has_split(cls, data_config, split: str) -> bool:
@@ -132,7 +137,7 @@ class TfdsSource(Source):
         """All labels; the first use reads every record, for labels lie beside the images."""
         if self._label is None:
             return None
-        return np.asarray([self._example(index)[1] for index in range(len(self))], np.int32)
+        return np.asarray([self._label_of(index) for index in range(len(self))], np.int32)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -156,6 +161,12 @@ class TfdsSource(Source):
 
     def listing(self) -> Iterator[bytes]:
         return self._records.listing()
+
+    def _label_of(self, index: int) -> int:
+        try:
+            return self._example(index)[1]
+        except BadImage:  # as whoever reads the image will say
+            return NO_LABEL
 
     def _example(self, index: int) -> tuple[bytes, int]:
         example = self._records[index]

@@ -13,7 +13,8 @@ _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 256, 257, 258, 262
 _SAMPLES, _EXTRA_SAMPLES = 277, 338
 # Bands that a photometric interpretation has; all others have three.
 _BANDS = {0: 1, 1: 1, 3: 1, 4: 1, 5: 4}
-_GREY = (0, 1)
+_WHITE_IS_ZERO = 0
+_GREY = (_WHITE_IS_ZERO, 1)
 _ALPHA = (1, 2)  # associated and not
 
 
@@ -26,6 +27,7 @@ class TiffHeader:
       width: in pixels.
       bits: of a sample.
       grey: whether it has one band, alpha aside.
+      white_is_zero: whether that is white where it is 0.
       alpha: whether it has a band that the file calls alpha.
       unspecified: bands beyond those of the picture that the file does not explain.
       animated: whether other pictures follow the first.
@@ -35,6 +37,7 @@ class TiffHeader:
     width: int
     bits: int
     grey: bool
+    white_is_zero: bool
     alpha: bool
     unspecified: int
     animated: bool
@@ -64,6 +67,7 @@ def read_tiff_header(encoded: bytes) -> TiffHeader:
         width=width,
         bits=bits,
         grey=photometric in _GREY,
+        white_is_zero=photometric == _WHITE_IS_ZERO,
         alpha=alpha,
         unspecified=max(0, extra - alpha),
         animated=tags.next != 0,

@@ -43,6 +43,15 @@ def write(root, annotations, *, split="train", layout="annotations/instances_{}2
     return path
 
 
+def test_a_missing_image_hides_no_folder(tmp_path):
+    write(tmp_path, [annotation(1, 11), annotation(2, 13)])
+    (tmp_path / "train2017" / "11.png").unlink()
+    source = CocoSource(tmp_path, "train")
+    assert source.read(1)[0, 0, 0] == 13
+    with pytest.raises(BadImage, match=r"11\.png"):
+        source.read(0)
+
+
 def test_objects_come_with_their_images_whatever_the_order(tmp_path):
     encoding = {"size": [50, 60], "counts": RUNS}
     write(

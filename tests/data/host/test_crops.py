@@ -116,6 +116,14 @@ def test_one_pixel_image_fills_its_views():
     assert (centre_view(image, 32) == image[0, 0]).all()
 
 
+@pytest.mark.parametrize("size", [(8, 32), (32, 8)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_strips_fill_rectangular_views(size, shape):
+    image = np.full((*shape, 3), 90, np.uint8)
+    views = crop_views(image, ViewRecipe(crop_scale=(0.08, 1.0)), size, np.random.default_rng(0))
+    assert views["global"].shape == (2, *size, 3) and (views["global"] == 90).all()
+
+
 def pillow_resized(image, size, interpolation) -> np.ndarray:
     kind = Image.BILINEAR if interpolation == "bilinear" else Image.BICUBIC
     return np.asarray(Image.fromarray(image).resize((size, size), kind)).astype(int)

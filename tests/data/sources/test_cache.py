@@ -7,7 +7,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
-from folders import folder_config, labelled_folder
+from folders import folder_config, labelled_folder, write_image
 
 from repre_jax.data.host.crops import resize
 from repre_jax.data.sources import cache as image_cache
@@ -40,6 +40,17 @@ def test_cache_equals_decode_and_resize(tmp_path, capfd):
         source.read(5)
     assert caught.value.path == plain.name_of(5)
     assert source.labels is None and source.fingerprint == plain.fingerprint
+
+
+def test_other_pixels_in_files_of_the_same_size_are_cached_anew(tmp_path):
+    config = cached_config(tmp_path / "images", tmp_path / "cache")
+    for value in (10, 200):
+        write_image(tmp_path / "images" / "a.bmp", value)
+        source = open_source(config, "train")
+        assert (source.read(0) == value).all()
+    before = source.fingerprint
+    write_image(tmp_path / "images" / "a.bmp", 30)
+    assert open_source(config, "train").fingerprint == before, "a run is told by names and sizes"
 
 
 def test_cache_is_shared_and_rebuilt_when_damaged(tmp_path, monkeypatch):

@@ -193,14 +193,16 @@ def test_tiff_of_either_kind_and_of_several_pages(big):
     assert remarks == {"several frames or pages, of which the first is read"}
 
 
-def tiff(bands: int, extra: tuple[int, ...] | None, photometric: int = 2) -> bytes:
-    """An uncompressed TIFF whose band b is 40 (b + 1) everywhere."""
-    pixels = np.empty((6, 8, bands), np.uint8)
-    pixels[:] = 40 * (np.arange(bands) + 1)
+def tiff(
+    bands: int, extra: tuple[int, ...] | None, photometric: int = 2, dtype: type = np.uint8
+) -> bytes:
+    """An uncompressed TIFF whose band b is 40 (b + 1) of 255 everywhere."""
+    pixels = np.empty((6, 8, bands), dtype)
+    pixels[:] = 40 * (np.arange(bands) + 1) * (np.iinfo(dtype).max // 255)
     tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[256], tags[257], tags[258], tags[259] = 8, 6, (8,) * bands, 1
+    tags[256], tags[257], tags[258], tags[259] = 8, 6, (8 * pixels.itemsize,) * bands, 1
     tags[262], tags[277], tags[278] = photometric, bands, 6
-    tags[273], tags[279] = 0, pixels.size  # Pillow adds where the directory ends
+    tags[273], tags[279] = 0, pixels.nbytes  # Pillow adds where the directory ends
     if extra is not None:
         tags[338] = extra
     file = io.BytesIO()
@@ -216,6 +218,12 @@ def test_tiff_alpha_is_dropped_when_the_file_calls_it_alpha():
     # Colours multiplied by an alpha of 160: the multiplication is undone.
     expected = np.array([40, 80, 120]) * 255 / 160
     np.testing.assert_allclose(decode_image(tiff(4, (1,)), "x")[0, 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_tiff_whose_zero_is_white(dtype):
+    assert (decode_image(tiff(1, None, 1, dtype), "x") == 40).all()
+    assert (decode_image(tiff(1, None, 0, dtype), "x") == 255 - 40).all()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def dataset(rows=3, **columns):
     ("columns", "labels", "names"),
     [
         ({"label": (datasets.Value("int64"), [4, None, 2])}, [4, -1, 2], None),
+        ({"label": (datasets.Value("uint8"), [4, None, 2])}, [4, -1, 2], None),
         ({"labels": (datasets.ClassLabel(names=["a", "b"]), [1, 0, 1])}, [1, 0, 1], ("a", "b")),
         ({"fine": (datasets.ClassLabel(names=["a", "b"]), [1, 0, 1])}, [1, 0, 1], ("a", "b")),
         ({"label": (datasets.ClassLabel(names=["a"]), [-1, -1, -1])}, None, None),
@@ -53,6 +54,12 @@ def test_labels_are_classes_or_numbers_of_a_column(config_of, tmp_path, columns,
     assert not has_split(config_of(), "val")
     with pytest.raises(UserError, match="has no val split"):
         open_source(config_of(), "val")
+
+
+def test_labels_that_are_no_classes(config_of, tmp_path):
+    dataset(label=(datasets.Value("int64"), [2**31, 0, 1])).save_to_disk(tmp_path / "set")
+    with pytest.raises(UserError, match="labels up to 2147483648 in its column label"):
+        open_source(config_of(), "train")
 
 
 def test_rows_without_an_image_are_bad_and_paths_are_followed(config_of, tmp_path):

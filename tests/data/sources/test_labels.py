@@ -53,6 +53,18 @@ def test_numbers_are_ordered_by_value_and_validation_keeps_them(tmp_path):
     assert train.labels.tolist() == [2, 1, 1, 0] and val.labels.tolist() == [2, 2]
 
 
+def test_minus_one_beside_classes_from_zero_is_no_class(tmp_path):
+    root = flat_folder(tmp_path)
+    of_images = {"labels.csv": [-1, 0, 1, 0, 1, -1], "signs.csv": [-1, 1, -1, 1, -1, 1]}
+    for name, labels in of_images.items():
+        table(tmp_path / name, *(f"{n}.png,{label}" for n, label in enumerate(labels)))
+    train, val = opened(root, tmp_path / "labels.csv")
+    assert train.class_names == ("0", "1")
+    assert train.labels.tolist() == [-1, 0, 1, 0] and val.labels.tolist() == [1, -1]
+    train, val = opened(root, tmp_path / "signs.csv")
+    assert train.class_names == ("-1", "1") and val.labels.tolist() == [0, 1]
+
+
 def test_what_does_not_fit_is_counted_and_said(tmp_path):
     rows = ["0.png,a", "./1.png,b", "2.png,a", "2.png,b", "9.png,a", "4.png,a", "5.png,b"]
     path = table(tmp_path / "labels.csv", *rows)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from repre_jax.data.sources import has_split, open_source
 from repre_jax.data.sources.decode import BadImage
+from repre_jax.data.sources.folder import FolderSource
 from repre_jax.data.sources.survey import in_words
 from repre_jax.errors import UserError
 
@@ -55,6 +56,21 @@ def test_labelled_folder(tmp_path):
     assert train.read(4)[0, 0, 0] == 51
     assert train.name_of(4) == str(tmp_path / "train" / "dog" / "1.png")
     assert train.read_with_label(4)[1] == 1
+
+
+def test_validation_images_need_no_second_list_of_the_training_images(tmp_path, monkeypatch):
+    labelled_folder(tmp_path)
+    config = folder_config(tmp_path)
+    train, alone = (open_source(config, split) for split in ("train", "val"))
+    found, find = [], FolderSource.find.__func__
+    monkeypatch.setattr(
+        FolderSource,
+        "find",
+        classmethod(lambda kind, data, split: found.append(split) or find(kind, data, split)),
+    )
+    beside = open_source(config, "val", 3, train)
+    assert found == ["val"] and beside.fingerprint == alone.fingerprint
+    assert beside.class_names == train.class_names
 
 
 def test_validation_classes_keep_the_numbers_of_training(tmp_path):

@@ -89,6 +89,25 @@ def test_tfds_labelled(prepared):
     assert len(val) == 3 and val.fingerprint != source.fingerprint
 
 
+def test_tfds_tells_of_labels_without_reading_records(prepared, monkeypatch):
+    source = open_source(tfds_config(prepared, "labelled_sprites"), "train")
+    (told,) = source.remarks
+    assert told.endswith("test is taken for validation.")
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "_example", None)
+        assert source.has_labels
+    assert not open_source(tfds_config(prepared, "plain_sprites"), "train").has_labels
+    example = source._example
+
+    def damaged(index):
+        if index == 2:
+            raise BadImage("record 2", "damaged record")
+        return example(index)
+
+    monkeypatch.setattr(source, "_example", damaged)
+    assert source.labels.tolist()[2] == -1 and (source.labels >= 0).sum() == 5
+
+
 def test_tfds_without_labels_and_with_a_cache(prepared, tmp_path):
     assert open_source(tfds_config(prepared, "plain_sprites"), "val").labels is None
     fields = {"cache_size": 6, "cache_path": str(tmp_path)}
