@@ -129,7 +129,9 @@ def get_config(method: str) -> ConfigDict:
     config.train.accumulate = 1  # micro-batches a step; the gradient stays the whole batch's
     config.train.devices = 0  # 0: all
     config.train.shard_state = False  # a share of parameters, moments and target on each device
-    config.train.compute_dtype = "auto"  # bfloat16 on accelerators, float32 on a CPU
+    # bfloat16 on accelerators, float32 on a CPU. Accelerators round the factors of float32 products
+    # to TF32 or bfloat16, unless JAX_DEFAULT_MATMUL_PRECISION=highest.
+    config.train.compute_dtype = "auto"
     config.train.max_nonfinite_steps = 10  # in a row, then the run stops
 
     config.optimizer = ConfigDict()
