@@ -187,6 +187,8 @@ def table(results: Mapping[str, dict[str, Any]]) -> str:
             ]
     lines.append("not finite, or collapsed to a tenth of the deviation before training")
     lines += [f"  {line}" for line in troubles(results)] or ["  none that is known"]
+    lines.append("commits of the code that trained; what measured is of the same where it is known")
+    lines += [f"  {commit}: {', '.join(of)}" for commit, of in commits(results).items()]
     lines.append("minutes of training, beside whatever else the machine did")
     lines += [
         f"  {name:<22}{result['wall_seconds'] / 60:6.1f}"
@@ -224,6 +226,16 @@ def troubles(results: Mapping[str, dict[str, Any]]) -> list[str]:
         elif deviation < before["measured"]["health"]["metrics"]["feature_std"] / 10:
             lines.append(f"{name}: collapsed, {deviation:.2g}")
     return lines
+
+
+def commits(results: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """{commit: the runs that were trained, begun or measured with it}; one, if all is well."""
+    found: dict[str, list[str]] = {}
+    for name, result in results.items():
+        parts = [result, *result.get("starts", []), *result["measured"].values()]
+        for commit in dict.fromkeys(part["commit"] for part in parts if "commit" in part):
+            found.setdefault(commit, []).append(name)
+    return found
 
 
 def verdict(found: Sequence[float]) -> str:

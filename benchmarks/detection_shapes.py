@@ -3,8 +3,8 @@
     python -m benchmarks.detection_shapes
 
 400 images of 128 pixels to learn from and 100 others to find 3 kinds of objects in, a micro ViT
-that nobody has trained, thin heads: minutes on one core. At least 0.60 of both is asked for, or the
-command ends with an error.
+that nobody has trained, thin heads: three quarters of an hour on two cores. At least 0.60 of both
+is asked for, or the command ends with an error.
 """
 
 import json

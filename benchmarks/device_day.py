@@ -33,6 +33,7 @@ from benchmarks.options import start
 from benchmarks.programs import Row
 from benchmarks.provenance import RESULTS, provenance, write_result
 from repre_jax.errors import UserError
+from repre_jax.runs.commit import code_commit
 
 CALLS = ("speed", "peers", "moco_v3", "dino")
 ROWS = {"baseline": ["baseline"], "repre": []}  # of a training call, and their variants
@@ -88,8 +89,10 @@ def run_until(command: Sequence[str], deadline: float) -> bool:
 
 
 def speed(deadline: float) -> None:
-    """Step time of both methods, and the share of the bound that it reaches."""
+    """Step time of both methods, of this commit, and the share of the bound that it reaches."""
     for name in ("moco_v3_vits", "dino_vits"):
+        if measured_now(name):
+            continue
         config = f"configs/{name}.py" + (":smoke" if _SMOKE.value else "")
         command = [sys.executable, "-m", "benchmarks.step_time", f"--config={config}"]
         command += ["--widths=literal"]
@@ -97,13 +100,27 @@ def speed(deadline: float) -> None:
         run_until(command, deadline)
     lines = [
         line
-        for path in sorted(RESULTS.glob("step_time_*.json"))
-        for line in shares_of_bound(path.stem, json.loads(path.read_text()))
+        for name, measured in sorted(measured_now("").items())
+        for line in shares_of_bound(name, measured)
     ]
     print(*lines, sep="\n")
     path = Path(_OUT.value) / "speed.json"
     write_result(path, provenance(in_child=True) | {"shares": lines})
     print(f"Written to {path}")
+
+
+def measured_now(config: str) -> dict[str, dict[str, Any]]:
+    """Results of ``step_time`` on one device at this very commit, by name."""
+    found = {
+        path.stem: json.loads(path.read_text())
+        for path in RESULTS.glob(f"step_time_{config}*.json")
+    }
+    commit = code_commit()
+    return {
+        name: result
+        for name, result in found.items()
+        if result["commit"] == commit and result["device"]["count"] == 1
+    }
 
 
 def shares_of_bound(name: str, measured: dict[str, Any]) -> list[str]:

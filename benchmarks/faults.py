@@ -24,6 +24,7 @@ from benchmarks.fault_bench import KINDS, Bench, Broken
 from benchmarks.fault_cases import EXIT_CODES, ONCE, PROMISES, killed, told_to_stop
 from benchmarks.options import start
 from benchmarks.provenance import RESULTS, provenance, write_result
+from repre_jax.errors import UserError
 
 OPTIONS = flags.FlagValues()
 _KILLS = flags.DEFINE_integer(
@@ -82,9 +83,7 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if unknown := set(_ONLY.value) - set(PROMISES):
-        raise SystemExit(
-            f"There is no fault {', '.join(unknown)}; there are {', '.join(PROMISES)}."
-        )
+        raise UserError(f"There is no fault {', '.join(unknown)}; there are {', '.join(PROMISES)}.")
     path = Path(_OUT.value)
     result = provenance(in_child=True) | {"kills": _KILLS.value, "seed": _SEED.value, "faults": {}}
     if path.exists():

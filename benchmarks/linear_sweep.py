@@ -3,9 +3,9 @@
     python -m benchmarks.linear_sweep --checkpoint=runs/a
     python -m benchmarks.linear_sweep --checkpoint=runs/a -- --config.data.path=/data/imagenette160
 
-The sweep: whole linear probes in this process, one rate and thirteen by turns, the frozen forward
-pass, decoding and validation included. The cache: whole commands, each a process of its own; the
-first encodes, the second asks another question of the same features, the third repeats the first.
+Everything is a command in a process of its own. The sweep: whole linear probes, one rate and
+thirteen by turns, the frozen forward pass, decoding and validation included. The cache: the first
+encodes, the second asks another question of the same features, the third repeats the first.
 What follows ``--`` goes to main.py.
 """
 

@@ -14,7 +14,6 @@ MLP layer in both frameworks: they tell what of a difference is the library's. W
 import functools
 import math
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from ml_collections import ConfigDict
 from benchmarks import official, official_masked, step_time
 from benchmarks.options import start
 from benchmarks.overhead import finished_rows
-from benchmarks.provenance import RESULTS, provenance, save_result
+from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.data.host.cores import usable_cores
 from repre_jax.errors import UserError
@@ -126,7 +125,7 @@ def benchmark(
 def make_program(config: ConfigDict) -> tuple[step_time.Program, dict[str, jax.Array]]:
     """The config's compiled train step on one device, taken once, and a batch for it."""
     mesh = make_mesh(1)
-    learner = build_learner(config, resolve(config, images=1_281_167, devices=1))
+    learner = build_learner(config, resolve(config, images=step_time.TRAINING_IMAGES, devices=1))
     batch = step_time.synthetic_batch(learner, config.train.batch_size, mesh)
     return step_time.make_program(learner, batch, mesh), batch
 
@@ -285,7 +284,7 @@ def main(argv: list[str]) -> None:
             raise UserError("The official code runs on a CPU: set JAX_PLATFORMS=cpu.")
         checkouts = {method: _CHECKOUTS[method].value for method in _METHODS.value}
         official_masked.check(checkouts)
-    device = re.sub(r"[^a-z0-9]+", "_", jax.devices()[0].device_kind.lower())
+    device = in_file_names(jax.devices()[0].device_kind)
     name = f"masked_step_{device}"
     result = provenance() | {
         "official": official.provenance(checkouts, official_masked.PACKAGES),
@@ -295,7 +294,7 @@ def main(argv: list[str]) -> None:
         "steps_per_measurement": _STEPS.value,
         "measurements": _ROUNDS.value,
     }
-    rows = result["rows"] = finished_rows(RESULTS / f"{name}.json", result)
+    rows = result["rows"] = finished_rows(RESULTS / f"{name}.json", result, _SIZES.value)
     for size in _SIZES.value:
         if size not in rows:
             rows[size] = benchmark(

@@ -6,12 +6,13 @@
 
 Operations are those of loss and gradients (``training/operations.py``) for one image; times are
 those of ``step_time``, baseline and RePre taking turns on one batch. Writes
-``results/overhead_<device>.json`` after every row; stopped, the same command goes on from there.
+``results/overhead_<device>.json``, ``overhead_operations.json`` without times, after every row;
+stopped, the same command goes on from there.
 """
 
 import itertools
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import step_time
 from benchmarks.options import start
-from benchmarks.provenance import RESULTS, provenance, save_result
+from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
@@ -55,7 +56,9 @@ def operations(config: ConfigDict, widths: list[str]) -> dict[str, Any]:
     config.train.batch_size = 2
     flops = {}
     for name, variant in step_time.variants(config, widths).items():
-        learner = build_learner(variant, resolve(variant, images=1_281_167, devices=1))
+        learner = build_learner(
+            variant, resolve(variant, images=step_time.TRAINING_IMAGES, devices=1)
+        )
         flops[name] = step_multiply_adds(learner, 2)  # of two images: an operation is half of it
     baseline = flops["baseline"]
     row = {"baseline_gflop": round(baseline / 1e9, 3)}
@@ -101,18 +104,31 @@ def table(rows: dict[str, Any], widths: list[str]) -> str:
     return "\n".join(lines)
 
 
-def finished_rows(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """Rows of an earlier call of the same command, on the same commit and machine; else none."""
+def finished_rows(path: Path, result: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """Rows of an earlier call of the same command, on the same commit and machine; else none.
+
+    Raises:
+      UserError: the file has rows that this call does not make anew, and would lose.
+    """
     earlier = json.loads(path.read_text()) if path.exists() else {}
     same = all(earlier.get(key) == result[key] for key in result if key != "date")
-    return earlier["rows"] if same and not result["commit"].endswith("+changes") else {}
+    if same and not result["commit"].endswith("+changes"):
+        return earlier["rows"]
+    if lost := set(earlier.get("rows", {})) - set(wanted):
+        raise UserError(
+            f"{path} has rows that this command does not make ({', '.join(sorted(lost)[:3])}): "
+            "make all of them, or move the file away."
+        )
+    return {}
 
 
 def main(argv: list[str]) -> None:
     del argv
-    device = re.sub(r"[^a-z0-9]+", "_", jax.devices()[0].device_kind.lower())
+    device = in_file_names(jax.devices()[0].device_kind)
     result = provenance() | {"batch_size": _BATCH_SIZE.value if _TIME.value else None}
-    rows = result["rows"] = finished_rows(RESULTS / f"overhead_{device}.json", result)
+    # Operations alone are the same on every device.
+    name = f"overhead_{device}" if _TIME.value else "overhead_operations"
+    rows = result["rows"] = finished_rows(RESULTS / f"{name}.json", result, _CONFIGS.value)
     for name in _CONFIGS.value:
         if name not in ROWS:
             raise UserError(f"--configs={name} must be among {', '.join(ROWS)}.")
@@ -122,7 +138,7 @@ def main(argv: list[str]) -> None:
             if _TIME.value:
                 add_times(row, config)
             rows[name] = row
-        path = save_result(f"overhead_{device}", result)
+        path = save_result(name, result)
         print(table({name: rows[name]}, _WIDTHS.value).splitlines()[-1], flush=True)
     print(table(rows, _WIDTHS.value))
     print(f"Written to {path}")

@@ -13,7 +13,7 @@ Writes ``results/peers_<device>.json`` after every method; stopped, the same com
 """
 
 import functools
-import re
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from benchmarks import official, official_contrastive, step_time
 from benchmarks.masked_step import ratios, spread
 from benchmarks.options import start
 from benchmarks.overhead import finished_rows
-from benchmarks.provenance import RESULTS, provenance, save_result
+from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.data.pipeline import training_batches
 from repre_jax.data.sources import open_source
@@ -115,7 +115,9 @@ def our_programs(method: str, batch_size: int) -> tuple[dict[str, step_time.Prog
         config: ConfigDict = read_config(CONFIGS[method])
         config.repre.enabled = name == "repre"
         config.train.batch_size = batch_size
-        learner = build_learner(config, resolve(config, images=1_281_167, devices=1))
+        learner = build_learner(
+            config, resolve(config, images=step_time.TRAINING_IMAGES, devices=1)
+        )
         batch = batch or step_time.synthetic_batch(learner, batch_size, mesh)
         programs[name] = step_time.make_program(learner, batch, mesh)
     return programs, batch
@@ -211,12 +213,14 @@ def _shown(values: dict[str, float]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
+    # JAX would take three quarters of a GPU, which PyTorch shares here.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not set(_METHODS.value) <= set(CONFIGS):
         raise UserError(f"--methods takes {', '.join(CONFIGS)}.")
     checkouts = {method: _CHECKOUTS[method].value for method in _METHODS.value}
     official_contrastive.check(checkouts)
     on_cpu = jax.default_backend() == "cpu"
-    device = re.sub(r"[^a-z0-9]+", "_", jax.devices()[0].device_kind.lower())
+    device = in_file_names(jax.devices()[0].device_kind)
     result = provenance() | {
         "official": official.provenance(checkouts, official_contrastive.PACKAGES),
         "batch_size": _BATCH_SIZE.value or (4 if on_cpu else 128),
@@ -224,7 +228,7 @@ def main(argv: list[str]) -> None:
         "steps_per_measurement": _STEPS.value or (1 if on_cpu else 10),
         "measurements": _ROUNDS.value,
     }
-    rows = result["rows"] = finished_rows(RESULTS / f"peers_{device}.json", result)
+    rows = result["rows"] = finished_rows(RESULTS / f"peers_{device}.json", result, _METHODS.value)
     for method in _METHODS.value:
         if method not in rows:
             rows[method] = benchmark(

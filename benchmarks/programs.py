@@ -168,8 +168,8 @@ def table(made: dict[str, dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
         "| program | images a device | GiB wanted of there | temporaries | TFLOP | GB moved | "
-        "ms, bytes / operations | images/s at most | exchanged, MiB | compiled in |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "ms, bytes / operations | images/s at most | exchanged, MiB | compiled in | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in made.items():
         cells = [
@@ -189,7 +189,7 @@ def table(made: dict[str, dict[str, Any]]) -> str:
                 f"{row['images_per_second']:,.0f}",
                 f"{exchanged:.3g}",
             ]
-        cells.append(f"{row['compile_seconds']:.0f} s")
+        cells += [f"{row['compile_seconds']:.0f} s", row["commit"][:7]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

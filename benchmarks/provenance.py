@@ -60,6 +60,11 @@ def write_result(path: Path, result: dict) -> None:
     os.replace(unfinished, path)
 
 
+def in_file_names(device_kind: str) -> str:
+    """A device's kind as results are called after it: "nvidia_h100_80gb_hbm3"."""
+    return re.sub(r"[^a-z0-9]+", "_", device_kind.lower())
+
+
 def _command() -> str:
     # ``python -m package.module`` leaves only a path in argv; __main__ still knows the module.
     spec = getattr(sys.modules["__main__"], "__spec__", None)

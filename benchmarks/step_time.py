@@ -12,7 +12,6 @@ CPU means simulated devices. Writes ``results/step_time_<config>_<device>.json``
 import copy
 import dataclasses
 import functools
-import re
 import statistics
 import sys
 import time
@@ -27,7 +26,8 @@ from clu.parameter_overview import count_parameters
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks.provenance import provenance, save_result
+from benchmarks.programs import TRAINING_IMAGES
+from benchmarks.provenance import in_file_names, provenance, save_result
 from repre_jax import command_line
 from repre_jax.data.device.augment import augment_views
 from repre_jax.errors import UserError
@@ -47,7 +47,6 @@ flags.DEFINE_integer("rounds", 5, "measurements of each variant", lower_bound=1)
 flags.DEFINE_list("widths", ["literal", "128"], "decoder widths: literal, or channels")
 
 _ROWS_PER_DEVICE = {"cpu": 4, "gpu": 128, "tpu": 128}
-_TRAINING_IMAGES = 1_281_167  # ImageNet's; it only sets the length of the schedules
 
 
 @dataclasses.dataclass
@@ -98,7 +97,7 @@ def benchmark(
     """
     programs, batch = {}, None
     for name, variant in variants(config, widths).items():
-        images = max(_TRAINING_IMAGES, config.train.batch_size)
+        images = max(TRAINING_IMAGES, config.train.batch_size)
         resolution = resolve(variant, images=images, devices=mesh.size)
         learner = build_learner(variant, resolution)
         batch = batch or synthetic_batch(learner, resolution.batch_size, mesh)
@@ -289,7 +288,7 @@ def table(result: dict[str, Any]) -> str:
 def result_name(config_filename: str, result: dict[str, Any]) -> str:
     """step_time_<config and variants>_<device>, and the number of devices if more than one."""
     file, _, named = config_filename.partition(":")
-    device = re.sub(r"[^a-z0-9]+", "_", result["device"]["kind"].lower())
+    device = in_file_names(result["device"]["kind"])
     count = result["device"]["count"]
     parts = [Path(file).stem, *filter(None, named.split(",")), device]
     return "_".join(["step_time", *parts]) + (f"_x{count}" if count > 1 else "")

@@ -1,3 +1,4 @@
+import json
 import sys
 import time
 
@@ -40,7 +41,7 @@ def test_speed_is_set_against_the_bound_of_the_same_device_and_batch(monkeypatch
     )
     row = {"images_per_second": 1000.0, "share_of_peak": 0.25}
     measured = {
-        "device": {"kind": "NVIDIA H100 80GB HBM3"},
+        "device": {"kind": "NVIDIA H100 80GB HBM3", "count": 1},
         "batch_size": 128,
         "variants": [{"name": "baseline"} | row, {"name": "repre_literal"} | row],
     }
@@ -51,3 +52,13 @@ def test_speed_is_set_against_the_bound_of_the_same_device_and_batch(monkeypatch
     assert "25.0% of the peak" in told
     measured["device"]["kind"] = "cpu"
     assert device_day.shares_of_bound("step_time_moco_v3_vits_cpu", measured) == []
+
+
+def test_speed_is_that_of_this_commit_on_one_device(monkeypatch, tmp_path):
+    monkeypatch.setattr(device_day, "RESULTS", tmp_path)
+    monkeypatch.setattr(device_day, "code_commit", lambda: "c0ffee")
+    for name, commit, count in (("a_cpu", "c0ffee", 1), ("a_cpu_x8", "c0ffee", 8), ("b", "0ld", 1)):
+        result = {"commit": commit, "device": {"count": count}}
+        (tmp_path / f"step_time_{name}.json").write_text(json.dumps(result))
+    assert set(device_day.measured_now("")) == {"step_time_a_cpu"}
+    assert not device_day.measured_now("b")

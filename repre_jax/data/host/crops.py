@@ -94,7 +94,7 @@ def crop_views(
 def _fill_view(view: np.ndarray, crop: np.ndarray, interpolation: str) -> None:
     """Resizes a crop into its view: by ``resize``, or faster where both sides grow.
 
-    There OpenCV takes half the time, and training on small images is bound by it. Its linear
+    There OpenCV takes less time, and training on small images is bound by it. Its linear
     filter is Pillow's; its cubic one, with a = -0.75 in place of -0.5, makes the view of a small
     photograph 4.6 % sharper (sum of the differences between neighbours): 0.9 levels of 255 away
     in the mean, and up to 22 at edges.
