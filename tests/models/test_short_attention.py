@@ -48,7 +48,7 @@ def cases():
         yield pytest.param(tokens, 5 if tokens == 8 else tokens, own, dtype, marks=marks)
 
 
-@pytest.mark.parametrize(("tokens", "seen", "own", "dtype"), cases())
+@pytest.mark.parametrize(("tokens", "seen", "own", "dtype"), [*cases()])
 def test_values_and_gradients(tokens, seen, own, dtype):
     tolerance = {jnp.float32: 1e-5, jnp.bfloat16: 0.03}[dtype]
     qkv, bias, gradient = inputs(tokens, seen, dtype, own)
