@@ -1,4 +1,4 @@
-"""Runs main.py and lets something happen to it at a chosen moment; a script for test_resume.
+"""Runs the command and lets something happen to it at a chosen moment; a script for test_resume.
 
 python tests/fates.py "<key of FATES>" <arguments of main.py>
 """
@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 from orbax.checkpoint._src.path import atomicity
 
-import main
-from repre_jax import pretrain
+from repre_jax import command_line, pretrain
 from repre_jax.data import batches
 from repre_jax.evaluation import online
 from repre_jax.runs.checkpoints import Checkpoints
@@ -74,4 +73,4 @@ if __name__ == "__main__":
     if sys.argv[1]:
         before(*FATES[sys.argv[1]])
     sys.argv = ["main.py", *sys.argv[2:]]
-    main.run()
+    command_line.run()

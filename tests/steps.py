@@ -12,6 +12,12 @@ from repre_jax.training.optimizers import map_with_path
 from repre_jax.training.step import loss_and_gradients
 
 
+def plain_views(batch, recipe, seed):
+    """In place of augmentation: uint8 -> [0, 1]; rows with a negative index become NaN."""
+    spoilt = jnp.where(batch["index"] < 0, jnp.nan, 0.0).reshape(-1, 1, 1, 1, 1)
+    return {name: batch[name] / 255.0 + spoilt for name in ("global", "local") if name in batch}
+
+
 def outcome(learner, state, views):
     """All that a step derives from a batch: gradients, metrics, statistics, memory."""
     rows = {"index": views["index"], "epoch": jnp.zeros_like(views["index"])}

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,12 @@ def reads(path: Path) -> set[tuple[str, str]]:
     return found
 
 
-READS = {module_name(path): reads(path) for path in FILES}
+@functools.cache
+def all_reads() -> dict[str, set[tuple[str, str]]]:
+    """{module: ``reads`` of its file}."""
+    return {module_name(path): reads(path) for path in FILES}
+
+
 # Where a section of the config goes by another name than its own.
 ALIASES = {
     "method": {"config"},
@@ -67,15 +73,15 @@ OWNERS = {
 def is_read(key: str) -> bool:
     *sections, name = key.split(".")
     if not sections:
-        return any(("config", name) in found for found in READS.values())
+        return any(("config", name) in found for found in all_reads().values())
     section = sections[-1]
-    if any((section, name) in found for found in READS.values()):
+    if any((section, name) in found for found in all_reads().values()):
         return True
     owner = OWNERS.get(sections[0], "repre_jax")
     return any(
         (alias, name) in found
         for alias in ALIASES.get(section, ())
-        for module, found in READS.items()
+        for module, found in all_reads().items()
         if module.startswith(owner)
     )
 
@@ -113,6 +119,6 @@ def test_view_options_are_fields_of_the_recipe_and_all_are_read():
     fields = {field.name for field in dataclasses.fields(ViewRecipe)}
     views = set(flat_keys(defaults.get_config("dino").views))
     assert views <= fields
-    read = {name for found in READS.values() for owner, name in found if owner == "recipe"}
-    read |= {name for found in READS.values() for owner, name in found if owner == "views"}
+    read = {name for found in all_reads().values() for owner, name in found if owner == "recipe"}
+    read |= {name for found in all_reads().values() for owner, name in found if owner == "views"}
     assert fields - read == set()

@@ -16,14 +16,16 @@ from repre_jax.errors import UserError
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.checkpoint import open_pretrained
 
-PARAMS = random_params(vit())
+
+def params() -> dict:
+    return random_params(vit())
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A file of DINO's, beside an empty folder ``runs``, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    state = to_theirs(VIT, PARAMS, (3,), heads=2)
+    state = to_theirs(VIT, params(), (3,), heads=2)
     state["head.mlp.0.weight"] = np.ones((2, 2), np.float32)
     save_file({n: np.ascontiguousarray(x) for n, x in state.items()}, "dino.safetensors")
     return tmp_path / "dino.safetensors"
@@ -46,7 +48,7 @@ def test_an_import_is_a_run_that_is_opened_as_others_are(source, capsys):
     assert (pretrained.step, pretrained.weights, pretrained.method) == (0, "target", "dino")
     assert pretrained.defaults.linear == "dino"
     assert pretrained.config.data.source == "digits"
-    assert_same_tree(pretrained.load_params(), PARAMS)
+    assert_same_tree(pretrained.load_params(), params())
     about = source.parent / "runs/dino/checkpoints/0/about/metadata"
     assert len(json.loads(about.read_text())["sha256"]) == 64
     with pytest.raises(UserError, match="has no online network: set weights=target"):
@@ -83,7 +85,7 @@ def test_the_same_import_again_is_the_same_run_and_another_is_refused(source, ca
     save_file({n: np.ascontiguousarray(x) for n, x in state.items()}, source)
     assert command(source) == 2
     assert "holds a run of another config (source.sha256" in capsys.readouterr().err
-    assert_same_tree(open_pretrained("runs/dino").load_params(), PARAMS)
+    assert_same_tree(open_pretrained("runs/dino").load_params(), params())
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command line: a mistake is one sentence and exit code 2; configs, --explain, small runs."""
 
+import functools
 import json
 import re
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 from tiny import CONTRASTIVE
 from whole_runs import ROOT, command, image_folder, summary
 
@@ -178,14 +180,14 @@ def test_help(run, flag):
     assert {*CONFIGS, "eval/knn", "eval/table"} <= set(out.replace(",", " ").split())
 
 
-def test_default_run_folder_is_named_after_config_and_variants(run, tmp_path):
+def test_default_run_folder_is_named_after_config_and_variants(run, uncounted):
     code, out, _ = run("--config=configs/dino_vits.py:baseline,smoke", "--explain")
     assert code == 0
     assert "run folder      runs/dino_vits-baseline-smoke-digits" in out
 
 
 @pytest.mark.slow
-def test_a_config_by_name_is_the_one_by_path(run):
+def test_a_config_by_name_is_the_one_by_path(run, uncounted):
     by_name, by_path = (
         run(f"--config={config}:baseline,smoke", "--explain")
         for config in ("simsiam_vits", "configs/simsiam_vits.py")
@@ -194,7 +196,7 @@ def test_a_config_by_name_is_the_one_by_path(run):
     assert by_name[0] == 0
 
 
-def test_default_run_folder_names_the_data(run, tmp_path):
+def test_default_run_folder_names_the_data(run, uncounted, tmp_path):
     images = image_folder(tmp_path / "my images")
     code, out, _ = run(SMOKE, "--explain", *FOLDER[1:], f"--config.data.path={images}")
     assert code == 0
@@ -212,7 +214,7 @@ def test_a_key_that_the_source_does_not_read_is_refused(mistake, tmp_path):
 
 
 @pytest.mark.slow
-def test_smoke_takes_the_images_that_it_is_given(run, tmp_path):
+def test_smoke_takes_the_images_that_it_is_given(run, uncounted, tmp_path):
     """Digits stand in where none are given."""
     images = image_folder(tmp_path / "images")
     given = f"--config.data.path={images}"
@@ -417,6 +419,14 @@ def test_no_cache_is_made_of_images_that_nothing_reads(run, tmp_path, monkeypatc
 # --------------------------------------------------------------------------------------- explain
 
 
+@pytest.fixture
+def uncounted(monkeypatch):
+    """Memory and operations of a step are made up: to count them takes most of --explain's time."""
+    monkeypatch.setattr(explain, "step_memory", lambda *unused: 2**30)
+    for name in ("forward_multiply_adds", "step_multiply_adds"):
+        monkeypatch.setattr(explain, name, lambda *unused: 10**9)
+
+
 def explained(out):
     """{"batch": "1024 = ...", "encoder": "21,665,664", ...}."""
     lines = [line.split(None, 1) for line in out.splitlines() if line.startswith("  ")]
@@ -429,7 +439,7 @@ def test_explain_refuses_what_the_run_would(mistake, tmp_path):
     assert mistake(*paper, "--config.data.range=(5,1)").startswith("data.range=(5, 1)")
 
 
-def test_explain_a_run_that_goes_on(run, tmp_path):
+def test_explain_a_run_that_goes_on(run, uncounted, tmp_path):
     """On whatever devices: the compute dtype is the run's, and a folder of another run is told."""
     config = read_config("quickstart")
     config.train.compute_dtype = "bfloat16"
@@ -467,7 +477,7 @@ def test_explain_a_paper_without_its_data(run, tmp_path):
     assert f"data.path = {tmp_path}   [command line; default ]" in out
 
 
-def test_explain_tells_where_every_value_comes_from(run, tmp_path):
+def test_explain_tells_where_every_value_comes_from(run, uncounted):
     code, out, _ = run(
         "--config=configs/quickstart.py:baseline,smoke", "--explain", "--config.train.steps=7"
     )
@@ -491,7 +501,7 @@ def test_explain_counts_a_branch_whose_mask_token_is_an_array(run):
     assert f"RePre mask      {128:>14,}\n" in out
 
 
-def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
+def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run, uncounted):
     code, out, err = run("--config=quickstart", "--explain", "--config.train.steps=87")
     assert (code, err) == (0, "")
     assert "The warm-up of 88 steps is longer than the run of 87: " in out
@@ -500,12 +510,16 @@ def test_explain_tells_of_a_warm_up_that_is_longer_than_the_run(run):
     assert resolve(config, images=1442, devices=1).remarks == []
 
 
-def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
+def test_explain_tells_the_memory_and_the_operations_of_a_step(run, monkeypatch):
     monkeypatch.setattr(explain, "device_memory", lambda devices: 2**20)
-    _, out, _ = run(SMOKE, "--explain")
+    small = ("--config.model.depth=2", "--config.repre.taps=0,1")
+    _, out, _ = run(SMOKE, "--explain", *small)
     told = explained(out)["memory"]
     assert re.fullmatch(r"about 0\.\d\d GiB in a step, of 0\.00 GiB on each device", told)
     assert "and each device has 0.0: set a larger train.accumulate or more train.devices" in out
+    counted = (re.search(rf"{words} +([0-9.]+) G", out) for words in ("forward pass", "step"))
+    forward, step = (float(found.group(1)) for found in counted)
+    assert 0 < forward < step
 
 
 @pytest.mark.parametrize(
@@ -514,7 +528,7 @@ def test_explain_tells_the_memory_of_a_step(run, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["imagenette_dino", pytest.param("imagenette_moco_v3", marks=pytest.mark.slow)]
 )
-def test_explain_imagenette(run, tmp_path, name, variants):
+def test_explain_imagenette(run, uncounted, tmp_path, name, variants):
     path = tmp_path / "images" / "train" / "class"
     path.mkdir(parents=True)
     for number in range(600):
@@ -540,7 +554,13 @@ def test_variants_of_imagenette_fit_in_any_order(method):
     vit = read_config(f"imagenette_{method}:gpu")
     for section in ("method", "views", "train", "optimizer"):
         assert vit[section] == large[section]
-    assert build_learner(large, resolve(large, images=9469, devices=1)).repre
+    assert resolve(large, images=9469, devices=1).batch_size == large.train.batch_size
+
+
+def test_the_large_swin_of_imagenette_is_built():
+    """For DINO, whose local crops must fit its maps, too."""
+    config = read_config("imagenette_dino:gpu,swin")
+    assert build_learner(config, resolve(config, images=9469, devices=1)).repre
 
 
 def test_explain_a_folder_that_is_not_given(mistake):
@@ -558,6 +578,14 @@ def test_every_method_has_its_configs():
     assert rows | {f"imagenette_{method}" for method in CONTRASTIVE} <= set(TRAINED)
 
 
+@functools.cache
+def smoke_learner(config):
+    """Of a config that several names may have."""
+    resolution = resolve(config, images=1442, devices=1)
+    assert resolution.clock.total_steps == 4
+    return build_learner(config, resolution)
+
+
 @pytest.mark.parametrize(
     ("name", "variants"),
     [(name, "smoke") for name in TRAINED]
@@ -568,9 +596,8 @@ def test_every_config_resolves_as_smoke(name, variants):
     config = read_config(f"{name}:{variants}")
     assert set(config.keys()) == set(defaults.get_config(config.method.name).keys())
     choose_sizes(config, images=1442, devices=1, on_cpu=True)
-    resolution = resolve(config, images=1442, devices=1)
-    assert resolution.clock.total_steps == 4
-    learner = build_learner(config, resolution)
+    config.workdir = ""  # all that some configs differ in
+    learner = smoke_learner(FrozenConfigDict(config))
     full = read_config(name)
     assert full.repre.enabled == (config.method.name in CONTRASTIVE)
     assert (learner.repre is None) == ("baseline" in variants or not full.repre.enabled)
@@ -729,7 +756,7 @@ def test_a_target_that_cannot_be(mistake):
     assert mistake(SMOKE, "--explain", "--target=v9:4").startswith("--target=v9:4 must be a TPU")
 
 
-def test_explain_what_a_target_compiles(run, mistake, monkeypatch):
+def test_explain_what_a_target_compiles(run, mistake, uncounted, monkeypatch):
     sizes = {"parameters": 2**30, "temporaries": 2**31}
     program = Program(2, 64, sizes, 2**31, 9.0, 3e12, 0.5, 4 * 10**9, 0.25, ())
     absent = Topology("h100:2", make_mesh(2), Accelerator(1e12, 1e9, 1e9), 2**31, {})

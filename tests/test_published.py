@@ -121,7 +121,10 @@ def test_pre_training(name):
         "temperature": temperature_of(config.method, method),
         "method": {key: x for key, x in config.method.items() if key not in SEEN},
     }
-    params, statistics = jax.eval_shape(lambda: init_params(encoder, method, None, seed=0))
+    # All blocks have the same parameters: those of a few tell the heads and what decays.
+    few = {"depths": (1, 1, 1, 1)} if hasattr(encoder, "depths") else {"depth": 2}
+    shallow = encoder.clone(**few)
+    params, statistics = jax.eval_shape(lambda: init_params(shallow, method, None, seed=0))
     description["decay.of"] = decayed(config.optimizer.decay, params)
     description["heads"] = {
         head: written(layers, statistics.get(head, {}), encoder.width)

@@ -34,6 +34,8 @@ def arguments(method: str, images: Path, workdir: Path) -> list[str]:
         "--config.checkpoint.keep=3",
         "--config.evaluation.knn_every_epochs=2",
         "--config.evaluation.batch_size=32",
+        "--config.model.depth=2",  # the compilation is what these tests pay for
+        "--config.repre.taps=0,1",
         "--config.model.drop_path=0.1",  # draws from a stream that must go on, too
     ]
 

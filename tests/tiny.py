@@ -5,6 +5,7 @@ and unlike a fresh state theirs differs between the online and the target networ
 """
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,10 +78,23 @@ def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     return build_learner(config, resolve(config, images=images, devices=devices))
 
 
+_traced: dict[int, tuple[Learner, TrainState]] = {}
+
+
+def _shapes(learner: Learner) -> TrainState:
+    """Of ``learner.init``, traced once; by number, for a config in a head cannot be hashed.
+
+    The learner is kept, so that no other one gets its number.
+    """
+    if id(learner) not in _traced:
+        _traced[id(learner)] = learner, jax.eval_shape(learner.init)
+    return _traced[id(learner)][1]
+
+
 def random_state(learner: Learner, seed: int = 0) -> TrainState:
     """A state at step 0 with random numbers wherever a fresh one has zeros, ones or copies."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(learner.init)
+    shapes = _shapes(learner)
 
     def parameter(path, x):
         if np.issubdtype(x.dtype, np.integer):
@@ -115,25 +129,35 @@ def saved_run(folder: Path, method: str, *, steps: tuple[int, ...] = (1,), **mod
 
     ``model`` replaces keys of the config's model: a vit_nano on images of 16 pixels.
     """
+    config, learner, states = _run(method, steps, tuple(model.items()))
+    config = config.copy_and_resolve_references()
+    config.workdir = str(folder)
+    states = jax.tree.map(np.array, states)  # a copy, which tests may change
+    with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
+        opened.write_config()
+        checkpoints = Checkpoints(opened.checkpoints, keep=len(steps), best_metric=None)
+        for state in states.values():
+            checkpoints.save(state)
+        checkpoints.close()
+    return SavedRun(folder, learner, states)
+
+
+@functools.cache
+def _run(
+    method: str, steps: tuple[int, ...], model: tuple[tuple[str, Any], ...]
+) -> tuple[ConfigDict, Learner, dict[int, TrainState]]:
+    """What a run is, apart from its folder."""
     config = tiny_config(method)
     defaults.usual_size(config)
     config.repre.taps = "multi"
-    config.model.update({"name": "vit_nano"} | model)
-    config.workdir = str(folder)
+    config.model.update({"name": "vit_nano"} | dict(model))
     # Without colour: what never happens is not compiled.
     config.views.update({"jitter_probability": 0.0, "grey_probability": 0.0})
     never = (0.0,) * METHODS[method].VIEWS.global_crops
     config.views.update({"blur_probability": never, "solarise_probability": never})
     learner = build_learner(config, resolve(config, images=STEPS_PER_EPOCH * BATCH, devices=1))
-    states = {}
-    with contextlib.closing(RunFolder(folder, config.to_dict())) as opened:
-        opened.write_config()
-        checkpoints = Checkpoints(opened.checkpoints, keep=len(steps), best_metric=None)
-        for step in steps:
-            states[step] = random_state(learner, seed=step).replace(step=np.int32(step))
-            checkpoints.save(states[step])
-        checkpoints.close()
-    return SavedRun(folder, learner, states)
+    states = {step: random_state(learner, seed=step) for step in steps}
+    return config, learner, {t: x.replace(step=np.int32(t)) for t, x in states.items()}
 
 
 def random_pixels(learner: Learner, seed: int = 1) -> dict[str, np.ndarray]:

@@ -25,13 +25,16 @@ from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
 from repre_jax.models.positions import sincos_2d
 
-PARAMS = {"vit": random_params(vit()), "swin": random_params(swin())}
 TOLD = Told(heads=2, pixels="imagenet")
+
+
+def params_of(kind) -> dict:
+    return random_params(vit() if kind == "vit" else swin())
 
 
 def theirs(names, **more) -> dict:
     encoder = vit() if names.kind == "vit" else swin()
-    return to_theirs(names, PARAMS[names.kind], depths(encoder), heads=2) | more
+    return to_theirs(names, params_of(names.kind), depths(encoder), heads=2) | more
 
 
 def saved(folder, state, name="vit.safetensors"):
@@ -65,7 +68,7 @@ def test_a_vit_is_read_whole(tmp_path, names):
         else {"pooler.dense.weight": np.ones((32, 32), np.float32)}
     )
     found = read_foreign(saved(tmp_path, theirs(names, **head)), told=TOLD)
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
     made, wanted = encoder_of(found), vit()
     for key in ("patch_size", "width", "depth", "heads", "grid", "position", "normalisation"):
         assert getattr(made, key) == getattr(wanted, key), key
@@ -85,7 +88,7 @@ def test_a_swin_is_read_whole(tmp_path, names):
     found = read_foreign(
         saved(tmp_path, theirs(names, **(buffer if names is SWIN else {}))), told=SWIN_TOLD
     )
-    assert_same_tree(found.params, PARAMS["swin"])
+    assert_same_tree(found.params, params_of("swin"))
     made = encoder_of(found)
     for key in ("embed_width", "depths", "heads", "window"):
         assert getattr(made, key) == getattr(swin(), key), key
@@ -172,7 +175,7 @@ def test_a_folder_of_transformers_tells_heads_epsilon_and_pixels(tmp_path):
     pixels = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
     found = read_foreign(tmp_path)
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
     assert (encoder_of(found).heads, encoder_of(found).norm_epsilon) == (4, 1e-12)
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "quick_gelu"}))
     assert "hidden_act='quick_gelu'" in refused(tmp_path)
@@ -192,7 +195,7 @@ def test_a_folder_of_timm_tells_heads_method_and_pixels(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = read_foreign(tmp_path)
     assert (encoder_of(found).heads, found.config.method.name) == (4, "dino")
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
 
 
 def test_pixels_of_another_kind_are_folded_into_the_patches(tmp_path):
@@ -207,7 +210,7 @@ def test_pixels_of_another_kind_are_folded_into_the_patches(tmp_path):
             + (params["patch_embed"]["bias"])
         )
 
-    expected = patch(PARAMS["vit"], (pixels - 0.5) / 0.5)
+    expected = patch(params_of("vit"), (pixels - 0.5) / 0.5)
     np.testing.assert_allclose(patch(found.params, ours), expected, atol=1e-5)
     assert "folded into its patches" in " ".join(found.said)
     assert "set pixels=imagenet" in refused(path, Told(heads=2))
@@ -220,7 +223,7 @@ def test_deit_and_swin_take_pixels_as_they_were_published(tmp_path, name, names)
     told = Told(heads=2) if names is VIT else Told()
     found = read_foreign(saved(tmp_path, theirs(names), name), told=told)
     assert found.config.method.name == "imported"
-    assert_same_tree(found.params, PARAMS[names.kind])
+    assert_same_tree(found.params, params_of(names.kind))
     assert "as published" in " ".join(found.said)
 
 
@@ -228,7 +231,7 @@ def test_pixels_that_are_not_normalised_stay_so(tmp_path):
     path = saved(tmp_path, theirs(VIT))
     found = read_foreign(path, told=TOLD._replace(pixels="unit"))
     assert not encoder_of(found).normalisation
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
     assert encoder_of(read_foreign(path, told=TOLD)).normalisation
 
 
@@ -239,7 +242,7 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
     state = theirs(VIT, **scales, mask_token=np.ones((1, 32), np.float32))
     found = read_foreign(saved(tmp_path, state), told=TOLD)
     x = rng.normal(size=128)
-    before, after = (tree["block_1"]["mlp"]["down"] for tree in (PARAMS["vit"], found.params))
+    before, after = (tree["block_1"]["mlp"]["down"] for tree in (params_of("vit"), found.params))
     expected = (x @ before["kernel"] + before["bias"]) * scales["blocks.1.ls2.gamma"]
     np.testing.assert_allclose(x @ after["kernel"] + after["bias"], expected, atol=1e-5)
     of_transformers = theirs(HUGGING_FACE_DINOV2) | {
@@ -253,7 +256,7 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
 
 def test_blocks_in_chunks_are_counted_through(tmp_path):
     state = {n.replace("blocks.", "blocks.0."): x for n, x in theirs(VIT).items()}
-    assert_same_tree(read_foreign(saved(tmp_path, state), told=TOLD).params, PARAMS["vit"])
+    assert_same_tree(read_foreign(saved(tmp_path, state), told=TOLD).params, params_of("vit"))
 
 
 def test_three_generations_of_big_vision(tmp_path):
@@ -261,7 +264,7 @@ def test_three_generations_of_big_vision(tmp_path):
     told = Told(pixels="imagenet")
     state = theirs(BIG_VISION)
     found = read_foreign(saved(tmp_path, state, "x.npz"), told=told)
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
     assert encoder_of(found).heads == 2
     assert "GELU is the one of tanh" in " ".join(found.said)
     older = {
@@ -272,7 +275,7 @@ def test_three_generations_of_big_vision(tmp_path):
         for name, value in state.items()
     }
     found = read_foreign(saved(tmp_path, older, "x.npz"), told=told)
-    assert_same_tree(found.params, PARAMS["vit"])
+    assert_same_tree(found.params, params_of("vit"))
     stem = "Transformer/encoderblock_"
     newer = {name: value for name, value in state.items() if not name.startswith(stem)}
     for name in (n.removeprefix(f"{stem}0/") for n in state if n.startswith(f"{stem}0/")):
@@ -283,7 +286,9 @@ def test_three_generations_of_big_vision(tmp_path):
     newer["MAPHead_0/probe"] = np.ones(2)
     found = read_foreign(saved(tmp_path, newer, "x.npz"), told=told)
     positions = found.params.pop("position_embedding")
-    assert_same_tree(found.params, {n: x for n, x in PARAMS["vit"].items() if "position" not in n})
+    assert_same_tree(
+        found.params, {n: x for n, x in params_of("vit").items() if "position" not in n}
+    )
     assert not positions[:, 0].any()
     np.testing.assert_array_equal(positions[:, 1:], newer["pos_embedding"])
     del newer["cls"]
@@ -314,7 +319,7 @@ def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
     assert table.shape == (49, 1)
     assert "7 tables of relative positions are resized." in found.said
     assert encoder_of(found).window == 4
-    old = PARAMS["swin"]["block_0"]["attention"]["relative_position_bias"]
+    old = params_of("swin")["block_0"]["attention"]["relative_position_bias"]
     np.testing.assert_allclose(table[24], old[4], rtol=0.02)  # no offset stays no offset
     assert "has no windows" in refused(saved(tmp_path, theirs(VIT)), TOLD._replace(window=4))
 

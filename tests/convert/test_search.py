@@ -9,11 +9,13 @@ from repre_jax.convert.search import choose, find_encoders, outside
 from repre_jax.convert.tables import FORMATS, VIT
 from repre_jax.errors import UserError
 
-STATE = to_theirs(VIT, random_params(vit()), (3,), heads=2)
+
+def official() -> dict:
+    return to_theirs(VIT, random_params(vit()), (3,), heads=2)
 
 
-def wrapped(prefix: str, state=STATE) -> dict:
-    return {prefix + name: value for name, value in state.items()}
+def wrapped(prefix: str, state=None) -> dict:
+    return {prefix + name: value for name, value in (state or official()).items()}
 
 
 @pytest.mark.parametrize("names", FORMATS, ids=lambda names: names.title)
@@ -44,16 +46,16 @@ def test_wrappings_in_the_wild(prefix, weights):
     beside = {"epoch": np.ones(1)} if prefix else {}
     (found,) = find_encoders(wrapped(prefix) | beside)
     assert (found.prefix, found.weights) == (prefix, weights)
-    assert found.tensors.keys() == STATE.keys()
+    assert found.tensors.keys() == official().keys()
 
 
 def test_what_torch_compile_adds_is_taken_away():
     state = {
         f"_orig_mod.{name.replace('blocks.1.', 'blocks.1._orig_mod.')}": value
-        for name, value in STATE.items()
+        for name, value in official().items()
     }
     (found,) = find_encoders(state)
-    assert found.tensors.keys() == STATE.keys()
+    assert found.tensors.keys() == official().keys()
     assert outside(state, found.prefix) == []
 
 
@@ -78,7 +80,7 @@ def test_of_two_the_one_that_is_asked_for(prefixes, weights, evaluated, chosen):
 
 
 def test_of_one_its_own_name_or_what_the_paper_evaluates():
-    plain = find_encoders(STATE)
+    plain = find_encoders(official())
     assert choose(plain, "auto", "target").weights == "target"
     with pytest.raises(UserError, match="has target weights alone: set weights=target"):
         choose(plain, "online", "target")

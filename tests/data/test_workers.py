@@ -11,11 +11,6 @@ CHILD = """
     import os, signal, sys, threading, time
     from pathlib import Path
 
-    from numbered_images import RECIPE, Numbers
-
-    from repre_jax import command_line
-    from repre_jax.data import pipeline
-
     MOMENT = sys.argv[1]
     SIDE = 256 if MOMENT == "handing over" else 16
 
@@ -50,7 +45,12 @@ CHILD = """
                 kill()
 
 
-    if __name__ == "__main__":
+    if __name__ == "__main__":  # workers import this file, too
+        from numbered_images import RECIPE, Numbers
+
+        from repre_jax import command_line
+        from repre_jax.data import pipeline
+
         command_line.TASKS["pretrain"] = lambda *given: read()
         sys.argv = ["repre-jax", "--config=quickstart"]
         command_line.run()

@@ -100,7 +100,12 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(BYOL_CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(x, marks=() if x == "warmup" else pytest.mark.slow) for x in sorted(BYOL_CASES)
+    ],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -34,18 +34,22 @@ from repre_jax.training.operations import forward_multiply_adds
 from repre_jax.training.resolution import resolve
 from repre_jax.training.step import train_step
 
-LOMAR = tiny_learner(tiny_config("lomar"))
 METHOD = tiny_config("lomar").method
 
 
+@functools.cache
+def lomar():
+    return tiny_learner(tiny_config("lomar"))
+
+
 def params_and_images(seed=0):
-    images = random_views(LOMAR, seed)["global"][:, 0]
-    return random_state(LOMAR).params, encoder_input(LOMAR.encoder, jnp.asarray(images))
+    images = random_views(lomar(), seed)["global"][:, 0]
+    return random_state(lomar()).params, encoder_input(lomar().encoder, jnp.asarray(images))
 
 
 def whole_then_gathered(params, images, drawn):
     """LoMaR as it is written down: embed the whole image, then gather the windows' tokens."""
-    encoder, side = LOMAR.encoder, METHOD.side
+    encoder, side = lomar().encoder, METHOD.side
     embedding = params["encoder"]["patch_embed"]
     patches = patchify(images, encoder.patch_size)
     kernel = embedding["kernel"].reshape(-1, encoder.width)
@@ -65,12 +69,12 @@ def whole_then_gathered(params, images, drawn):
 @pytest.mark.slow
 def test_cutting_first_is_embedding_first_in_values_and_gradients():
     params, images = params_and_images()
-    drawn = windows.draw(random_keys(LOMAR), (4, 4), METHOD)
-    weights = np.random.default_rng(0).normal(size=(*drawn.masked.shape, LOMAR.encoder.width))
+    drawn = windows.draw(random_keys(lomar()), (4, 4), METHOD)
+    weights = np.random.default_rng(0).normal(size=(*drawn.masked.shape, lomar().encoder.width))
 
     def cut_first(params):
         return windows.encode_windows(
-            LOMAR.encoder, params["encoder"], params["tokens"]["mask"], images, drawn, METHOD.side
+            lomar().encoder, params["encoder"], params["tokens"]["mask"], images, drawn, METHOD.side
         ).tokens
 
     def embedded_first(params):
@@ -90,12 +94,12 @@ def test_cutting_first_is_embedding_first_in_values_and_gradients():
 def test_a_window_does_not_know_where_it_lies():
     """The same pixels under another corner give the same tokens: there is no absolute position."""
     params, images = params_and_images()
-    moved = jnp.roll(images, LOMAR.encoder.patch_size, axis=1)
-    drawn = windows.draw(random_keys(LOMAR), (4, 4), METHOD)
+    moved = jnp.roll(images, lomar().encoder.patch_size, axis=1)
+    drawn = windows.draw(random_keys(lomar()), (4, 4), METHOD)
     at_0 = drawn._replace(rows=jnp.zeros_like(drawn.rows))
     at_1 = drawn._replace(rows=jnp.ones_like(drawn.rows))
     encode = functools.partial(
-        windows.encode_windows, LOMAR.encoder, params["encoder"], params["tokens"]["mask"]
+        windows.encode_windows, lomar().encoder, params["encoder"], params["tokens"]["mask"]
     )
     first = encode(images, at_0, METHOD.side)
     second = encode(moved, at_1, METHOD.side)

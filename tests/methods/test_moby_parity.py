@@ -2,7 +2,7 @@
 
 Heads, two queues, moving average, scheduler behind the optimizer, clipping of the whole gradient,
 decay mask; on a ViT and on Swin. Recorded by golden/record_moby.py. Drop path is in
-tests/test_every_method.py.
+tests/methods/test_every_method.py.
 """
 
 import jax
@@ -117,7 +117,9 @@ def config_of(case: Case):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(x, marks=pytest.mark.slow if x == "swin" else ()) for x in sorted(CASES)],
+    params=[
+        pytest.param(x, marks=() if x == "warmup" else pytest.mark.slow) for x in sorted(CASES)
+    ],
 )
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""

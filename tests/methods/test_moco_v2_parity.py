@@ -67,7 +67,12 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(MOCO_V2_CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(x, marks=() if x == "one" else pytest.mark.slow) for x in sorted(MOCO_V2_CASES)
+    ],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run, case) of a case."""
     case = MOCO_V2_CASES[request.param]

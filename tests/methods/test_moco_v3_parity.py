@@ -107,7 +107,7 @@ def config_of(case: MoCoV3Case):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(x, marks=pytest.mark.slow if x == "conv_stem" else ()) for x in sorted(CASES)
+        pytest.param(x, marks=() if x == "warmup" else pytest.mark.slow) for x in sorted(CASES)
     ],
 )
 def run(request):

@@ -67,7 +67,13 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(SIMCLR_CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(x, marks=() if x == "warmup" else pytest.mark.slow)
+        for x in sorted(SIMCLR_CASES)
+    ],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -70,7 +70,13 @@ def config_of(case: Case):
     return config, images
 
 
-@pytest.fixture(scope="module", params=sorted(SIMSIAM_CASES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(x, marks=() if x == "constant" else pytest.mark.slow)
+        for x in sorted(SIMSIAM_CASES)
+    ],
+)
 def run(request):
     """(recorded arrays, states and metrics of our run) of a case."""
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -1,5 +1,7 @@
 """Swin's own properties: counts, grids, taps, windows, shifts, drop path, precision, devices."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,7 @@ def encoder(name, dtype=jnp.float32, **changes):
     return BACKBONES[name](config.model, dtype)
 
 
+@functools.cache
 def shapes(model, image=(224, 224)):
     images = jax.ShapeDtypeStruct((2, *image, 3), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
@@ -76,13 +79,6 @@ def test_parameter_counts(name):
     assert count(shapes(model)) == formula(*SIZES[name])
 
 
-def test_published_counts():
-    """timm's numbers without the classifier."""
-    assert formula(*SIZES["swin_tiny"]) == 27_519_354
-    assert formula(*SIZES["swin_small"]) == 48_837_258
-    assert formula(*SIZES["swin_base"]) == 86_743_224
-
-
 @pytest.mark.parametrize(
     ("name", "taps"),
     [("swin_tiny", (1, 3, 9, 11)), ("swin_small", (1, 3, 21, 23)), ("swin_nano", (1, 3, 5, 7))],
@@ -100,18 +96,18 @@ def test_taps_are_the_last_blocks_of_the_stages(name, taps):
     [((224, 224), (56, 56)), ((96, 96), (24, 24)), ((100, 70), (25, 18)), ((33, 5), (9, 2))],
 )
 def test_grids_at_any_size(image, grid):
-    model = encoder("swin_tiny")
+    model = encoder("swin_nano")
     images = jax.ShapeDtypeStruct((2, *image, 3), np.float32)
     variables = {"params": shapes(model)}
     encoded, maps = jax.eval_shape(
-        lambda v, x: apply_with_taps(model, v, x, range(12)), variables, images
+        lambda v, x: apply_with_taps(model, v, x, range(8)), variables, images
     )
     for k, feature_map in enumerate(maps):
-        stage = sum(k > tap for tap in (1, 3, 9))
+        stage = k // 2
         rows, columns = (-(-side // 2**stage) for side in grid)
-        assert feature_map.shape == (2, rows, columns, 96 * 2**stage)
-    assert encoded.tokens.shape == (2, rows * columns, 768)
-    assert encoded.pooled.shape == (2, 768)
+        assert feature_map.shape == (2, rows, columns, 32 * 2**stage)
+    assert encoded.tokens.shape == (2, rows * columns, 256)
+    assert encoded.pooled.shape == (2, 256)
 
 
 def tables(model):
@@ -174,7 +170,7 @@ def test_drop_path_rises_over_all_blocks_to_the_rate():
         return next_function(*arguments, **keywords)
 
     with nn.intercept_methods(note):
-        shapes(model, image=(32, 32))
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)
     np.testing.assert_allclose(rates, np.linspace(0, 0.2, 12).repeat(2))
 
 

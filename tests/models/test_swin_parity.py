@@ -36,7 +36,14 @@ def encoder(case):
     )
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+# By the same code as the smaller cases of these two.
+LARGE = ("hugging_face_224", "timm_224")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow if x in LARGE else ()) for x in sorted(CASES)],
+)
 def test_pooled_features_and_tapped_maps(name):
     case = CASES[name]
     model, params, images = encoder(case), params_of(state_of(case)), view(case)

@@ -56,22 +56,30 @@ def test_no_vit_is_missing_here():
     assert {name for name in BACKBONES if name.startswith("vit")} == {*SIZES, *CONV_SIZES}
 
 
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_sizes(name):
+    model = encoder(name)
+    assert (model.width, model.depth, model.heads) == SIZES[name]
+
+
+# Those of the papers' sizes are in test_vit_parity.py.
 @pytest.mark.parametrize(
-    ("patch", "position"),
+    ("name", "patch", "position"),
     [
-        (8, "learned"),
-        (14, "learned"),
-        (16, "learned"),
-        (32, "learned"),
-        (16, "sincos"),
-        (16, "relative"),
+        ("vit_nano", 8, "learned"),
+        ("vit_nano", 14, "learned"),
+        ("vit_nano", 16, "learned"),
+        ("vit_nano", 32, "learned"),
+        ("vit_nano", 16, "sincos"),
+        ("vit_nano", 16, "relative"),
+        ("vit_micro", 16, "learned"),
+        ("vit_small", 16, "relative"),
+        ("vit_huge", 14, "learned"),
     ],
 )
-@pytest.mark.parametrize("name", sorted(SIZES))
 def test_parameter_counts(name, patch, position):
     width, depth, heads = SIZES[name]
     model = encoder(name, patch, position=position)
-    assert (model.width, model.depth, model.heads) == (width, depth, heads)
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes(model)))
     assert count == formula(width, depth, patch, 224 // patch, position, heads)
 
@@ -95,14 +103,6 @@ def test_a_convolutional_stem_halves():
             encoder("vit_conv_nano", patch, image_size=14)
     with pytest.raises(UserError, match=r"width divisible by 8 at model\.patch_size=16; it is 36"):
         encoder("vit_conv_nano", width=36)
-
-
-def test_published_counts():
-    """timm's numbers without the classifier."""
-    assert formula(192, 12, 16, 14, "learned") == 5_524_416
-    assert formula(384, 12, 16, 14, "learned") == 21_665_664
-    assert formula(768, 12, 16, 14, "learned") == 85_798_656
-    assert formula(1024, 24, 16, 14, "learned") == 303_301_632
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (96, 96), (64, 160)])

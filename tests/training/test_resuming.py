@@ -74,9 +74,14 @@ def test_what_is_told_of_changes():
 
 
 @pytest.mark.parametrize(
-    "tiny", [tiny_config, pytest.param(tiny_swin_config, marks=pytest.mark.slow)]
+    ("tiny", "levels"),
+    [
+        (tiny_config, ["block"]),
+        pytest.param(tiny_config, ["attention"], marks=pytest.mark.slow),
+        pytest.param(tiny_swin_config, ["attention", "block"], marks=pytest.mark.slow),
+    ],
 )
-def test_recomputed_blocks_drop_the_same_paths(tiny):
+def test_recomputed_blocks_drop_the_same_paths(tiny, levels):
     """The draws of drop path are those of a run without remat."""
 
     def features(remat, *seeds):
@@ -89,7 +94,7 @@ def test_recomputed_blocks_drop_the_same_paths(tiny):
         return [np.asarray(encoded(jax.random.key(seed))) for seed in seeds]
 
     one, other = features("none", 0, 1)
-    for level in ("attention", "block"):
+    for level in levels:
         (again,) = features(level, 0)
         np.testing.assert_allclose(again, one, rtol=1e-4, atol=1e-5)
     assert np.abs(other - one).max() > 0.1

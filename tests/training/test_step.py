@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from steps import assert_agree, bits, measure, outcome
+from steps import assert_agree, bits, measure, outcome, plain_views
 from tiny import (
     BATCH,
     STEPS_PER_EPOCH,
@@ -23,7 +23,6 @@ from tiny import (
     tiny_learner,
 )
 
-from repre_jax.data.device.augment import augment_views
 from repre_jax.models.pixels import IMAGENET, normalise
 from repre_jax.models.taps import apply_with_taps
 from repre_jax.sharding import by_row, make_mesh, replicated
@@ -129,28 +128,8 @@ def test_total_loss_is_the_weighted_sum(reference):
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
 
 
-def test_target_pixels_lie_between_0_and_1(method):
-    learner = tiny_learner(tiny_config(method))
-    batch = random_pixels(learner) | {
-        "index": np.arange(BATCH, dtype=np.int32),
-        "epoch": np.zeros(BATCH, np.int32),
-    }
-    function = jax.jit(lambda batch: augment_views(batch, learner.method.views, 0))
-    pixels = np.asarray(function(batch)["global"][:, 0])
-    assert pixels.dtype == np.float32
-    assert pixels.min() >= 0
-    assert pixels.max() <= 1
-    assert pixels.std() > 0.05
-
-
 # ---------------------------------------------------------------------------------------------
 # Whole steps. Augmentation, which has tests of its own, is replaced by one that can give NaN.
-
-
-def plain_views(batch, recipe, seed):
-    """uint8 -> [0, 1]; rows with a negative index become NaN."""
-    spoilt = jnp.where(batch["index"] < 0, jnp.nan, 0.0).reshape(-1, 1, 1, 1, 1)
-    return {name: batch[name] / 255.0 + spoilt for name in ("global", "local") if name in batch}
 
 
 GOOD, BAD = False, True
@@ -275,55 +254,52 @@ def baseline(method):
     return tiny_learner(config)
 
 
-def kernels(learner, method):
-    """Spatial sizes of the kernels of all convolutions in the train step."""
-    state = random_state(learner)
-    batch = random_pixels(learner) | {
-        "index": np.arange(BATCH, dtype=np.int32),
-        "epoch": np.zeros(BATCH, np.int32),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_step_module, "augment_views", plain_views)
-        jaxpr = jax.make_jaxpr(functools.partial(train_step, learner))(state, batch)
-    found = [e for e in equations(jaxpr.jaxpr) if e.primitive.name == "conv_general_dilated"]
+@pytest.fixture(scope="module")
+def traced(baseline, reference):
+    """Loss and gradients of both as traced, before any compiler: (the baseline's, RePre's)."""
+    return tuple(
+        jax.jit(functools.partial(loss_and_gradients, learner)).trace(
+            random_state(learner), random_views(learner), random_keys(learner)
+        )
+        for learner in (baseline, reference[0])
+    )
+
+
+def kernels(traced):
+    """Spatial sizes of the kernels of all convolutions."""
+    found = [e for e in equations(traced.jaxpr.jaxpr) if e.primitive.name == "conv_general_dilated"]
     return {
         tuple(e.invars[1].aval.shape[d] for d in e.params["dimension_numbers"].rhs_spec[2:])
         for e in found
     }
 
 
-def flops(function, *arguments):
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+def flops(traced):
+    return traced.lower().cost_analysis()["flops"]
 
 
-def test_baseline_has_no_decoder(baseline, reference, method):
+def test_baseline_has_no_decoder(baseline, reference, traced):
     assert set(random_state(baseline).params) == {"encoder", "heads"}
     assert set(random_state(reference[0]).params) == {"encoder", "heads", "repre"}
     assert not any("repre" in path for path in paths(random_state(baseline).opt_state))
-    assert (3, 3) in kernels(reference[0], method)
-    assert (3, 3) not in kernels(baseline, method)
+    without, with_branch = map(kernels, traced)
+    assert (3, 3) in with_branch
+    assert (3, 3) not in without
 
 
-def test_repre_adds_the_work_of_its_decoder_and_no_other(baseline, reference):
+def test_repre_adds_the_work_of_its_decoder_and_no_other(reference, traced):
     learner = reference[0]
-    views = random_views(learner)
-    with_branch, without = (
-        flops(
-            functools.partial(loss_and_gradients, some),
-            random_state(some),
-            views,
-            random_keys(some),
-        )
-        for some in (learner, baseline)
-    )
+    without, with_branch = map(flops, traced)
     maps = [np.zeros((BATCH, 2, 2, WIDTH), np.float32)] * len(learner.repre.taps)
+    pixels = random_views(learner)["global"][:, 0]
 
     def mean_loss(params, maps):
-        pixels = views["global"][:, 0]
         return jnp.mean(learner.repre.loss(learner.encoder, {"repre": params}, maps, pixels, None))
 
-    branch = flops(jax.grad(mean_loss, argnums=(0, 1)), random_state(learner).params["repre"], maps)
-    assert with_branch - without == pytest.approx(branch, rel=0.05)
+    branch = jax.jit(jax.grad(mean_loss, argnums=(0, 1))).trace(
+        random_state(learner).params["repre"], maps
+    )
+    assert with_branch - without == pytest.approx(flops(branch), rel=0.05)
 
 
 def test_views_and_branches_of_an_example_drop_differently():

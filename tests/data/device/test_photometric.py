@@ -36,15 +36,17 @@ photometric = SimpleNamespace(
             by_planes.adjust_hue,
             by_planes.adjust_tone,
             by_planes.band_jitter,
-            by_planes.colour_jitter,
             by_planes.flip,
             by_planes.grey,
             by_planes.solarise,
-            blur.pillow_blur,
             blur.sampled_blur,
         )
     }
 )
+# One program for all orders, one for all deviations: not operation by operation, and the loops of
+# the jitter would be compiled anew in every call.
+photometric.colour_jitter = jax.jit(of_arrays(by_planes.colour_jitter), static_argnums=5)  # family
+photometric.pillow_blur = jax.jit(of_arrays(blur.pillow_blur), static_argnums=2)  # largest sigma
 
 OPERATORS = {
     "flip": lambda image, _: photometric.flip(image),

@@ -71,13 +71,19 @@ def params_of(state) -> dict:
     )
 
 
-def finetuner_of(recipe, encoder=VIT, *, classes=MAE_RUN.classes):
-    """Static parts, and the state of a fresh head on random weights."""
+def parts_of(recipe, encoder=VIT):
+    """Static parts, and random weights for a fresh head to stand on."""
     images = jnp.zeros((1, encoder.image_size, encoder.image_size, 3))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
-    finetuner = build_finetuner(encoder, recipe, params, classes=classes, clock=CLOCK, seed=0)
+    classes = MAE_RUN.classes
+    return build_finetuner(encoder, recipe, params, classes=classes, clock=CLOCK, seed=0), params
+
+
+def finetuner_of(recipe, encoder=VIT):
+    """Static parts, and the state of a fresh head on random weights."""
+    finetuner, params = parts_of(recipe, encoder)
     return finetuner, compiled(functools.partial(initial_state, finetuner))(params)
 
 
@@ -272,7 +278,8 @@ def test_every_recipe_builds_on_both_backbones(name):
     """Shapes only: the head reads the pooled feature or has a norm of its own."""
     swin = Swin(8, (2, 1, 1, 1), (1, 2, 2, 2), window=2, image_size=32)
     for encoder in (VIT, swin):
-        finetuner, state = finetuner_of(RECIPES[name], encoder)
+        finetuner, params = parts_of(RECIPES[name], encoder)
+        state = jax.eval_shape(functools.partial(initial_state, finetuner), params)
         assert ("norm" in state.params) == (RECIPES[name].pooling == "tokens")
         assert bool(state.average) == (RECIPES[name].average_decay > 0)
         logits = jax.eval_shape(finetuner.logits, state.params, jnp.zeros((2, 32, 32, 3)))

@@ -154,6 +154,17 @@ def case(request):
     return request.param()
 
 
+@pytest.fixture(scope="module")
+def found(case):
+    """(losses, detections), of one program, for both begin with the same maps."""
+    return compiled(
+        lambda params: (
+            losses_of(case, params),
+            detect(case.detector, params, case.images, case.objects.size),
+        )
+    )(case.params)
+
+
 def losses_of(case, params, objects=None):
     detector = case.detector
     maps = detector.maps(params, case.images)
@@ -178,13 +189,13 @@ def test_maps_and_pyramid(case):
         np.testing.assert_allclose(level[:1, ::apart, ::apart], theirs, atol=2e-4)
 
 
-def test_losses(case):
-    found = compiled(lambda params: losses_of(case, params))(case.params)
+def test_losses(case, found):
+    losses, _ = found
     for name, theirs in LOSSES.items():
         # Masks of the source are cut from whole images, not from boxes of 112 x 112.
         tolerance = 5e-3 if name == "masks" else 2e-4
         recorded = GOLDEN[f"{case.name}/loss/{theirs}"]
-        np.testing.assert_allclose(found[name], recorded, rtol=tolerance)
+        np.testing.assert_allclose(losses[name], recorded, rtol=tolerance)
 
 
 @pytest.mark.slow
@@ -220,10 +231,8 @@ def test_gradients(case):
     assert min(error(jax.tree.map(in_the_last_digit, case.params)) for _ in range(8)) < 5e-5
 
 
-def test_detections(case):
-    found = compiled(lambda params: detect(case.detector, params, case.images, case.objects.size))(
-        case.params
-    )
+def test_detections(case, found):
+    _, found = found
     assert not np.asarray(found.cut).any()
     for image in range(2):
         theirs = case.recorded(f"found/{image}")
