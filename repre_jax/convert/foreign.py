@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from repre_jax.convert.architecture import IMPORTED, Told, describe, known_methods, method_of
 from repre_jax.convert.files import read_tensors, run_name
@@ -102,9 +102,10 @@ def _converted(
     chosen = choose(found, weights, evaluated)
     names, (own, said) = chosen.names, usual_form(chosen.names, chosen.tensors)
     config = imported_config(method)
-    config.model = ConfigDict(
-        config.model.to_dict() | {"position": None} | describe(names, own, method, about, told)
-    )
+    model = config.model.to_dict() | {"position": None}
+    model |= describe(names, own, method, about, told)
+    model["image_size"] = FieldReference(model["image_size"], field_type=object)  # or a pair
+    config.model = ConfigDict(model)
     own, resized = _resize(names, own, config.model, told)
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)

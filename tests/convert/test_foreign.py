@@ -22,6 +22,7 @@ from repre_jax.convert.tables import (
     VIT,
 )
 from repre_jax.errors import UserError
+from repre_jax.image_size import height_and_width
 from repre_jax.models import build_encoder
 from repre_jax.models.positions import sincos_2d
 
@@ -305,6 +306,23 @@ def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path
     )
     np.testing.assert_allclose(left, right, atol=1e-5)
     assert "no multiple of its patch 8" in refused(path, TOLD._replace(image_size=30))
+
+
+@pytest.mark.parametrize(
+    ("names", "before", "told"),
+    [(VIT, 32, (32, 48)), (SWIN, 64, (64, 128)), (VIT, (16, 64), 32)],
+    ids=["vit", "swin", "rectangular vit"],
+)
+def test_squares_are_made_rectangles_and_rectangles_squares(tmp_path, names, before, told):
+    saved(tmp_path, theirs(names), "model.safetensors")  # (16, 64) has as many patches as 32
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": before}))
+    heads = 2 if names is VIT else None
+    usual = Told(heads=heads, pixels="imagenet")
+    assert read_foreign(tmp_path, told=usual).config.model.image_size == before
+    found = read_foreign(tmp_path, told=usual._replace(image_size=told))
+    assert found.config.model.image_size == told
+    image = np.zeros((1, *height_and_width(told), 3), np.float32)
+    jax.eval_shape(encoder_of(found).apply, {"params": found.params}, image)
 
 
 def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
