@@ -10,8 +10,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from repre_jax.convert.architecture import Told
+from repre_jax.convert.exportable import Exportable
 from repre_jax.convert.foreign import read_foreign
-from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.image_size import height_and_width
 from repre_jax.models.pixels import encoder_input

@@ -4,7 +4,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from repre_jax.convert.writers import Exportable, imported, write_timm
+from repre_jax.convert.exportable import Exportable
+from repre_jax.convert.writers import imported, write_timm
 from repre_jax.image_size import height_and_width
 
 LARGEST_FILE = 2**30  # bytes of weights; a file of protocol buffers holds twice as many at most

@@ -14,8 +14,8 @@ from repre_jax.convert import export as story
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.card import card
 from repre_jax.convert.export import WRITERS, export
+from repre_jax.convert.exportable import Exportable, why_not
 from repre_jax.convert.foreign import imported_config, read_foreign
-from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
 from repre_jax.models.pixels import Normalisation
@@ -149,9 +149,14 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
     ("encoder", "format", "words"),
     [
         (vit(position="relative"), "timm", "timm has no ViT with LoMaR's relative positions"),
-        (vit(position="relative"), "huggingface", "choose format=official"),
+        (vit(position="relative"), "huggingface", "choose format=official, safetensors or"),
         (vit(norm_epsilon=1e-5), "timm", "norm epsilon of 1e-06, and this one has 1e-05"),
         (swin(window=4), "huggingface", "windows of 4 in every stage"),
+        (swin(window=4), "huggingface", "smaller: choose format=timm, official, safetensors or"),
+        (swin(window=3), "huggingface", "smaller: choose format=official, safetensors or"),
+        (swin(window=3), "timm", "images of 64: choose format=official, safetensors or"),
+        (swin(image_size=80), "timm", "images of 80: choose format=huggingface, official,"),
+        (swin(image_size=(64, 96), depths=(2, 2, 2, 2)), "timm", "choose format=safetensors or"),
         (vit(stem="folded"), "timm", "patch_embed/conv_0/bias of vit_small has no place"),
         (vit(), "pickle", "format='pickle' must be one of timm, huggingface"),
     ],
@@ -159,6 +164,26 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
 def test_what_a_format_has_no_place_for(tmp_path, encoder, format, words):
     assert words in told(encoder, tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, True),  # maps of 16, 8, 4 and 2, windows of 2
+        ({"window": 4}, True),  # the last map is one smaller window
+        ({"image_size": (64, 96)}, True),  # 2 x 3 at last, in one block, which never shifts
+        ({"image_size": (64, 96), "depths": (2, 1, 3, 2)}, False),  # 2 x 3 shifts there in a row
+        ({"image_size": (64, 96), "window": 4}, False),  # 2 x 3 is one window there, here two
+        ({"image_size": 80}, False),  # 5 x 5 is padded and shifted
+        ({"image_size": 80, "depths": (2, 1, 1, 1)}, True),  # 5 x 5 is padded
+        ({"image_size": 72, "depths": (2, 2, 1, 1)}, False),  # 9 x 9 is padded and shifted
+        ({"image_size": 80, "depths": (1, 1, 1, 1), "window": 4}, False),  # the last has 3, or 2
+        ({"image_size": 66}, False),  # half a patch: padded here, dropped there
+    ],
+)
+def test_swins_of_other_windows_than_timms_are_known(options, same):
+    """timm 1.0.29, models/swin_transformer.py: _calc_window_shift, _attn."""
+    assert (why_not(exportable(swin(**options)), "timm") is None) == same
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
