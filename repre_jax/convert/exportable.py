@@ -9,13 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.convert.names import Names, has_place
-from repre_jax.convert.tables import (
-    HUGGING_FACE_SWIN,
-    HUGGING_FACE_VIT,
-    SWIN,
-    TIMM_SWIN,
-    VIT,
-)
+from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, SWIN, VIT
 from repre_jax.errors import UserError
 from repre_jax.image_size import height_and_width, size_in_words
 from repre_jax.models.swin import Swin
@@ -23,7 +17,9 @@ from repre_jax.models.swin import Swin
 # Norms' epsilons that timm builds its encoders with.
 _TIMM_EPSILON = {"vit": 1e-6, "swin": 1e-5}
 _NAMES = {
-    "timm": {"vit": VIT, "swin": TIMM_SWIN},
+    # timm takes a Swin without a head for one of its versions before 0.9, and renames what it reads
+    # (checkpoint_filter_fn in models/swin_transformer.py).
+    "timm": {"vit": VIT, "swin": SWIN},
     "huggingface": {"vit": HUGGING_FACE_VIT, "swin": HUGGING_FACE_SWIN},
     "official": {"vit": VIT, "swin": SWIN},
 }
@@ -148,7 +144,8 @@ def _has_windows_of_timm(encoder: Swin) -> bool:
     """Whether timm's Swin looks through the same windows (timm, models/swin_transformer.py).
 
     It fits windows and shifts to each side of a map alone, rounds the sides of maps down, drops
-    pixels that fill no patch, and shifts before it pads.
+    pixels that fill no patch, and shifts before it pads; which is the same for half a window of
+    padding, a window of its own either way.
     """
     sides = height_and_width(encoder.image_size)
     if any(side % encoder.patch_size for side in sides):
@@ -159,6 +156,6 @@ def _has_windows_of_timm(encoder: Swin) -> bool:
         if any(min(encoder.window, side // stride) != window for side in sides):
             return False
         shifted = depth > 1 and window > 1 and max(maps) > window
-        if shifted and (min(maps) == window or any(side % window for side in maps)):
+        if shifted and (min(maps) == window or any(2 * side % window for side in maps)):
             return False
     return True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from foreign_weights import random_params, swin, vit
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file
 
 from repre_jax.convert import export as story
 from repre_jax.convert.architecture import Told
@@ -155,7 +156,11 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
         (swin(window=4), "huggingface", "smaller: choose format=timm, official, safetensors or"),
         (swin(window=3), "huggingface", "smaller: choose format=official, safetensors or"),
         (swin(window=3), "timm", "images of 64: choose format=official, safetensors or"),
-        (swin(image_size=80), "timm", "images of 80: choose format=huggingface, official,"),
+        (
+            swin(image_size=112, window=3),
+            "timm",
+            "images of 112: choose format=huggingface, official,",
+        ),
         (swin(image_size=(64, 96), depths=(2, 2, 2, 2)), "timm", "choose format=safetensors or"),
         (vit(stem="folded"), "timm", "patch_embed/conv_0/bias of vit_small has no place"),
         (vit(), "pickle", "format='pickle' must be one of timm, huggingface"),
@@ -171,19 +176,27 @@ def test_what_a_format_has_no_place_for(tmp_path, encoder, format, words):
     [
         ({}, True),  # maps of 16, 8, 4 and 2, windows of 2
         ({"window": 4}, True),  # the last map is one smaller window
+        ({"window": 3}, False),  # 16 x 16 is padded and shifted
+        ({"window": 3, "depths": (1, 1, 1, 1)}, True),  # 16 x 16 is padded
+        ({"window": 4, "image_size": 96}, True),  # 6 x 6 is padded by half a window and shifted
         ({"image_size": (64, 96)}, True),  # 2 x 3 at last, in one block, which never shifts
         ({"image_size": (64, 96), "depths": (2, 1, 3, 2)}, False),  # 2 x 3 shifts there in a row
         ({"image_size": (64, 96), "window": 4}, False),  # 2 x 3 is one window there, here two
-        ({"image_size": 80}, False),  # 5 x 5 is padded and shifted
-        ({"image_size": 80, "depths": (2, 1, 1, 1)}, True),  # 5 x 5 is padded
-        ({"image_size": 72, "depths": (2, 2, 1, 1)}, False),  # 9 x 9 is padded and shifted
-        ({"image_size": 80, "depths": (1, 1, 1, 1), "window": 4}, False),  # the last has 3, or 2
+        ({"image_size": 80, "depths": (1, 1, 1, 1), "window": 4}, False),  # 3 x 3 is 2 x 2 there
         ({"image_size": 66}, False),  # half a patch: padded here, dropped there
     ],
 )
 def test_swins_of_other_windows_than_timms_are_known(options, same):
     """timm 1.0.29, models/swin_transformer.py: _calc_window_shift, _attn."""
     assert (why_not(exportable(swin(**options)), "timm") is None) == same
+
+
+def test_a_swin_has_the_names_that_timm_renames(tmp_path, uncompared):
+    """timm 1.0.29, models/swin_transformer.py: checkpoint_filter_fn, of files without a head."""
+    export(exportable(swin()), tmp_path / "out", "timm")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    merging = {int(name.split(".")[1]) for name in written if "downsample" in name}
+    assert merging == {0, 1, 2}, "and not 1, 2, 3, as its modules are called"
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
