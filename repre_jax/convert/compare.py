@@ -97,8 +97,9 @@ def _by_reading_it_again(exportable, folder, pixels, ours):
     told = Told(
         method=config.method.name,
         heads=encoder.heads if exportable.kind == "vit" else None,
+        image_size=height_and_width(encoder.image_size)[0] if exportable.kind == "swin" else None,
         norm_epsilon=encoder.norm_epsilon,
-        pixels="imagenet",  # which leaves the patches as they are
+        pixels="unit",  # which leaves the patches as they are
     )
     found = read_foreign(folder / "encoder.pth", told=told)
     return ours(found.params, pixels)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from foreign_weights import random_params, swin, vit
 from ml_collections import ConfigDict
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from repre_jax.convert import compare as comparison
 from repre_jax.convert import export as story
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.card import card
 from repre_jax.convert.export import WRITERS, export
-from repre_jax.convert.exportable import Exportable, why_not
+from repre_jax.convert.exportable import Exportable, names_for, why_not
 from repre_jax.convert.foreign import imported_config, read_foreign
+from repre_jax.convert.writers import their_tensors
 from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
 from repre_jax.models.pixels import Normalisation
@@ -127,6 +129,30 @@ def test_formats_without_another_library_are_compared_with_the_encoder(tmp_path,
     said = export(exportable(ENCODERS["vit"]), tmp_path / "out", format)
     assert said.startswith("Tokens of random images differ by at most")
     assert (tmp_path / "out" / "README.md").stat().st_size > 300
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        vit(heads=4, channels=1, normalisation=None),
+        swin(window=4),
+        swin(window=5, channels=2, normalisation=None),
+    ],
+    ids=["grey vit", "swin of small maps", "swin of small maps and bands"],
+)
+def test_official_files_are_compared_whatever_their_channels_and_windows(
+    tmp_path, monkeypatch, encoder
+):
+    """Their tensors in another container than PyTorch's, which may not be installed."""
+    original = exportable(encoder)
+    names = names_for(original, "official")
+    save_file(their_tensors(original, names), tmp_path / "encoder.safetensors")
+    monkeypatch.setattr(
+        comparison,
+        "read_foreign",
+        lambda path, told: read_foreign(path.with_suffix(".safetensors"), told=told),
+    )
+    assert comparison.compare(original, tmp_path, "official") == 0
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])

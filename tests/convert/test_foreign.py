@@ -93,6 +93,15 @@ def test_a_swin_is_read_whole(tmp_path, names):
     assert found.config.model.image_size == 64
 
 
+def test_the_size_of_a_swin_of_small_maps_is_asked_for(tmp_path):
+    small = swin(window=4)  # whose last map is 2 x 2
+    params = random_params(small)
+    path = saved(tmp_path, to_theirs(SWIN, params, depths(small), heads=1))
+    assert "has [49, 4]: set image_size=<pixels>" in refused(path, SWIN_TOLD)
+    found = read_foreign(path, told=SWIN_TOLD._replace(image_size=64))
+    assert_same_tree(found.params, params)
+
+
 def test_the_size_a_swin_is_made_for_is_read_off_its_mask(tmp_path):
     mask = np.zeros((256, 4, 4), np.float32)  # 16 windows a side, of 2 patches of 4 pixels
     state = theirs(SWIN, **{"layers.0.blocks.1.attn_mask": mask})
