@@ -150,18 +150,20 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise UserError(f"config.json says hidden_act={activation!r}, and ours is the exact GELU.")
-    of_timm = config.get("pretrained_cfg", config) if "architecture" in config else {}
+    architecture = str(config.get("architecture") or "")
+    of_timm = config.get("pretrained_cfg", config) if architecture else {}
     arguments = config.get("model_args") or {}
     heads, size = arguments.get("num_heads"), arguments.get("img_size")
     facts = {
         "heads": config.get("num_attention_heads") or heads,
-        "norm_epsilon": config.get("layer_norm_eps"),
+        # A Swin of timm has this one, whoever trained it.
+        "norm_epsilon": config.get("layer_norm_eps") or 1e-5 * architecture.startswith("swin"),
         "image_size": _size(
             config.get("image_size") or size or (of_timm.get("input_size") or [0])[1:]
         ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
         "std": preprocessor.get("image_std") or of_timm.get("std"),
-        "origin": f"{config.get('_name_or_path', '')} {config.get('architecture', '')} "
+        "origin": f"{config.get('_name_or_path', '')} {architecture} "
         f"{of_timm.get('tag', '')}".strip(),
     }
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}

@@ -93,6 +93,25 @@ def test_a_swin_is_read_whole(tmp_path, names):
     assert found.config.model.image_size == 64
 
 
+def test_swins_of_esvit_have_another_epsilon_than_others(tmp_path):
+    """microsoft/esvit, models/swin_transformer.py: get_cls_model."""
+    of_esvit = {f"teacher.{name}": value for name, value in theirs(SWIN).items()}
+    for state, told, epsilon in (
+        (of_esvit, SWIN_TOLD, 1e-6),
+        (theirs(SWIN), SWIN_TOLD, 1e-5),
+        (of_esvit, SWIN_TOLD._replace(norm_epsilon=1e-5), 1e-5),
+    ):
+        found = read_foreign(saved(tmp_path, state), told=told)
+        assert encoder_of(found).norm_epsilon == epsilon
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    saved(folder, theirs(SWIN), "model.safetensors")
+    about = {"architecture": "swin_tiny_patch4_window7_224", "pretrained_cfg": {"tag": "dino"}}
+    (folder / "config.json").write_text(json.dumps(about))
+    found = read_foreign(folder, told=SWIN_TOLD)
+    assert (found.config.method.name, encoder_of(found).norm_epsilon) == ("dino", 1e-5)
+
+
 def test_the_size_of_a_swin_of_small_maps_is_asked_for(tmp_path):
     small = swin(window=4)  # whose last map is 2 x 2
     params = random_params(small)
