@@ -155,6 +155,17 @@ def test_official_files_are_compared_whatever_their_channels_and_windows(
     assert comparison.compare(original, tmp_path, "official") == 0
 
 
+def test_exports_are_compared_where_jax_has_no_cpu(tmp_path, monkeypatch):
+    """As with JAX_PLATFORMS=cuda."""
+
+    def none(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    said = export(exportable(ENCODERS["vit"]), tmp_path / "out", "safetensors")
+    assert said.startswith("Tokens of random images differ by at most")
+
+
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
 def test_an_export_that_computes_something_else_is_removed(tmp_path, monkeypatch, difference):
     monkeypatch.setattr(story, "compare", lambda *arguments: difference)
