@@ -100,7 +100,8 @@ def _converted(
         encoder = build_encoder(tiny, jnp.float32)
         evaluated = method_as_published(method, encoder).evaluated
     chosen = choose(found, weights, evaluated)
-    names, (own, said) = chosen.names, usual_form(chosen.names, chosen.tensors)
+    names = chosen.names
+    own, said = usual_form(names, chosen.tensors, about.get("image_size"))
     config = imported_config(method)
     model = config.model.to_dict() | {"position": None}
     model |= describe(names, own, method, about, told)

@@ -280,6 +280,35 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
     assert_same_tree(again.params, found.params)
 
 
+def test_deit_iii_by_either_of_its_names(tmp_path):
+    """facebookresearch/deit, models_v2.py; timm 1.0.29, models/deit.py, no_embed_class."""
+    state, rng = theirs(VIT), np.random.default_rng(0)
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    gamma = {(k, i): rng.normal(size=32).astype(np.float32) for k in range(3) for i in (1, 2)}
+    official = state | {f"blocks.{k}.gamma_{i}": x for (k, i), x in gamma.items()}
+    of_timm = state | {f"blocks.{k}.ls{i}.gamma": x for (k, i), x in gamma.items()}
+    left, right = (
+        read_foreign(saved(tmp_path, tensors, "deit_3.safetensors"), told=TOLD)
+        for tensors in (official, of_timm)
+    )
+    assert_same_tree(left.params, right.params)
+    positions = left.params["position_embedding"]
+    assert not positions[:, 0].any()
+    np.testing.assert_array_equal(positions[:, 1:], state["pos_embed"])
+    before = PARAMS["vit"]["block_1"]["mlp"]["down"]["kernel"]
+    after = left.params["block_1"]["mlp"]["down"]["kernel"]
+    np.testing.assert_allclose(after, before * gamma[1, 2], rtol=1e-6)
+    assert left.config.model.image_size == 32
+
+
+def test_a_class_token_and_a_rectangle_may_be_a_square_of_positions(tmp_path):
+    rectangle = vit(image_size=(40, 56))  # 5 x 7 patches and a class token
+    params = random_params(rectangle)
+    saved(tmp_path, to_theirs(VIT, params, (3,), heads=2), "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": [40, 56]}))
+    assert_same_tree(read_foreign(tmp_path, told=TOLD).params, params)
+
+
 def test_blocks_in_chunks_are_counted_through(tmp_path):
     state = {n.replace("blocks.", "blocks.0."): x for n, x in theirs(VIT).items()}
     assert_same_tree(read_foreign(saved(tmp_path, state), told=TOLD).params, PARAMS["vit"])
@@ -371,6 +400,7 @@ def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
         ({"dist_token": (1, 1, 32)}, "dist_token: this encoder has a distillation token"),
         ({"reg_token": (1, 4, 32)}, "has registers"),
         ({"blocks.0.mlp.w12.weight": (8, 32)}, r"has gated MLPs"),
+        ({"blocks.0.gamma_1": (32,), "blocks.0.attn.q_bias": (32,)}, "is a BEiT or CaiT"),
         ({"blocks.0.attn.extra": (8,)}, "blocks.0.attn.extra belong to no encoder"),
         ({"blocks.1.mlp.fc1.weight": (64, 32)}, "blocks.1.mlp.fc1.weight is [64, 32]"),
         ({"pos_embed": (1, 18, 32)}, "its positions are [1, 18, 32]"),
