@@ -21,7 +21,7 @@ from repre_jax.convert.foreign import imported_config, read_foreign
 from repre_jax.convert.writers import their_tensors
 from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
-from repre_jax.models.pixels import Normalisation
+from repre_jax.models.pixels import Normalisation, encoder_input
 from repre_jax.training import defaults
 
 ENCODERS = {
@@ -164,6 +164,23 @@ def test_exports_are_compared_where_jax_has_no_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", none)
     said = export(exportable(ENCODERS["vit"]), tmp_path / "out", "safetensors")
     assert said.startswith("Tokens of random images differ by at most")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_stablehlo_of_many_tokens_takes_batches_of_any_size(tmp_path, position):
+    """On a CPU 256 tokens and more are attended to head by head, in a loop over batch and heads."""
+    pytest.importorskip("flatbuffers")
+    encoder = vit(image_size=128, depth=1, position=position)
+    original = exportable(encoder)
+    export(original, tmp_path / "out", "stablehlo")
+    written = (tmp_path / "out" / "encoder.stablehlo").read_bytes()
+    encode = jax.export.deserialize(bytearray(written)).call
+    for count in (1, 3):
+        pixels = np.random.default_rng(0).uniform(size=(count, 128, 128, 3)).astype(np.float32)
+        images = encoder_input(encoder, pixels)
+        expected = encoder.apply({"params": original.params}, images).pooled
+        np.testing.assert_allclose(encode(pixels)["pooled"], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
