@@ -143,10 +143,11 @@ def find_runs(patterns: str, *, wanted: Callable[[Path], bool], words: str) -> l
     Raises:
       UserError: one of the patterns matches none.
     """
-    given = list(filter(None, map(str.strip, patterns.split(",")))) or [""]
+    given = [os.path.expanduser(pattern.strip()) for pattern in patterns.split(",")]
     matched = {
-        pattern: list(filter(wanted, map(Path, sorted(glob.glob(pattern))))) for pattern in given
-    }
+        pattern: list(filter(wanted, map(Path, sorted(glob.glob(pattern)))))
+        for pattern in filter(None, given)
+    } or {"": []}
     lost = [pattern for pattern, paths in matched.items() if not paths]
     if lost:
         raise UserError(

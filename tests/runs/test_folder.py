@@ -206,7 +206,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"steps": 1}
 
 
-def test_every_pattern_of_runs_must_match(tmp_path):
+def test_every_pattern_of_runs_must_match(tmp_path, monkeypatch):
     for name in ("a", "b1", "b2"):
         (tmp_path / name).mkdir()
     (tmp_path / "c.txt").write_text("")
@@ -217,6 +217,8 @@ def test_every_pattern_of_runs_must_match(tmp_path):
         return find_runs(text, wanted=Path.is_dir, words="no folder")
 
     assert found("b*", "a", "b1") == [b1, b2, a]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_runs(f"{b1}, ~/a,", wanted=Path.is_dir, words="no folder") == [b1, a]
     with pytest.raises(UserError, match=r"bb, .*c\.txt' matches no folder;"):
         found("a", "bb", "c.txt")
     with pytest.raises(UserError, match="runs='' matches no folder;"):
