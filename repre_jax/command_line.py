@@ -142,7 +142,7 @@ def parse(argv: list[str]) -> Command | None:
     """
     if any(argument in ("-h", "--help", "--helpfull", "--helpshort") for argument in argv[1:]):
         return None
-    argv = [argv[0], *map(_with_path, argv[1:])]
+    argv = [argv[0], *map(_with_path, _in_one_word(argv[1:]))]
     declared, given = _declared(argv)
     values = _flags(argv)
     try:
@@ -236,6 +236,17 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("process", None, where + "which this is, from 0.", flag_values=values)
     values.append_flag_values(flags.FLAGS)
     return values
+
+
+def _in_one_word(arguments: list[str]) -> list[str]:
+    """With ``--config dino_vits`` as ``--config=dino_vits``."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and f"{joined[-1]}=" in _CONFIG_FLAGS and not argument.startswith("-"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _with_path(argument: str) -> str:

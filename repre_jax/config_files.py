@@ -118,11 +118,22 @@ def _mistakes_told(file: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        told = " ".join(f"{type(error).__name__}: {error}".split())
+        where, line = _place(error, file)
+        words = error.msg if isinstance(error, SyntaxError) else error  # without its place
+        told = " ".join(f"{type(error).__name__}: {words}".split())
         raise UserError(
-            f"{file} cannot be run as a config ({told}; {line.filename}, line {line.lineno})."
+            f"{file} cannot be run as a config ({told}; {where}, line {line})."
         ) from error
+
+
+def _place(error: Exception, file: str | Path) -> tuple[str, int | None]:
+    """File and line of a mistake: in the innermost config, not in what that calls."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    configs = {Path(locate(str(file))).resolve(), *(path.resolve() for path in carried().values())}
+    frames = [x for x in frames if Path(x.filename).resolve() in configs] or frames
+    return frames[-1].filename, frames[-1].lineno
 
 
 def _nearest(name: str) -> str | None:

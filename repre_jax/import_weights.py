@@ -17,7 +17,7 @@ from repre_jax.errors import UserError
 from repre_jax.image_size import check_image_size
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from repre_jax.runs.checkpoints import Checkpoints
-from repre_jax.runs.folder import RunFolder
+from repre_jax.runs.folder import RunFolder, saved_config
 
 RANGES = {
     "heads": AT_LEAST_ONE,
@@ -52,9 +52,12 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
       The run folder.
 
     Raises:
-      UserError: no source, nothing in it that can be imported, or a folder that holds another run.
+      UserError: no source, nothing in it that can be imported, a folder that holds another run, or
+        several processes.
     """
     check_ranges(config, RANGES)
+    if jax.process_count() > 1:
+        raise UserError("An import is the work of one process: leave out --distributed.")
     if config.image_size is not None:
         check_image_size(config.image_size, "image_size")
     if config.data.mean or config.data.std:
@@ -84,10 +87,9 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
     saved.data.update(pixels)
     encoder, target = {"encoder": found.params}, found.weights == "target"
     state = ImportedState(np.int32(0), {} if target else encoder, encoder if target else {})
-    if jax.process_index() == 0:
-        print("\n".join(found.said))
-        _write(workdir, saved, state)
-        print(f"Imported into {workdir}: evaluate it with --config.checkpoint={workdir}.")
+    print("\n".join(found.said))
+    _write(workdir, saved, state)
+    print(f"Imported into {workdir}: evaluate it with --config.checkpoint={workdir}.")
     return workdir
 
 
@@ -95,9 +97,17 @@ def _write(workdir: Path, config: ConfigDict, state: ImportedState) -> None:
     new = not workdir.exists()
     try:
         with contextlib.closing(RunFolder(workdir, config.to_dict(), ignore=("workdir",))) as run:
+            nobodys = saved_config(workdir) is None
+            if nobodys:  # what an import that was cut off has left
+                shutil.rmtree(run.checkpoints / "0", ignore_errors=True)
             with contextlib.closing(
                 Checkpoints(run.checkpoints, keep=1, best_metric=None)
             ) as checkpoints:
+                if nobodys and checkpoints.steps:
+                    raise UserError(
+                        f"{workdir} holds checkpoints and no config.json that tells of what: "
+                        "choose another --workdir."
+                    )
                 checkpoints.save(state)
             run.write_config()
     except BaseException:

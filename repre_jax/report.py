@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from repre_jax.runs.disk_errors import disk_trouble_told
-from repre_jax.runs.folder import find_runs
+from repre_jax.runs.folder import find_runs, saved_config
 from repre_jax.visualize.report.page import write_report
 
 
@@ -27,6 +27,12 @@ def report(config: ConfigDict, workdir: Path | None) -> None:
     )
     if jax.process_index() != 0:
         return
+    imported = [run for run in runs if (saved_config(run) or {}).get("task") == "import"]
+    trained = [run for run in runs if run not in imported]
+    if imported and trained:
+        names = ", ".join(map(str, imported))
+        print(f"Left out, for imported weights have no curves: {names}.")
+        runs = trained
     folder = workdir or runs[0]
     with disk_trouble_told(folder):
         folder.mkdir(parents=True, exist_ok=True)

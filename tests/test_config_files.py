@@ -91,6 +91,30 @@ def test_inheriting_from_the_same_folder_else_from_the_package(elsewhere):
         beside(str(own), "dino_vit")
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "line"),
+    [
+        ("def get_config():\n    return (\n", "SyntaxError: '(' was never closed; ", 2),
+        ("import json\n\njson.loads('{')\n", "JSONDecodeError: ", 3),
+        (
+            "from repre_jax.config_files import beside\n\ndef get_config():\n"
+            '    config = beside(__file__, "dino_vits").get_config("")\n'
+            "    config.optimzer.x = 1\n    return config\n",
+            "AttributeError: ",
+            5,
+        ),
+        ("def get_config():\n    return undefined\n", "NameError: ", 2),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_in_the_config(elsewhere, text, words, line):
+    (elsewhere / "own.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_config("own.py")
+    told = str(error.value)
+    assert f"own.py cannot be run as a config ({words}" in told
+    assert told.endswith(f"{elsewhere / 'own.py'}, line {line}).")
+
+
 def test_a_config_of_the_same_name_inherits_from_the_carried_one(elsewhere):
     (elsewhere / "moby_vits.py").write_text(
         "from repre_jax.config_files import beside\n\n"

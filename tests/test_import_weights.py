@@ -88,6 +88,28 @@ def test_the_same_import_again_is_the_same_run_and_another_is_refused(source, ca
     assert_same_tree(open_pretrained("runs/dino").load_params(), params())
 
 
+def test_what_an_import_that_was_cut_off_has_left_is_written_anew(source, capsys):
+    assert command(source) == 0
+    run = source.parent / "runs/dino"
+    (run / "config.json").unlink()  # which is written last
+    other = random_params(vit(), seed=1)
+    state = to_theirs(VIT, other, (3,), heads=2)
+    save_file({n: np.ascontiguousarray(x) for n, x in state.items()}, source)
+    assert command(source) == 0
+    assert_same_tree(open_pretrained("runs/dino").load_params(), other)
+    (run / "config.json").unlink()
+    (run / "checkpoints/0").rename(run / "checkpoints/7")
+    assert command(source) == 2
+    assert "holds checkpoints and no config.json" in capsys.readouterr().err
+    assert not (run / "config.json").exists() and (run / "checkpoints/7").is_dir()
+
+
+def test_an_import_is_the_work_of_one_process(source, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert command(source) == 2
+    assert "one process: leave out --distributed" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_evaluation_runs_on_an_import(source, task):

@@ -156,7 +156,16 @@ def test_missing_config_file(mistake):
 
 
 def test_no_config_at_all(mistake):
-    assert mistake() == "No config given; for example --config=quickstart."
+    for arguments in ((), ("--config",), ("--config", "--explain")):
+        assert mistake(*arguments) == "No config given; for example --config=quickstart."
+
+
+def test_a_config_may_follow_a_space():
+    asked = command_line.parse(
+        ["main.py", "--workdir", "runs/a", "--config", "quickstart:smoke", "--config.seed", "7"]
+    )
+    assert asked.config_file == f"{locate('quickstart')}:smoke"
+    assert (asked.config.workdir, asked.config.seed) == ("runs/a", 7)
 
 
 def test_what_is_no_flag(mistake):

@@ -7,6 +7,7 @@ from recorded_runs import recorded_run
 from whole_runs import command
 
 from repre_jax import pretrain
+from repre_jax.convert.foreign import imported_config
 
 
 def test_the_page_goes_to_the_first_run_or_to_the_workdir(tmp_path, capsys, monkeypatch):
@@ -27,17 +28,35 @@ def test_the_page_goes_to_the_first_run_or_to_the_workdir(tmp_path, capsys, monk
         (["--config.runs={}/none"], "matches no folder with config.json"),
         (["--config.runs="], "matches no folder with config.json"),
         (["--config.runs={}/probe"], "is a run of task linear: give the folder of a pre-training"),
+        (["--config.runs={}/imported"], "imported holds imported weights, which have no curves"),
         (["--config.runs={}/a", "--config.reference=mine"], "There is no reference 'mine'"),
     ],
 )
 def test_mistakes(tmp_path, capsys, arguments, words):
     recorded_run(tmp_path / "a")
     recorded_run(tmp_path / "probe")
+    imported_run(tmp_path / "imported")
     (tmp_path / "probe" / "config.json").write_text('{"task": "linear"}')
     assert command("--config=report", *(x.format(tmp_path) for x in arguments)) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
     assert not list(tmp_path.rglob("report.html"))
+
+
+def test_imported_weights_are_left_out_of_a_pattern(tmp_path, capsys):
+    imported_run(tmp_path / "a")
+    b = recorded_run(tmp_path / "b")
+    assert command("--config=report", f"--config.runs={tmp_path}/*") == 0
+    left_out, written = capsys.readouterr().out.splitlines()
+    assert left_out == f"Left out, for imported weights have no curves: {tmp_path / 'a'}."
+    assert written == f"Report: {b / 'report.html'}"
+
+
+def imported_run(path):
+    """What ``import_weights`` leaves, but for the weights."""
+    path.mkdir()
+    config = imported_config("dino").to_json()
+    (path / "config.json").write_text(config)
 
 
 def test_a_run_has_its_page_at_the_end(tmp_path, capsys):

@@ -141,7 +141,7 @@ def _heads(names: Names, tensors: Tensors, method: str, width: int) -> int:
 
 
 def swin_model(
-    names: Names, tensors: Tensors, about: Mapping[str, Any], told: Told
+    names: Names, tensors: Tensors, method: str, about: Mapping[str, Any], told: Told
 ) -> dict[str, Any]:
     """Keys of ``config.model`` of a Swin; see ``describe``.
 
@@ -161,6 +161,7 @@ def swin_model(
     window = (round(len(tables[0]) ** 0.5) + 1) // 2
     kernel = tensors[names.anchor]
     size = _size_of_windows(tensors, window) or about.get("image_size")
+    usual_epsilon = 1e-6 if method == "dino" else 1e-5  # the former: EsViT's get_cls_model
     return _sized(
         "swin",
         SWIN_SIZES,
@@ -171,7 +172,7 @@ def swin_model(
         "image_size": size or 32 * window,
         "channels": int(kernel.shape[1]),
         "window": window,
-        "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or 1e-5,
+        "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or usual_epsilon,
         "initialisation": "dino",
     }
 
@@ -193,7 +194,7 @@ def describe(
     """
     if names.kind == "vit":
         return vit_model(names, tensors, method, about, told)
-    return swin_model(names, tensors, about, told)
+    return swin_model(names, tensors, method, about, told)
 
 
 def _image_size(positions: np.ndarray | None, patch_size: int, told: ImageSize | None) -> ImageSize:

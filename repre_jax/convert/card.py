@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from repre_jax.convert.writers import Exportable
+from repre_jax.convert.exportable import Exportable
 from repre_jax.data.sources import short_name
 from repre_jax.image_size import height_and_width
 

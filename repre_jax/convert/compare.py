@@ -1,5 +1,6 @@
 """An exported encoder against ours, on random images, in the library that it is exported for."""
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from repre_jax.convert.architecture import Told
+from repre_jax.convert.exportable import Exportable
 from repre_jax.convert.foreign import read_foreign
-from repre_jax.convert.writers import Exportable
 from repre_jax.errors import UserError
 from repre_jax.image_size import height_and_width
 from repre_jax.models.pixels import encoder_input
@@ -33,8 +34,10 @@ def compare(exportable: Exportable, folder: Path, format: str) -> float | None:
     encoder = exportable.encoder
     shape = (IMAGES, *height_and_width(encoder.image_size), encoder.channels)
     pixels = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
-    # On an accelerator products of float32 are rounded far above what is asked for here.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    # On an accelerator products of float32 are rounded far above what is asked for here, and as
+    # much in what was exported to run there.
+    precision = None if format == "stablehlo" else "highest"
+    with _on_a_cpu(), jax.default_matmul_precision(precision):
         ours = jax.jit(functools.partial(our_tokens, exportable))
         try:
             theirs = _COMPARED[format](exportable, folder, pixels, ours)
@@ -46,6 +49,14 @@ def compare(exportable: Exportable, folder: Path, format: str) -> float | None:
         if theirs is None:
             return None
         return float(np.abs(np.asarray(theirs) - ours(exportable.params, pixels)).max())
+
+
+def _on_a_cpu() -> contextlib.AbstractContextManager:
+    """Where JAX has one: not with JAX_PLATFORMS=cuda."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
 
 
 def our_tokens(exportable: Exportable, params: Any, pixels: jax.Array) -> jax.Array:
@@ -97,8 +108,9 @@ def _by_reading_it_again(exportable, folder, pixels, ours):
     told = Told(
         method=config.method.name,
         heads=encoder.heads if exportable.kind == "vit" else None,
+        image_size=height_and_width(encoder.image_size)[0] if exportable.kind == "swin" else None,
         norm_epsilon=encoder.norm_epsilon,
-        pixels="imagenet",  # which leaves the patches as they are
+        pixels="unit",  # which leaves the patches as they are
     )
     found = read_foreign(folder / "encoder.pth", told=told)
     return ours(found.params, pixels)

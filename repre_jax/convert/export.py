@@ -7,9 +7,9 @@ from pathlib import Path
 
 from repre_jax.convert.card import card
 from repre_jax.convert.compare import compare
+from repre_jax.convert.exportable import Exportable
 from repre_jax.convert.onnx_writer import write_onnx
 from repre_jax.convert.writers import (
-    Exportable,
     write_huggingface,
     write_official,
     write_safetensors,

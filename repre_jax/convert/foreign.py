@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from repre_jax.convert.architecture import IMPORTED, Told, describe, known_methods, method_of
 from repre_jax.convert.files import read_tensors, run_name
@@ -100,11 +100,13 @@ def _converted(
         encoder = build_encoder(tiny, jnp.float32)
         evaluated = method_as_published(method, encoder).evaluated
     chosen = choose(found, weights, evaluated)
-    names, (own, said) = chosen.names, usual_form(chosen.names, chosen.tensors)
+    names = chosen.names
+    own, said = usual_form(names, chosen.tensors, about.get("image_size"))
     config = imported_config(method)
-    config.model = ConfigDict(
-        config.model.to_dict() | {"position": None} | describe(names, own, method, about, told)
-    )
+    model = config.model.to_dict() | {"position": None}
+    model |= describe(names, own, method, about, told)
+    model["image_size"] = FieldReference(model["image_size"], field_type=object)  # or a pair
+    config.model = ConfigDict(model)
     own, resized = _resize(names, own, config.model, told)
     params, used = _params(names, own, config.model)
     dropped = _dropped(names, own, used)
@@ -149,18 +151,20 @@ def _facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[s
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise UserError(f"config.json says hidden_act={activation!r}, and ours is the exact GELU.")
-    of_timm = config.get("pretrained_cfg", config) if "architecture" in config else {}
+    architecture = str(config.get("architecture") or "")
+    of_timm = config.get("pretrained_cfg", config) if architecture else {}
     arguments = config.get("model_args") or {}
     heads, size = arguments.get("num_heads"), arguments.get("img_size")
     facts = {
         "heads": config.get("num_attention_heads") or heads,
-        "norm_epsilon": config.get("layer_norm_eps"),
+        # A Swin of timm has this one, whoever trained it.
+        "norm_epsilon": config.get("layer_norm_eps") or 1e-5 * architecture.startswith("swin"),
         "image_size": _size(
             config.get("image_size") or size or (of_timm.get("input_size") or [0])[1:]
         ),
         "mean": preprocessor.get("image_mean") or of_timm.get("mean"),
         "std": preprocessor.get("image_std") or of_timm.get("std"),
-        "origin": f"{config.get('_name_or_path', '')} {config.get('architecture', '')} "
+        "origin": f"{config.get('_name_or_path', '')} {architecture} "
         f"{of_timm.get('tag', '')}".strip(),
     }
     return {key: value for key, value in facts.items() if value and not isinstance(value, bool)}

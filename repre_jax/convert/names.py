@@ -90,12 +90,21 @@ def to_ours(names: Names, theirs: Tensors, shapes: Any, depths: Sequence[int]) -
             there = " and ".join(str(list(array.shape)) for array in arrays)
             raise UserError(
                 f"{', '.join(parts)} is {there}, which makes {list(value.shape)}, and an encoder "
-                f"of this width and depth has {list(shape.shape)}: it is another architecture."
+                f"of this width and depth has {list(shape.shape)}: {_advice(path)}"
             )
         if not np.isfinite(value).all():
             raise UserError(f"{', '.join(parts)} holds numbers that are not finite.")
         flat[path] = np.ascontiguousarray(value)
     return unflatten_dict(flat, sep="/"), used
+
+
+def _advice(path: str) -> str:
+    if path.endswith("relative_position_bias"):  # of a window that may be a map's, see ``Swin``
+        return (
+            "set image_size=<pixels> to what it is made for, or window=<tokens>, with "
+            "--config=configs/import.py."
+        )
+    return "it is another architecture."
 
 
 def to_theirs(names: Names, ours: Any, depths: Sequence[int], heads: int) -> dict[str, np.ndarray]:

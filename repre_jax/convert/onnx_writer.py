@@ -4,7 +4,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from repre_jax.convert.writers import Exportable, imported, write_timm
+from repre_jax.convert.exportable import Exportable
+from repre_jax.convert.writers import imported, write_timm
 from repre_jax.image_size import height_and_width
 
 LARGEST_FILE = 2**30  # bytes of weights; a file of protocol buffers holds twice as many at most
@@ -12,7 +13,7 @@ _WHAT, _EXTRA = "format=onnx is written by PyTorch and timm, one of", "onnx"
 
 
 def write_onnx(exportable: Exportable, folder: Path) -> None:
-    """``encoder.onnx``: images [batch, 3, S, S] in [0, 1] -> pooled [batch, D] and tokens.
+    """``encoder.onnx``: images [batch, C, H, W] in [0, 1] -> pooled [batch, D] and tokens.
 
     Pixels are normalised in there. Tokens are [batch, N, D] after the last norm, a ViT's class
     token first. The weights of large encoders lie beside the file.

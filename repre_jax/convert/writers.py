@@ -7,32 +7,22 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
-from repre_jax.convert.names import Names, has_place, to_theirs
-from repre_jax.convert.tables import (
-    HUGGING_FACE_SWIN,
-    HUGGING_FACE_VIT,
-    SWIN,
-    TIMM_SWIN,
-    VIT,
-)
+from repre_jax.convert.exportable import Exportable, names_for
+from repre_jax.convert.names import Names, to_theirs
 from repre_jax.data.host.crops import CENTRE_CROP
 from repre_jax.errors import UserError
-from repre_jax.image_size import height_and_width, size_in_words
+from repre_jax.image_size import height_and_width
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.positions import sincos_2d
-from repre_jax.models.swin import Swin
 
-# Norms' epsilons that timm builds its encoders with.
-_TIMM_EPSILON = {"vit": 1e-6, "swin": 1e-5}
 # (width, depth, heads) or (width, depths) -> what timm calls it; other sizes are told beside it.
 _TIMM_VITS = {
     (192, 12, 3): "vit_tiny_patch16_224",
@@ -56,45 +46,10 @@ _OFFICIAL_WRAPPINGS = {
 _AVERAGES = {"moby": "encoder_k.", "moco_v3": "module.momentum_encoder."}
 
 
-class Exportable(NamedTuple):
-    """An encoder and where it comes from.
-
-    Attributes:
-      encoder: the module, which computes in float32.
-      params: its parameters, on the host.
-      config: of the run.
-      run: its folder.
-      step: of the checkpoint.
-      weights: "online", "target" or "random".
-    """
-
-    encoder: nn.Module
-    params: Any
-    config: ConfigDict
-    run: Path
-    step: int
-    weights: str
-
-    @property
-    def kind(self) -> str:
-        """ "vit" or "swin"."""
-        return "swin" if isinstance(self.encoder, Swin) else "vit"
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks of each stage."""
-        return self.encoder.depths if self.kind == "swin" else (self.encoder.depth,)
-
-
 def write_timm(exportable: Exportable, folder: Path) -> None:
     """``timm.create_model("local-dir:<folder>", pretrained=True)``."""
+    names = names_for(exportable, "timm")
     encoder, kind = exportable.encoder, exportable.kind
-    if encoder.norm_epsilon != _TIMM_EPSILON[kind]:
-        raise UserError(
-            f"timm builds every {kind} with a norm epsilon of {_TIMM_EPSILON[kind]:g}, and this "
-            f"one has {encoder.norm_epsilon:g}: choose format=huggingface."
-        )
-    _refuse_relative(exportable, "timm")
     height, width = height_and_width(encoder.image_size)
     arguments = {"img_size": height if height == width else [height, width]}
     arguments |= {"patch_size": encoder.patch_size, "num_classes": 0}
@@ -129,15 +84,14 @@ def write_timm(exportable: Exportable, folder: Path) -> None:
         },
     }
     _write_json(folder / "config.json", about)
-    names = TIMM_SWIN if kind == "swin" else VIT
     _write_safetensors(folder, their_tensors(exportable, names))
 
 
 def write_huggingface(exportable: Exportable, folder: Path) -> None:
     """``ViTModel.from_pretrained(folder, add_pooling_layer=False)``, or SwinModel."""
+    names = names_for(exportable, "huggingface")
     encoder = exportable.encoder
-    _refuse_relative(exportable, "transformers")
-    side = _side_of_rgb(exportable)
+    side, _ = height_and_width(encoder.image_size)
     about = {
         "hidden_act": "gelu",
         "layer_norm_eps": encoder.norm_epsilon,
@@ -148,18 +102,15 @@ def write_huggingface(exportable: Exportable, folder: Path) -> None:
         "dtype": "float32",
     }
     if exportable.kind == "swin":
-        _refuse_small_maps(encoder)
         about |= {"model_type": "swin", "architectures": ["SwinModel"], "mlp_ratio": 4.0}
         about |= {"embed_dim": encoder.embed_width, "depths": list(encoder.depths)}
         about |= {"num_heads": list(encoder.heads), "window_size": encoder.window}
         about |= {"hidden_size": encoder.width, "use_absolute_embeddings": False}
-        names = HUGGING_FACE_SWIN
     else:
         about |= {"model_type": "vit", "architectures": ["ViTModel"]}
         about |= {"hidden_size": encoder.width, "num_hidden_layers": encoder.depth}
         about |= {"num_attention_heads": encoder.heads, "intermediate_size": 4 * encoder.width}
         about |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        names = HUGGING_FACE_VIT
     mean, std = _pixels(encoder)
     pixels = {
         # Resizes the short side and crops the centre, as the evaluations here do.
@@ -185,12 +136,7 @@ def write_official(exportable: Exportable, folder: Path) -> None:
     """``encoder.pth``: names and wrapping of the method's own repository."""
     torch = imported("torch", "format=official writes a file of PyTorch", "torch")
     method = exportable.config.method.name
-    if len(set(height_and_width(exportable.encoder.image_size))) > 1:
-        raise UserError(
-            f"The official encoders are made for squares, and this one for images of "
-            f"{size_in_words(exportable.encoder.image_size)}: choose format=timm."
-        )
-    tensors = their_tensors(exportable, SWIN if exportable.kind == "swin" else VIT)
+    tensors = their_tensors(exportable, names_for(exportable, "official"))
     outer, prefix = _OFFICIAL_WRAPPINGS.get(method, ("", ""))
     if exportable.weights == "target":
         prefix = _AVERAGES.get(method, prefix)
@@ -224,23 +170,15 @@ def write_stablehlo(exportable: Exportable, folder: Path) -> None:
 
 
 def their_tensors(exportable: Exportable, names: Names) -> dict[str, np.ndarray]:
-    """The encoder's tensors in another format; UserError for what that has no place for."""
-    params = exportable.params
-    for path in flatten_dict(params, sep="/"):
-        if not has_place(names, path):
-            name = exportable.config.model.name
-            raise UserError(f"{path} of {name} has no place in a {names.title}: {_OTHERS}")
+    """The encoder's tensors in another format, which has a place for them (``names_for``)."""
     encoder = exportable.encoder
     heads = encoder.heads if exportable.kind == "vit" else 1
-    theirs = to_theirs(names, params, exportable.depths, heads)
+    theirs = to_theirs(names, exportable.params, exportable.depths, heads)
     if getattr(encoder, "position", "").startswith("sincos"):
         columns_first = encoder.position == "sincos_columns_first"
         (name,) = names.of("position_embedding", exportable.depths)
         theirs[name] = sincos_2d(encoder.grid, encoder.width, columns_first=columns_first)
     return theirs
-
-
-_OTHERS = "choose format=safetensors or stablehlo."
 
 
 def imported(module: str, what: str, extra: str) -> Any:
@@ -251,35 +189,6 @@ def imported(module: str, what: str, extra: str) -> Any:
         raise UserError(
             f"{what}, which is not installed: pip install 'repre_jax[{extra}]'."
         ) from error
-
-
-def _refuse_relative(exportable: Exportable, library: str) -> None:
-    if getattr(exportable.encoder, "position", None) == "relative":
-        raise UserError(
-            f"{library} has no ViT with LoMaR's relative positions: choose format=official, "
-            "safetensors or stablehlo."
-        )
-
-
-def _side_of_rgb(exportable: Exportable) -> int:
-    """Side of its images; UserError where they are no squares of RGB."""
-    encoder = exportable.encoder
-    height, width = height_and_width(encoder.image_size)
-    if height != width or encoder.channels != 3:
-        raise UserError(
-            "The image processors of transformers make squares of RGB, and this encoder takes "
-            f"{height} x {width} pixels of {encoder.channels} channel(s): choose format=timm."
-        )
-    return height
-
-
-def _refuse_small_maps(encoder: Swin) -> None:
-    windows = {encoder.stage_window(stage) for stage in range(len(encoder.depths))}
-    if windows != {encoder.window}:
-        raise UserError(
-            f"transformers' Swin has windows of {encoder.window} in every stage, and the last maps "
-            f"of images of {size_in_words(encoder.image_size)} are smaller: choose format=timm."
-        )
 
 
 def _pixels(encoder: nn.Module) -> tuple[list[float], list[float]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from repre_jax.convert.export import export
-from repre_jax.convert.writers import Exportable
+from repre_jax.convert.exportable import Exportable
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import Pretrained, open_pretrained
 from repre_jax.evaluation.frozen import from_levels, frozen_features

@@ -133,21 +133,27 @@ class RunFolder:
 
 
 def find_runs(patterns: str, *, wanted: Callable[[Path], bool], words: str) -> list[Path]:
-    """Paths that match one of the patterns, which commas separate.
+    """Paths that match one of the patterns, which commas, and spaces beside them, separate.
 
     Args:
-      patterns: "runs/a,runs/b*".
+      patterns: "runs/a, runs/b*".
       wanted: whether a path is one that counts.
       words: what those are, for the error.
 
     Raises:
-      UserError: there is none.
+      UserError: one of the patterns matches none.
     """
-    matched = [path for pattern in patterns.split(",") for path in sorted(glob.glob(pattern))]
-    runs = list(filter(wanted, map(Path, matched)))
-    if not runs:
-        raise UserError(f"runs={patterns!r} matches {words}; for example --config.runs='runs/*'.")
-    return list(dict.fromkeys(runs))
+    given = [os.path.expanduser(pattern.strip()) for pattern in patterns.split(",")]
+    matched = {
+        pattern: list(filter(wanted, map(Path, sorted(glob.glob(pattern)))))
+        for pattern in filter(None, given)
+    } or {"": []}
+    lost = [pattern for pattern, paths in matched.items() if not paths]
+    if lost:
+        raise UserError(
+            f"runs={', '.join(lost)!r} matches {words}; for example --config.runs='runs/*'."
+        )
+    return list(dict.fromkeys(path for paths in matched.values() for path in paths))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Weights & Biases and MLflow, which get the rows of metrics.jsonl as well: optional extras.
 
-trackers/<name>.json   which run of the service a resumed run goes on with
+trackers/<name>.json   which run of the service a resumed run goes on with, and from which step
 trackers/wandb/        what wandb has not sent yet, and its own logs
 
 A thread of its own connects and sends, so that a service that is slow or away holds up no step and
@@ -8,6 +8,7 @@ stops no run: rows wait until it can be reached. What never gets there is said a
 metrics.jsonl has it.
 """
 
+import functools
 import importlib.util
 import json
 import math
@@ -17,6 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from flax.traverse_util import flatten_dict
@@ -80,9 +82,15 @@ Connect = Callable[[str, RunFolder, Callable[[str], None]], Service]
 class Tracker:
     """A destination of rows that sends them from a thread of its own."""
 
-    def __init__(self, name: str, connect: Callable[[], Service], say: Callable[[str], None]):
-        """Begins to connect; ``say`` prints a sentence."""
-        self._name, self._connect, self._say = name, connect, say
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Service],
+        say: Callable[[str], None],
+        note_sent: Callable[[int], None],
+    ):
+        """Begins to connect; ``say`` prints a sentence, ``note_sent`` takes the last step sent."""
+        self._name, self._connect, self._say, self._note_sent = name, connect, say, note_sent
         self._rows: queue.SimpleQueue[tuple[float, Row] | None] = queue.SimpleQueue()
         self._finished = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -115,7 +123,9 @@ class Tracker:
             try:
                 service = service or self._connect()
                 service.send(waiting)
-                waiting = []
+                sent, waiting = waiting, []
+                if sent:
+                    self._note_sent(max(int(row["step"]) for _, row in sent))
             except Exception as error:  # each service, and each network, has errors of its own
                 if not told:
                     self._say(
@@ -140,7 +150,7 @@ def open_trackers(
     earlier_rows: Iterable[Row],
     say: Callable[[str], None],
 ) -> list[Tracker]:
-    """The trackers of a run; one that is new to it gets the rows that were written before.
+    """The trackers of a run; each gets the rows written before that have not reached it, too.
 
     Args:
       chosen: of ``chosen_trackers``.
@@ -150,14 +160,13 @@ def open_trackers(
     """
     opened = []
     for name, place in chosen.items():
-        new = _known_run(folder, name, place) is None
-
-        def connect(name=name, place=place) -> Service:
-            return _SERVICES[name](place, folder, say)
-
-        tracker = Tracker(name, connect, say)
-        for row in earlier_rows if new else ():
-            tracker.write({key: value for key, value in row.items() if value is not None})
+        sent = _last_step_sent(folder, name, place)
+        connect = functools.partial(_SERVICES[name], place, folder, say)
+        note_sent = functools.partial(_note_sent, folder, name)
+        tracker = Tracker(name, connect, say, note_sent)
+        for row in earlier_rows:
+            if row["step"] > sent:
+                tracker.write({key: value for key, value in row.items() if value is not None})
         opened.append(tracker)
     return opened
 
@@ -175,8 +184,8 @@ class WandbRun:
         """
         import wandb  # seconds, and an extra
 
-        run = _known_run(folder, "wandb", project) or os.urandom(4).hex()
-        _remember(folder, "wandb", project, run)
+        known = _known_run(folder, "wandb", project)
+        run = known or os.urandom(4).hex()
         entity, _, name = project.rpartition("/")
         kept = folder.path / "trackers"
         # Nothing of what is printed goes there, and the end of a run waits for no dead network.
@@ -202,11 +211,15 @@ class WandbRun:
                 f"{kept / 'wandb'}; `wandb sync` sends it."
             )
             self._run = wandb.init(**options, mode="offline")
+        # Its own steps only go up: a measurement that a stop has left out is of an earlier one.
+        self._run.define_metric("*", step_metric="step")
+        if not known:
+            _remember(folder, "wandb", project, run)
 
     def send(self, rows: list[tuple[float, Row]]) -> None:
+        # Steps that a resumed run makes again come twice, with the same values.
         for _, row in rows:
-            # Steps that a resumed run makes again are there already, and wandb leaves them out.
-            self._run.log(dict(row), step=int(row["step"]))
+            self._run.log(dict(row))
 
     def finish(self, *, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
@@ -234,13 +247,13 @@ class MlflowRun:
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         self._run = self._client.create_run(number, run_name=folder.path.name).info.run_id
-        _remember(folder, "mlflow", uri, self._run)
         parameters = [
             entities.Param(key, str(value)[:_MLFLOW_TEXT])
             for key, value in flatten_dict(_public_config(folder), sep=".").items()
         ]
         for part in _parts(parameters, _MLFLOW_PARAMETERS):
             self._client.log_batch(self._run, params=part)
+        _remember(folder, "mlflow", uri, self._run)  # a run without them is begun anew
 
     def send(self, rows: list[tuple[float, Row]]) -> None:
         # Steps that a resumed run makes again come twice, with the same values.
@@ -262,11 +275,21 @@ _SERVICES: dict[str, Connect] = {"wandb": WandbRun, "mlflow": MlflowRun}
 
 def _known_run(folder: RunFolder, name: str, place: str) -> str | None:
     """The run of ``place`` that the folder remembers; None for another place's, and for none."""
+    return _remembered(folder, name, place).get("run")
+
+
+def _last_step_sent(folder: RunFolder, name: str, place: str) -> float:
+    """0 for a run that is not remembered; infinity for one of a version that noted no steps."""
+    about = _remembered(folder, name, place)
+    return about.get("last_step_sent", math.inf) if about else 0
+
+
+def _remembered(folder: RunFolder, name: str, place: str) -> dict[str, Any]:
     try:
-        about = json.loads((folder.path / "trackers" / f"{name}.json").read_text())
-        return about["run"] if about["place"] == place else None
+        about = json.loads(_about(folder, name).read_text())
+        return about if about["place"] == place and "run" in about else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def _public_config(folder: RunFolder) -> dict[str, Any]:
@@ -274,9 +297,21 @@ def _public_config(folder: RunFolder) -> dict[str, Any]:
 
 
 def _remember(folder: RunFolder, name: str, place: str, run: str) -> None:
-    path = folder.path / "trackers" / f"{name}.json"
+    path = _about(folder, name)
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"place": place, "run": run})
+    write_json(path, {"place": place, "run": run, "last_step_sent": 0})
+
+
+def _note_sent(folder: RunFolder, name: str, step: int) -> None:
+    path = _about(folder, name)
+    about = json.loads(path.read_text())
+    # Steps that are made again were sent before, and so were those after them.
+    last = max(step, about.get("last_step_sent", step))
+    write_json(path, about | {"last_step_sent": last})
+
+
+def _about(folder: RunFolder, name: str) -> Path:
+    return folder.path / "trackers" / f"{name}.json"
 
 
 def _parts(values: list[Any], size: int) -> Iterable[list[Any]]:

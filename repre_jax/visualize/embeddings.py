@@ -128,11 +128,14 @@ def save_embeddings(
                     marker=_MARKERS[marker],
                     edgecolors="0.3",  # yellow would be lost on white
                     linewidths=0.3,
-                    label=class_names[label][:22],
+                    label=str(number),
                 )
             axis.set_title(f"{kind}, {name}" if len(embeddings) > 1 else kind, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
-    handles, named = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, named, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    handles, numbers = axes[0, 0].get_legend_handles_labels()
+    words = {"loc": "outside lower center", "ncols": 5, "fontsize": 8, "frameon": False}
+    legend = figure.legend(handles, numbers, **words)
+    for text, label in zip(legend.get_texts(), shown, strict=True):
+        text.set_text(class_names[label][:22])  # later, for labels with a "_" first are left out
     save(figure, path)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from repre_jax.runs.folder import written_whole
 
@@ -114,9 +115,13 @@ def as_colours(image: np.ndarray) -> np.ndarray:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure whole or not at all, with the same bytes for the same picture.
 
+    Its texts are shown as they are: names with two "$" are no formulas.
+
     Raises:
       UserError: disk full or no permission.
     """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with written_whole(path) as unfinished:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(unfinished, dpi=DPI, format="png", metadata={"Software": None})

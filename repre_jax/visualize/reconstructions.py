@@ -144,7 +144,7 @@ def save_reconstructions(images: np.ndarray, picture: Picture, title: str, path:
     reconstruction | mean absolute error where something was reconstructed.
 
     Args:
-      images: float32 [n, H, W, 3] in [0, 1].
+      images: float32 [n, H, W, C] in [0, 1].
       picture: of them; what is reconstructed is clipped to [0, 1] for display only.
       title: above everything.
       path: where to write it.
@@ -187,7 +187,7 @@ def error_panels(images: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> l
 
     Args:
       images, shown: float32 [n, H, W, C]; what is shown is clipped to [0, 1] for display only.
-      hidden: bool [n, S, S].
+      hidden: bool [n, H, W].
     """
     errors = np.abs(shown - images).mean(axis=-1)
     return [

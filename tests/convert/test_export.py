@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from foreign_weights import random_params, swin, vit
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
 
+from repre_jax.convert import compare as comparison
 from repre_jax.convert import export as story
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.card import card
 from repre_jax.convert.export import WRITERS, export
+from repre_jax.convert.exportable import Exportable, names_for, why_not
 from repre_jax.convert.foreign import imported_config, read_foreign
-from repre_jax.convert.writers import Exportable
+from repre_jax.convert.writers import their_tensors
 from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
-from repre_jax.models.pixels import Normalisation
+from repre_jax.models.pixels import Normalisation, encoder_input
 from repre_jax.training import defaults
 
 ENCODERS = {
@@ -128,6 +131,58 @@ def test_formats_without_another_library_are_compared_with_the_encoder(tmp_path,
     assert (tmp_path / "out" / "README.md").stat().st_size > 300
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        vit(heads=4, channels=1, normalisation=None),
+        swin(window=4),
+        swin(window=5, channels=2, normalisation=None),
+    ],
+    ids=["grey vit", "swin of small maps", "swin of small maps and bands"],
+)
+def test_official_files_are_compared_whatever_their_channels_and_windows(
+    tmp_path, monkeypatch, encoder
+):
+    """Their tensors in another container than PyTorch's, which may not be installed."""
+    original = exportable(encoder)
+    names = names_for(original, "official")
+    save_file(their_tensors(original, names), tmp_path / "encoder.safetensors")
+    monkeypatch.setattr(
+        comparison,
+        "read_foreign",
+        lambda path, told: read_foreign(path.with_suffix(".safetensors"), told=told),
+    )
+    assert comparison.compare(original, tmp_path, "official") == 0
+
+
+def test_exports_are_compared_where_jax_has_no_cpu(tmp_path, monkeypatch):
+    """As with JAX_PLATFORMS=cuda."""
+
+    def none(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    said = export(exportable(ENCODERS["vit"]), tmp_path / "out", "safetensors")
+    assert said.startswith("Tokens of random images differ by at most")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_stablehlo_of_many_tokens_takes_batches_of_any_size(tmp_path, position):
+    """On a CPU 256 tokens and more are attended to head by head, in a loop over batch and heads."""
+    pytest.importorskip("flatbuffers")
+    encoder = vit(image_size=128, depth=1, position=position)
+    original = exportable(encoder)
+    export(original, tmp_path / "out", "stablehlo")
+    written = (tmp_path / "out" / "encoder.stablehlo").read_bytes()
+    encode = jax.export.deserialize(bytearray(written)).call
+    for count in (1, 3):
+        pixels = np.random.default_rng(0).uniform(size=(count, 128, 128, 3)).astype(np.float32)
+        images = encoder_input(encoder, pixels)
+        expected = encoder.apply({"params": original.params}, images).pooled
+        np.testing.assert_allclose(encode(pixels)["pooled"], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
 def test_an_export_that_computes_something_else_is_removed(tmp_path, monkeypatch, difference):
     monkeypatch.setattr(story, "compare", lambda *arguments: difference)
@@ -149,9 +204,18 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
     ("encoder", "format", "words"),
     [
         (vit(position="relative"), "timm", "timm has no ViT with LoMaR's relative positions"),
-        (vit(position="relative"), "huggingface", "choose format=official"),
+        (vit(position="relative"), "huggingface", "choose format=official, safetensors or"),
         (vit(norm_epsilon=1e-5), "timm", "norm epsilon of 1e-06, and this one has 1e-05"),
         (swin(window=4), "huggingface", "windows of 4 in every stage"),
+        (swin(window=4), "huggingface", "smaller: choose format=timm, official, safetensors or"),
+        (swin(window=3), "huggingface", "smaller: choose format=official, safetensors or"),
+        (swin(window=3), "timm", "images of 64: choose format=official, safetensors or"),
+        (
+            swin(image_size=112, window=3),
+            "timm",
+            "images of 112: choose format=huggingface, official,",
+        ),
+        (swin(image_size=(64, 96), depths=(2, 2, 2, 2)), "timm", "choose format=safetensors or"),
         (vit(stem="folded"), "timm", "patch_embed/conv_0/bias of vit_small has no place"),
         (vit(), "pickle", "format='pickle' must be one of timm, huggingface"),
     ],
@@ -159,6 +223,34 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
 def test_what_a_format_has_no_place_for(tmp_path, encoder, format, words):
     assert words in told(encoder, tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, True),  # maps of 16, 8, 4 and 2, windows of 2
+        ({"window": 4}, True),  # the last map is one smaller window
+        ({"window": 3}, False),  # 16 x 16 is padded and shifted
+        ({"window": 3, "depths": (1, 1, 1, 1)}, True),  # 16 x 16 is padded
+        ({"window": 4, "image_size": 96}, True),  # 6 x 6 is padded by half a window and shifted
+        ({"image_size": (64, 96)}, True),  # 2 x 3 at last, in one block, which never shifts
+        ({"image_size": (64, 96), "depths": (2, 1, 3, 2)}, False),  # 2 x 3 shifts there in a row
+        ({"image_size": (64, 96), "window": 4}, False),  # 2 x 3 is one window there, here two
+        ({"image_size": 80, "depths": (1, 1, 1, 1), "window": 4}, False),  # 3 x 3 is 2 x 2 there
+        ({"image_size": 66}, False),  # half a patch: padded here, dropped there
+    ],
+)
+def test_swins_of_other_windows_than_timms_are_known(options, same):
+    """timm 1.0.29, models/swin_transformer.py: _calc_window_shift, _attn."""
+    assert (why_not(exportable(swin(**options)), "timm") is None) == same
+
+
+def test_a_swin_has_the_names_that_timm_renames(tmp_path, uncompared):
+    """timm 1.0.29, models/swin_transformer.py: checkpoint_filter_fn, of files without a head."""
+    export(exportable(swin()), tmp_path / "out", "timm")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    merging = {int(name.split(".")[1]) for name in written if "downsample" in name}
+    assert merging == {0, 1, 2}, "and not 1, 2, 3, as its modules are called"
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):

@@ -22,6 +22,7 @@ from repre_jax.convert.tables import (
     VIT,
 )
 from repre_jax.errors import UserError
+from repre_jax.image_size import height_and_width
 from repre_jax.models import build_encoder
 from repre_jax.models.positions import sincos_2d
 
@@ -93,6 +94,34 @@ def test_a_swin_is_read_whole(tmp_path, names):
     for key in ("embed_width", "depths", "heads", "window"):
         assert getattr(made, key) == getattr(swin(), key), key
     assert found.config.model.image_size == 64
+
+
+def test_swins_of_esvit_have_another_epsilon_than_others(tmp_path):
+    """microsoft/esvit, models/swin_transformer.py: get_cls_model."""
+    of_esvit = {f"teacher.{name}": value for name, value in theirs(SWIN).items()}
+    for state, told, epsilon in (
+        (of_esvit, SWIN_TOLD, 1e-6),
+        (theirs(SWIN), SWIN_TOLD, 1e-5),
+        (of_esvit, SWIN_TOLD._replace(norm_epsilon=1e-5), 1e-5),
+    ):
+        found = read_foreign(saved(tmp_path, state), told=told)
+        assert encoder_of(found).norm_epsilon == epsilon
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    saved(folder, theirs(SWIN), "model.safetensors")
+    about = {"architecture": "swin_tiny_patch4_window7_224", "pretrained_cfg": {"tag": "dino"}}
+    (folder / "config.json").write_text(json.dumps(about))
+    found = read_foreign(folder, told=SWIN_TOLD)
+    assert (found.config.method.name, encoder_of(found).norm_epsilon) == ("dino", 1e-5)
+
+
+def test_the_size_of_a_swin_of_small_maps_is_asked_for(tmp_path):
+    small = swin(window=4)  # whose last map is 2 x 2
+    params = random_params(small)
+    path = saved(tmp_path, to_theirs(SWIN, params, depths(small), heads=1))
+    assert "has [49, 4]: set image_size=<pixels>" in refused(path, SWIN_TOLD)
+    found = read_foreign(path, told=SWIN_TOLD._replace(image_size=64))
+    assert_same_tree(found.params, params)
 
 
 def test_the_size_a_swin_is_made_for_is_read_off_its_mask(tmp_path):
@@ -254,6 +283,35 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
     assert_same_tree(again.params, found.params)
 
 
+def test_deit_iii_by_either_of_its_names(tmp_path):
+    """facebookresearch/deit, models_v2.py; timm 1.0.29, models/deit.py, no_embed_class."""
+    state, rng = theirs(VIT), np.random.default_rng(0)
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    gamma = {(k, i): rng.normal(size=32).astype(np.float32) for k in range(3) for i in (1, 2)}
+    official = state | {f"blocks.{k}.gamma_{i}": x for (k, i), x in gamma.items()}
+    of_timm = state | {f"blocks.{k}.ls{i}.gamma": x for (k, i), x in gamma.items()}
+    left, right = (
+        read_foreign(saved(tmp_path, tensors, "deit_3.safetensors"), told=TOLD)
+        for tensors in (official, of_timm)
+    )
+    assert_same_tree(left.params, right.params)
+    positions = left.params["position_embedding"]
+    assert not positions[:, 0].any()
+    np.testing.assert_array_equal(positions[:, 1:], state["pos_embed"])
+    before = PARAMS["vit"]["block_1"]["mlp"]["down"]["kernel"]
+    after = left.params["block_1"]["mlp"]["down"]["kernel"]
+    np.testing.assert_allclose(after, before * gamma[1, 2], rtol=1e-6)
+    assert left.config.model.image_size == 32
+
+
+def test_a_class_token_and_a_rectangle_may_be_a_square_of_positions(tmp_path):
+    rectangle = vit(image_size=(40, 56))  # 5 x 7 patches and a class token
+    params = random_params(rectangle)
+    saved(tmp_path, to_theirs(VIT, params, (3,), heads=2), "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": [40, 56]}))
+    assert_same_tree(read_foreign(tmp_path, told=TOLD).params, params)
+
+
 def test_blocks_in_chunks_are_counted_through(tmp_path):
     state = {n.replace("blocks.", "blocks.0."): x for n, x in theirs(VIT).items()}
     assert_same_tree(read_foreign(saved(tmp_path, state), told=TOLD).params, params_of("vit"))
@@ -312,6 +370,23 @@ def test_resized_positions_are_those_that_the_encoder_uses_at_that_size(tmp_path
     assert "no multiple of its patch 8" in refused(path, TOLD._replace(image_size=30))
 
 
+@pytest.mark.parametrize(
+    ("names", "before", "told"),
+    [(VIT, 32, (32, 48)), (SWIN, 64, (64, 128)), (VIT, (16, 64), 32)],
+    ids=["vit", "swin", "rectangular vit"],
+)
+def test_squares_are_made_rectangles_and_rectangles_squares(tmp_path, names, before, told):
+    saved(tmp_path, theirs(names), "model.safetensors")  # (16, 64) has as many patches as 32
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": before}))
+    heads = 2 if names is VIT else None
+    usual = Told(heads=heads, pixels="imagenet")
+    assert read_foreign(tmp_path, told=usual).config.model.image_size == before
+    found = read_foreign(tmp_path, told=usual._replace(image_size=told))
+    assert found.config.model.image_size == told
+    image = np.zeros((1, *height_and_width(told), 3), np.float32)
+    jax.eval_shape(encoder_of(found).apply, {"params": found.params}, image)
+
+
 def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
     path = saved(tmp_path, theirs(SWIN))
     found = read_foreign(path, told=SWIN_TOLD._replace(window=4, image_size=128))
@@ -330,6 +405,7 @@ def test_tables_of_a_swin_are_resized_for_other_windows_when_asked(tmp_path):
         ({"dist_token": (1, 1, 32)}, "dist_token: this encoder has a distillation token"),
         ({"reg_token": (1, 4, 32)}, "has registers"),
         ({"blocks.0.mlp.w12.weight": (8, 32)}, r"has gated MLPs"),
+        ({"blocks.0.gamma_1": (32,), "blocks.0.attn.q_bias": (32,)}, "is a BEiT or CaiT"),
         ({"blocks.0.attn.extra": (8,)}, "blocks.0.attn.extra belong to no encoder"),
         ({"blocks.1.mlp.fc1.weight": (64, 32)}, "blocks.1.mlp.fc1.weight is [64, 32]"),
         ({"pos_embed": (1, 18, 32)}, "its positions are [1, 18, 32]"),

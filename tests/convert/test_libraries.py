@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.export import export
+from repre_jax.convert.exportable import Exportable
 from repre_jax.convert.files import read_tensors
 from repre_jax.convert.foreign import imported_config, read_foreign
-from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, TIMM_SWIN, VIT
-from repre_jax.convert.writers import Exportable, their_tensors
+from repre_jax.convert.tables import HUGGING_FACE_SWIN, HUGGING_FACE_VIT, SWIN, VIT
+from repre_jax.convert.writers import their_tensors
 from repre_jax.data.host.crops import centre_view
 from repre_jax.models import build_encoder
 from repre_jax.models.pixels import IMAGENET, encoder_input
@@ -185,7 +186,7 @@ def test_published_sizes_go_out_are_opened_and_come_back_bit_for_bit(tmp_path, n
     assert found.config.model.name == name
     names = {
         ("timm", "vit"): VIT,
-        ("timm", "swin"): TIMM_SWIN,
+        ("timm", "swin"): SWIN,
         ("huggingface", "vit"): HUGGING_FACE_VIT,
         ("huggingface", "swin"): HUGGING_FACE_SWIN,
     }[format, name.split("_")[0]]

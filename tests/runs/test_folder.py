@@ -10,7 +10,7 @@ import pytest
 
 from repre_jax.errors import UserError
 from repre_jax.runs import folder as run_folder
-from repre_jax.runs.folder import RunFolder, config_differences, write_json
+from repre_jax.runs.folder import RunFolder, config_differences, find_runs, write_json
 
 CONFIG = {
     "seed": 0,
@@ -204,3 +204,22 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no space is left"):
         write_json(path, {"steps": 2})
     assert json.loads(path.read_text()) == {"steps": 1}
+
+
+def test_every_pattern_of_runs_must_match(tmp_path, monkeypatch):
+    for name in ("a", "b1", "b2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c.txt").write_text("")
+    a, b1, b2 = (tmp_path / name for name in ("a", "b1", "b2"))
+
+    def found(*patterns):
+        text = ", ".join(str(tmp_path / pattern) for pattern in patterns)
+        return find_runs(text, wanted=Path.is_dir, words="no folder")
+
+    assert found("b*", "a", "b1") == [b1, b2, a]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_runs(f"{b1}, ~/a,", wanted=Path.is_dir, words="no folder") == [b1, a]
+    with pytest.raises(UserError, match=r"bb, .*c\.txt' matches no folder;"):
+        found("a", "bb", "c.txt")
+    with pytest.raises(UserError, match="runs='' matches no folder;"):
+        find_runs(" , ", wanted=Path.is_dir, words="no folder")

@@ -62,11 +62,14 @@ class Unreachable(Exception):
 @pytest.fixture
 def wandb(package):
     """A stand-in for wandb: ``runs`` are what it was asked for, ``away`` cuts the network."""
-    fake = SimpleNamespace(runs=[], away=False, key=True)
+    fake = SimpleNamespace(runs=[], away=False, key=True, broken=False)
 
     class Run(SimpleNamespace):
-        def log(self, row, step):
-            self.rows.append((step, row["loss"]))
+        def log(self, row):
+            self.rows.append((row["step"], row["loss"]))
+
+        def define_metric(self, name, step_metric):
+            self.axis[name] = step_metric
 
         def finish(self, exit_code):
             self.exit_code = exit_code
@@ -74,7 +77,9 @@ def wandb(package):
     def init(**options):
         if fake.away and options.get("mode") != "offline":
             raise Unreachable("no route to host")
-        fake.runs.append(Run(options=options, rows=[], exit_code=None))
+        if fake.broken:
+            raise OSError("a service that does not start")
+        fake.runs.append(Run(options=options, rows=[], exit_code=None, axis={}))
         return fake.runs[-1]
 
     package(
@@ -90,17 +95,20 @@ def wandb(package):
 
 @pytest.fixture
 def mlflow(package):
-    """A stand-in for MLflow: a server's runs by id; ``away`` cuts the network."""
-    fake = SimpleNamespace(runs={}, away=0)
+    """A stand-in for MLflow: a server's runs by id; ``away`` cuts so many calls off."""
+    fake = SimpleNamespace(runs={}, away=0, away_for_parameters=0)
+
+    def reach(calls="away"):
+        if getattr(fake, calls):
+            setattr(fake, calls, getattr(fake, calls) - 1)
+            raise Unreachable("no route to host")
 
     class Client:
         def __init__(self, tracking_uri):
             self.uri = tracking_uri
 
         def get_experiment_by_name(self, name):
-            if fake.away:
-                fake.away -= 1
-                raise Unreachable("no route to host")
+            reach()
 
         def create_experiment(self, name):
             return "1"
@@ -117,6 +125,7 @@ def mlflow(package):
 
         def log_batch(self, run, metrics=(), params=()):
             assert len(metrics) <= 1000 and len(params) <= 100
+            reach("away_for_parameters" if params else "away")
             fake.runs[run].rows += [(m.step, m.value) for m in metrics if m.key == "loss"]
             fake.runs[run].params |= {p.key: p.value for p in params}
 
@@ -172,6 +181,25 @@ def test_the_rows_go_to_wandb_and_a_resumed_run_goes_on_there(wandb, tmp_path):
     assert (first.exit_code, second.exit_code) == (1, 0), "only the second came to its end"
 
 
+def test_a_step_that_is_measured_later_reaches_wandb(wandb, tmp_path):
+    """A stop leaves a measurement out: the step comes again, and wandb's own steps only go up."""
+    write_rows(tmp_path / "run", {"wandb": "a"}, [1, 2])
+    write_rows(tmp_path / "run", {"wandb": "a"}, [2], start_step=2, finished=True)
+    _, second = wandb.runs
+    assert second.rows == [(2, 0.5)]
+    assert second.axis == {"*": "step"}
+
+
+def test_a_run_that_never_began_at_wandb_gets_all_rows_later(wandb, tmp_path):
+    wandb.broken = True
+    said = write_rows(tmp_path / "run", {"wandb": "a"}, [1, 2])
+    assert "wandb cannot be reached (OSError" in said
+    assert "2 rows did not reach wandb" in said
+    wandb.broken = False
+    write_rows(tmp_path / "run", {"wandb": "a"}, [3], start_step=2)
+    assert [step for step, _ in wandb.runs[-1].rows] == [1, 2, 3]
+
+
 def test_another_project_gets_another_run_with_all_rows(wandb, tmp_path):
     write_rows(tmp_path / "run", {"wandb": "a"}, [1, 2])
     write_rows(tmp_path / "run", {"wandb": "b"}, [3], start_step=2)
@@ -200,6 +228,38 @@ def test_the_rows_go_to_mlflow_and_a_resumed_run_goes_on_there(mlflow, tmp_path)
     write_rows(tmp_path / "run", chosen, [3], start_step=2, finished=True)
     assert run.rows == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert (len(mlflow.runs), run.status) == (1, "FINISHED")
+
+
+def test_rows_that_mlflow_missed_are_sent_when_the_run_goes_on(mlflow, tmp_path):
+    chosen = {"mlflow": "http://host:1"}
+    write_rows(tmp_path / "run", chosen, [1, 2])
+    mlflow.away = 10**6
+    said = write_rows(tmp_path / "run", chosen, [3], start_step=2)
+    assert "1 rows did not reach mlflow" in said
+    mlflow.away = 0
+    write_rows(tmp_path / "run", chosen, [4], start_step=3)
+    (run,) = mlflow.runs.values()
+    assert [step for step, _ in run.rows] == [1, 2, 3, 4]
+
+
+def test_a_run_of_an_older_version_has_its_rows_at_the_service(mlflow, tmp_path):
+    chosen, about = {"mlflow": "http://host:1"}, tmp_path / "run" / "trackers" / "mlflow.json"
+    write_rows(tmp_path / "run", chosen, [1])
+    known = json.loads(about.read_text())
+    assert known.pop("last_step_sent") == 1
+    about.write_text(json.dumps(known))
+    write_rows(tmp_path / "run", chosen, [2], start_step=1)
+    (run,) = mlflow.runs.values()
+    assert [step for step, _ in run.rows] == [1, 2]
+
+
+def test_parameters_that_did_not_reach_mlflow_are_sent_again(mlflow, tmp_path):
+    mlflow.away_for_parameters = 1
+    write_rows(tmp_path / "run", {"mlflow": "http://host:1"}, [1])  # there is time to try, maybe
+    write_rows(tmp_path / "run", {"mlflow": "http://host:1"}, [2], start_step=1)
+    known = json.loads((tmp_path / "run" / "trackers" / "mlflow.json").read_text())["run"]
+    assert mlflow.runs[known].params == {"method.name": "dino", "seed": "0"}
+    assert mlflow.runs[known].rows == [(1, 1.0), (2, 0.5)]
 
 
 @pytest.mark.parametrize("service", ["wandb", "mlflow"])

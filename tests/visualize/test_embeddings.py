@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from repre_jax.visualize import embeddings
 from repre_jax.visualize.embeddings import (
     in_two_dimensions,
     save_embeddings,
@@ -57,3 +58,14 @@ def test_every_class_of_twenty_has_its_own_colour_or_marker(tmp_path):
     save_embeddings(path, "Features", [("a", points), ("b", points)], labels, names)
     height, width = cv2.imread(str(path)).shape[:2]
     assert width == 1000 and 900 < height < 1300
+
+
+def test_every_class_is_in_the_legend_by_its_name(monkeypatch):
+    figures = []
+    monkeypatch.setattr(embeddings, "save", lambda figure, path: figures.append(figure))
+    names = ["_background", "a $5 and a $10 note", "a cat"]
+    points = {"PCA": RNG.normal(size=(6, 2))}
+    points["t-SNE"] = points["PCA"]
+    save_embeddings("x.png", "", [("a", points)], np.repeat(np.arange(3), 2), names)
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == names

@@ -31,6 +31,12 @@ def test_what_is_beyond_eight_columns_goes_below(tmp_path):
     assert nine.shape[0] > 1.7 * eight.shape[0]
 
 
+def test_names_are_no_formulas(tmp_path):
+    panel = Panel(IMAGE, title=r"$\no$", caption="$_$")
+    save_grid(tmp_path / "a.png", r"Images of a$\frac{$b", [[panel]], ["$^$"])
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
+
+
 def test_the_same_picture_is_the_same_file(tmp_path):
     grid(tmp_path / "a.png", 3)
     grid(tmp_path / "b.png", 3)

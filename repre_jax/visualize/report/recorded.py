@@ -122,9 +122,14 @@ def open_run(path: Path) -> RecordedRun:
     """Reads the folder of a run.
 
     Raises:
-      UserError: it is none, or its config cannot be read.
+      UserError: it is none, or one of imported weights, or its config cannot be read.
     """
     config = run_config(path)
+    if config.task == "import":
+        raise UserError(
+            f"{path} holds imported weights, which have no curves: give the folder of a "
+            "pre-training run."
+        )
     rows = read_rows(path / "metrics.jsonl")
     summary = _json(path / "summary.json")
     found = [(file, _json(file)) for file in sorted(path.glob("eval/*/results.json"))]
