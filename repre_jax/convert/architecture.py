@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repre_jax.convert.exportable import official_epsilon
 from repre_jax.convert.names import Names, Tensors
 from repre_jax.errors import UserError
 from repre_jax.image_size import ImageSize
@@ -161,7 +162,6 @@ def swin_model(
     window = (round(len(tables[0]) ** 0.5) + 1) // 2
     kernel = tensors[names.anchor]
     size = _size_of_windows(tensors, window) or about.get("image_size")
-    usual_epsilon = 1e-6 if method == "dino" else 1e-5  # the former: EsViT's get_cls_model
     return _sized(
         "swin",
         SWIN_SIZES,
@@ -172,7 +172,9 @@ def swin_model(
         "image_size": size or 32 * window,
         "channels": int(kernel.shape[1]),
         "window": window,
-        "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or usual_epsilon,
+        "norm_epsilon": told.norm_epsilon
+        or about.get("norm_epsilon")
+        or official_epsilon("swin", method),
         "initialisation": "dino",
     }
 

@@ -119,8 +119,23 @@ def _not_in_transformers(exportable: Exportable) -> str | None:
     return None
 
 
+def official_epsilon(kind: str, method: str) -> float:
+    """Of the norms of an encoder, "vit" or "swin", in the code of the method's authors.
+
+    Swin's own is 1e-5; EsViT, which is DINO on Swin, has 1e-6 (get_cls_model in its
+    models/swin_transformer.py).
+    """
+    return 1e-5 if kind == "swin" and method != "dino" else 1e-6
+
+
 def _not_official(exportable: Exportable) -> str | None:
-    size = exportable.encoder.image_size
+    size, own = exportable.encoder.image_size, exportable.encoder.norm_epsilon
+    epsilon = official_epsilon(exportable.kind, exportable.config.method.name)
+    if own != epsilon:
+        return (
+            f"The official code builds such an encoder with a norm epsilon of {epsilon:g}, and "
+            f"this one has {own:g}"
+        )
     if len(set(height_and_width(size))) > 1:
         return (
             "The official encoders are made for squares, and this one for images of "

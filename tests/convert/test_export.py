@@ -22,6 +22,7 @@ from repre_jax.convert.writers import their_tensors
 from repre_jax.errors import UserError
 from repre_jax.models import build_encoder
 from repre_jax.models.pixels import Normalisation, encoder_input
+from repre_jax.models.swin import Swin
 from repre_jax.training import defaults
 
 ENCODERS = {
@@ -33,8 +34,8 @@ ENCODERS = {
 EXTRAS = {"official": "torch", "stablehlo": "flatbuffers", "onnx": "timm"}
 
 
-def exportable(encoder, run=Path("runs/a"), method="dino") -> Exportable:
-    config = imported_config(method)
+def exportable(encoder, run=Path("runs/a"), method=None) -> Exportable:
+    config = imported_config(method or ("moby" if isinstance(encoder, Swin) else "dino"))
     source = {"file": "/data/x.pth", "format": "ViT", "weights": "online"}
     config.source = ConfigDict(source)
     return Exportable(encoder, random_params(encoder), config, run, 0, "online")
@@ -223,6 +224,17 @@ def test_a_library_that_cannot_open_it_is_told_and_nothing_left(tmp_path, monkey
 def test_what_a_format_has_no_place_for(tmp_path, encoder, format, words):
     assert words in told(encoder, tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("encoder", "method", "epsilon"),
+    [(vit(norm_epsilon=1e-5), "dino", "1e-06"), (swin(), "dino", "1e-06"), (swin(), "moby", "")],
+)
+def test_official_files_have_the_epsilon_of_their_code(encoder, method, epsilon):
+    reason = why_not(exportable(encoder, method=method), "official")
+    assert (
+        (f"norm epsilon of {epsilon}, and this one has 1e-05" in reason) if epsilon else not reason
+    )
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def test_deit_iii_by_either_of_its_names(tmp_path):
     positions = left.params["position_embedding"]
     assert not positions[:, 0].any()
     np.testing.assert_array_equal(positions[:, 1:], state["pos_embed"])
-    before = PARAMS["vit"]["block_1"]["mlp"]["down"]["kernel"]
+    before = params_of("vit")["block_1"]["mlp"]["down"]["kernel"]
     after = left.params["block_1"]["mlp"]["down"]["kernel"]
     np.testing.assert_allclose(after, before * gamma[1, 2], rtol=1e-6)
     assert left.config.model.image_size == 32
