@@ -99,7 +99,7 @@ def _commands(root: Path) -> Iterable[tuple]:
         yield _SMOKE, new, wrong
     for wrong in ("--config.train.batch_size", "--config.train.batch_size=", "--noconfig.seed"):
         yield _SMOKE, new, wrong
-    yield "--config", "quickstart"
+    yield "--config", "--explain"
     yield "--config=quickstart:smoke,", "--config=", new
     yield f"--config.checkpoint={root / 'run'}", "--config=eval/knn", "--explain"
     for task in ("knn", "table", "patch_clusters"):
