@@ -219,7 +219,8 @@ def _check_branch(config: ConfigDict) -> None:
             f"repre.fixed_weights={tuple(repre.fixed_weights)} is given, and repre.weighting="
             f"{repre.weighting} does not read it: set repre.weighting=fixed, too."
         )
-    if repre.branch == "windows" and (repre.taps, repre.decoder) != (usual.taps, usual.decoder):
+    of_decoder, as_usual = ((x.taps, x.decoder.to_dict()) for x in (repre, usual))
+    if repre.branch == "windows" and of_decoder != as_usual:
         raise UserError(
             "repre.branch=windows has neither taps nor a decoder: leave repre.taps, repre.decoder "
             "and the variants that set them out."

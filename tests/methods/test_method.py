@@ -42,10 +42,18 @@ def test_a_teacher_temperature_that_is_not_reached_is_told():
 
 
 def test_a_last_layer_that_stays_frozen_is_told():
-    no_warm_up = {"teacher_temperature_warmup_epochs": 0}
+    temperature = {"teacher_temperature_start": 0.04, "teacher_temperature": 0.04}
+    no_warm_up = {"teacher_temperature_warmup_epochs": 0, **temperature}
     (told,) = remarks("dino", freeze_last_layer_epochs=2.0, **no_warm_up)
     assert "frozen for 8 steps, and the run has 8: it is never trained" in told
     assert remarks("dino", freeze_last_layer_epochs=1.8, **no_warm_up) == []
+
+
+def test_a_teacher_temperature_to_start_with_that_nothing_reads_is_told():
+    options = {"freeze_last_layer_epochs": 0.0, "teacher_temperature_warmup_epochs": 0}
+    options |= {"teacher_temperature_start": 0.02, "teacher_temperature": 0.04}
+    (told,) = remarks("dino", **options)
+    assert "method.teacher_temperature=0.04 from the first step" in told
 
 
 @pytest.mark.parametrize("method", ["moco_v2", "moby"])

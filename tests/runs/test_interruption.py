@@ -77,9 +77,10 @@ def test_the_second_signal_ends_the_process_at_once():
 def test_before_the_first_step_ctrl_c_ends_the_command_without_a_traceback(tmp_path):
     """While it compiles, say."""
     code = (
-        "import sys, main\n"
+        "import sys\n"
+        "from repre_jax import command_line\n"
         f"sys.argv = ['main.py', '--config=quickstart:smoke', '--workdir={tmp_path / 'run'}']\n"
-        "main.run()\n"
+        "command_line.run()\n"
     )
     process = python(code, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert process.stdout.readline().startswith("Images: ")
@@ -91,7 +92,8 @@ def test_before_the_first_step_ctrl_c_ends_the_command_without_a_traceback(tmp_p
 def test_the_command_outlives_its_reader():
     """``--help | head -1``."""
     process = python(
-        "import sys, main; sys.argv = ['main.py', '--help']; main.run()",
+        "import sys; from repre_jax import command_line; sys.argv = ['main.py', '--help']; "
+        "command_line.run()",
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     process.stdout.close()
