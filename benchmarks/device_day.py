@@ -31,9 +31,8 @@ from absl import flags
 from benchmarks.imagenette import curves, read_rows
 from benchmarks.options import start
 from benchmarks.programs import Row
-from benchmarks.provenance import RESULTS, provenance, write_result
+from benchmarks.provenance import RESULTS, in_file_names, provenance, write_result
 from repre_jax.errors import UserError
-from repre_jax.runs.commit import code_commit
 
 CALLS = ("speed", "peers", "moco_v3", "dino")
 ROWS = {"baseline": ["baseline"], "repre": []}  # of a training call, and their variants
@@ -90,8 +89,9 @@ def run_until(command: Sequence[str], deadline: float) -> bool:
 
 def speed(deadline: float) -> None:
     """Step time of both methods, of this commit, and the share of the bound that it reaches."""
-    for name in ("moco_v3_vits", "dino_vits"):
-        if measured_now(name):
+    made, names = provenance(in_child=True), ("moco_v3_vits", "dino_vits")
+    for name in names:
+        if measured_now(name, made) and not made["commit"].endswith("+changes"):
             continue
         config = f"configs/{name}.py" + (":smoke" if _SMOKE.value else "")
         command = [sys.executable, "-m", "benchmarks.step_time", f"--config={config}"]
@@ -100,27 +100,28 @@ def speed(deadline: float) -> None:
         run_until(command, deadline)
     lines = [
         line
-        for name, measured in sorted(measured_now("").items())
-        for line in shares_of_bound(name, measured)
+        for name in names
+        for stem, measured in measured_now(name, made).items()
+        for line in shares_of_bound(stem, measured)
     ]
     print(*lines, sep="\n")
     path = Path(_OUT.value) / "speed.json"
-    write_result(path, provenance(in_child=True) | {"shares": lines})
+    write_result(path, made | {"shares": lines})
     print(f"Written to {path}")
 
 
-def measured_now(config: str) -> dict[str, dict[str, Any]]:
-    """Results of ``step_time`` on one device at this very commit, by name."""
-    found = {
-        path.stem: json.loads(path.read_text())
-        for path in RESULTS.glob(f"step_time_{config}*.json")
-    }
-    commit = code_commit()
-    return {
-        name: result
-        for name, result in found.items()
-        if result["commit"] == commit and result["device"]["count"] == 1
-    }
+def measured_now(config: str, made: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{name: result} of ``step_time``, if there is one of this config, device and commit.
+
+    Args:
+      config: name of its file.
+      made: ``provenance`` of this call.
+    """
+    smoke = "_smoke" if _SMOKE.value else ""
+    device = in_file_names(made["hardware"]["device"])
+    path = RESULTS / f"step_time_{config}{smoke}_{device}.json"  # of one device; of more: _x8
+    result = json.loads(path.read_text()) if path.exists() else {}
+    return {path.stem: result} if result.get("commit") == made["commit"] else {}
 
 
 def shares_of_bound(name: str, measured: dict[str, Any]) -> list[str]:

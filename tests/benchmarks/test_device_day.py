@@ -56,9 +56,11 @@ def test_speed_is_set_against_the_bound_of_the_same_device_and_batch(monkeypatch
 
 def test_speed_is_that_of_this_commit_on_one_device(monkeypatch, tmp_path):
     monkeypatch.setattr(device_day, "RESULTS", tmp_path)
-    monkeypatch.setattr(device_day, "code_commit", lambda: "c0ffee")
-    for name, commit, count in (("a_cpu", "c0ffee", 1), ("a_cpu_x8", "c0ffee", 8), ("b", "0ld", 1)):
-        result = {"commit": commit, "device": {"count": count}}
-        (tmp_path / f"step_time_{name}.json").write_text(json.dumps(result))
-    assert set(device_day.measured_now("")) == {"step_time_a_cpu"}
-    assert not device_day.measured_now("b")
+    device_day.OPTIONS(["device_day", "--call=speed"])
+    made = {"commit": "c0ffee", "hardware": {"device": "cpu"}}
+    for name, commit in (("a_cpu", "c0ffee"), ("a_cpu_x8", "c0ffee"), ("b_cpu", "0ld"),
+                         ("c_nvidia_h200", "c0ffee"), ("c_smoke_cpu", "c0ffee")):  # fmt: skip
+        (tmp_path / f"step_time_{name}.json").write_text(json.dumps({"commit": commit}))
+    assert set(device_day.measured_now("a", made)) == {"step_time_a_cpu"}
+    assert not device_day.measured_now("b", made)
+    assert not device_day.measured_now("c", made), "of another device, or shrunk"
