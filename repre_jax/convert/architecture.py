@@ -118,7 +118,9 @@ def vit_model(
         "image_size": _image_size(positions, int(patches[0]), about.get("image_size")),
         "channels": int(channels),
         "position": position,
-        "norm_epsilon": told.norm_epsilon or about.get("norm_epsilon") or 1e-6,
+        "norm_epsilon": told.norm_epsilon
+        or about.get("norm_epsilon")
+        or official_epsilon("vit", method),
         "initialisation": {"sincos": "moco_v3", "learned": "dino"}.get(position, "mae"),
     }
 

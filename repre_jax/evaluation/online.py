@@ -44,9 +44,7 @@ class OnlineEvaluation:
         self.train, self.val, self._config, self._mesh = train, val, config, mesh
         self._encoder = encoder
         self.unreadable: dict[str, str] = {}
-        self._classes = max(
-            len(x.class_names) if x.class_names else int(x.labels.max()) + 1 for x in (train, val)
-        )
+        self._classes = max(train.class_count, val.class_count)
 
         self._encode = jitted(encode_pixels(encoder, feature), mesh)
         self._health = jax.jit(

@@ -76,8 +76,7 @@ class Evaluation:
     @property
     def classes(self) -> int:
         """Number of classes of labelled images."""
-        names = self.train.class_names
-        return len(names) if names else int(self.train.labels.max()) + 1
+        return self.train.class_count
 
     def line(self, metric: str) -> str:
         """A metric and what it is of, for the screen."""

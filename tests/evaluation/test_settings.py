@@ -234,7 +234,7 @@ def test_a_feature_that_there_is_not(root, tmp_path):
 def test_feature_while_training(root, monkeypatch):
     """The online evaluation's is pooled unless it is told otherwise."""
     pretrained = open_pretrained(root / "run")
-    source = SimpleNamespace(labels=np.arange(2), class_names=None)
+    source = SimpleNamespace(class_count=2)
     for options, feature in (({}, "pooled"), ({"feature": "mean"}, "mean")):
         spy = Noted()
         monkeypatch.setattr(online, "encode_pixels", spy)

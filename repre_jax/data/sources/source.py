@@ -53,6 +53,11 @@ class Source(abc.ABC):
         """Whether images have classes; names of classes say so without reading every record."""
         return self.class_names is not None or self.labels is not None
 
+    @property
+    def class_count(self) -> int:
+        """Number of classes of labelled images; without names it is that of the labels."""
+        return len(self.class_names) if self.class_names else int(self.labels.max()) + 1
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of images."""
