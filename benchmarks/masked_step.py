@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from benchmarks import official, official_masked, step_time
 from benchmarks.options import start
 from benchmarks.overhead import finished_rows
+from benchmarks.programs import TRAINING_IMAGES
 from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.data.host.cores import usable_cores
@@ -125,7 +126,7 @@ def benchmark(
 def make_program(config: ConfigDict) -> tuple[step_time.Program, dict[str, jax.Array]]:
     """The config's compiled train step on one device, taken once, and a batch for it."""
     mesh = make_mesh(1)
-    learner = build_learner(config, resolve(config, images=step_time.TRAINING_IMAGES, devices=1))
+    learner = build_learner(config, resolve(config, images=TRAINING_IMAGES, devices=1))
     batch = step_time.synthetic_batch(learner, config.train.batch_size, mesh)
     return step_time.make_program(learner, batch, mesh), batch
 

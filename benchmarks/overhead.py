@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import step_time
 from benchmarks.options import start
+from benchmarks.programs import TRAINING_IMAGES
 from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
@@ -56,9 +57,7 @@ def operations(config: ConfigDict, widths: list[str]) -> dict[str, Any]:
     config.train.batch_size = 2
     flops = {}
     for name, variant in step_time.variants(config, widths).items():
-        learner = build_learner(
-            variant, resolve(variant, images=step_time.TRAINING_IMAGES, devices=1)
-        )
+        learner = build_learner(variant, resolve(variant, images=TRAINING_IMAGES, devices=1))
         flops[name] = step_multiply_adds(learner, 2)  # of two images: an operation is half of it
     baseline = flops["baseline"]
     row = {"baseline_gflop": round(baseline / 1e9, 3)}

@@ -27,6 +27,7 @@ from benchmarks import official, official_contrastive, step_time
 from benchmarks.masked_step import ratios, spread
 from benchmarks.options import start
 from benchmarks.overhead import finished_rows
+from benchmarks.programs import TRAINING_IMAGES
 from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.data.pipeline import training_batches
@@ -115,9 +116,7 @@ def our_programs(method: str, batch_size: int) -> tuple[dict[str, step_time.Prog
         config: ConfigDict = read_config(CONFIGS[method])
         config.repre.enabled = name == "repre"
         config.train.batch_size = batch_size
-        learner = build_learner(
-            config, resolve(config, images=step_time.TRAINING_IMAGES, devices=1)
-        )
+        learner = build_learner(config, resolve(config, images=TRAINING_IMAGES, devices=1))
         batch = batch or step_time.synthetic_batch(learner, batch_size, mesh)
         programs[name] = step_time.make_program(learner, batch, mesh)
     return programs, batch

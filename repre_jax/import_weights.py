@@ -97,13 +97,13 @@ def _write(workdir: Path, config: ConfigDict, state: ImportedState) -> None:
     new = not workdir.exists()
     try:
         with contextlib.closing(RunFolder(workdir, config.to_dict(), ignore=("workdir",))) as run:
-            nobodys = saved_config(workdir) is None
-            if nobodys:  # what an import that was cut off has left
+            unclaimed = saved_config(workdir) is None
+            if unclaimed:  # what an import that was cut off has left
                 shutil.rmtree(run.checkpoints / "0", ignore_errors=True)
             with contextlib.closing(
                 Checkpoints(run.checkpoints, keep=1, best_metric=None)
             ) as checkpoints:
-                if nobodys and checkpoints.steps:
+                if unclaimed and checkpoints.steps:
                     raise UserError(
                         f"{workdir} holds checkpoints and no config.json that tells of what: "
                         "choose another --workdir."
