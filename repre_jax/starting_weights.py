@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -49,7 +48,7 @@ def starting_weights(config: ConfigDict, learner: Learner) -> tuple[dict[str, An
     pretrained = open_pretrained(where)
     _check_same_encoder(where, pretrained.encoder, frozen(learner.encoder))
     params, batch_stats = load_networks(pretrained)
-    wanted = jax.eval_shape(learner.init)
+    wanted = learner.shapes
     grids = (getattr(x, "grid", None) for x in (pretrained.encoder, learner.encoder))
     params["encoder"], resized = _on_its_grid(params["encoder"], *grids)
     same_method = pretrained.config.task == "pretrain" and pretrained.method == config.method.name

@@ -62,7 +62,7 @@ def test_what_has_other_shapes_begins_anew(start_of):
 
 def test_another_method_takes_the_encoder_alone(run, start_of):
     learner, start, told = start_of("moco_v3", **{"model.position": "learned"})
-    shapes = jax.eval_shape(learner.init)
+    shapes = learner.shapes
     assert jax.tree.structure(jax.eval_shape(learner.init, start)) == jax.tree.structure(shapes)
     assert bits(start["params"]["encoder"]) == bits(run.states[3].target_params["encoder"])
     assert "encoder; repre, heads/predictor, heads/projector begin anew" in told

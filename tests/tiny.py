@@ -78,23 +78,10 @@ def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     return build_learner(config, resolve(config, images=images, devices=devices))
 
 
-_traced: dict[int, tuple[Learner, TrainState]] = {}
-
-
-def _shapes(learner: Learner) -> TrainState:
-    """Of ``learner.init``, traced once; by number, for a config in a head cannot be hashed.
-
-    The learner is kept, so that no other one gets its number.
-    """
-    if id(learner) not in _traced:
-        _traced[id(learner)] = learner, jax.eval_shape(learner.init)
-    return _traced[id(learner)][1]
-
-
 def random_state(learner: Learner, seed: int = 0) -> TrainState:
     """A state at step 0 with random numbers wherever a fresh one has zeros, ones or copies."""
     rng = np.random.default_rng(seed)
-    shapes = _shapes(learner)
+    shapes = learner.shapes
 
     def parameter(path, x):
         if np.issubdtype(x.dtype, np.integer):

@@ -103,7 +103,7 @@ def compile_for(config: ConfigDict, topology: Topology, *, images: int) -> Progr
     learner, batch_size = build_learner(config, resolution), resolution.batch_size
     pixels = pixel_format(config.data, config.model.channels).dtype
     placement = Placement(topology.mesh, config.train.shard_state)
-    memory = placement.bytes_on_device(jax.eval_shape(learner.init))
+    memory = placement.bytes_on_device(learner.shapes)
     memory["batch"] = bytes_of(abstract_batch(learner, batch_size // devices, pixels=pixels))
     return compile_lowered(
         lambda: lowered_step(learner, batch_size, placement, pixels=pixels),

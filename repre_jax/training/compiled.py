@@ -29,7 +29,7 @@ def jitted_step(learner: Learner, placement: Placement) -> jax.stages.Wrapped:
         functools.partial(train_step, learner, placement=placement),
         placement.mesh,
         donate_argnums=0,
-        out_shardings=(placement.of(jax.eval_shape(learner.init)), None),
+        out_shardings=(placement.of(learner.shapes), None),
     )
 
 

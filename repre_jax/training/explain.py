@@ -73,7 +73,7 @@ def explain(config: ConfigDict, config_filename: str, absent: Topology | None = 
     )
     pixel_format(config.data, config.model.channels)  # is told without images, too
     learner = build_learner(config, resolution)
-    state = jax.eval_shape(learner.init)
+    state = learner.shapes
     placement = Placement(mesh, config.train.shard_state)
     memory = ("as compiled, below", [])
     if absent is None:

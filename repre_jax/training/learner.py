@@ -1,6 +1,7 @@
 """The parts of a run: those that never change, and the state, which does."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -81,6 +82,11 @@ class Learner:
     def taps(self) -> tuple[int, ...]:
         """Blocks whose maps of view 1 the branch wants."""
         return self.repre.taps if self.repre else ()
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Shapes and dtypes of a state, for which ``init`` is traced once: seconds for a ViT-B."""
+        return jax.eval_shape(self.init)
 
     def keys(self, batch: dict[str, jax.Array], step: jax.Array) -> Keys:
         """Randomness of the forward pass on a batch with "epoch" and "index" int32 [B]."""

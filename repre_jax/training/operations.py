@@ -63,7 +63,7 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
 def step_inputs(learner: Learner, batch_size: int) -> tuple[Any, Any, Any]:
     """Shapes of what ``loss_and_gradients`` takes for a batch: (state, views, keys)."""
     batch = abstract_batch(learner, batch_size)
-    state = jax.eval_shape(learner.init)
+    state = learner.shapes
     keys = jax.eval_shape(learner.keys, batch, state.step)
     views = {"index": batch["index"]}
     for name in {"global", "local"} & set(batch):

@@ -276,7 +276,7 @@ def test_the_target_network_drops_no_path():
 
 def test_methods_without_a_target_keep_none():
     for method in ("simclr", "simsiam"):
-        state = jax.eval_shape(tiny_learner(tiny_config(method)).init)
+        state = tiny_learner(tiny_config(method)).shapes
         assert state.target_params == {}
         assert state.target_batch_stats == {}
 

@@ -30,7 +30,7 @@ def test_losses_and_pictures_have_their_shapes(method):
     learner = learner_of(method)
     views, keys = random_views(learner), random_keys(learner)
     assert views["global"].shape[2:] == (*SIZE, CHANNELS)
-    state = jax.eval_shape(learner.init)
+    state = learner.shapes
     step = functools.partial(loss_and_gradients, learner)
     gradients = jax.eval_shape(step, state, views, keys)
     assert jax.tree.leaves(gradients)

@@ -98,11 +98,13 @@ def test_a_window_does_not_know_where_it_lies():
     drawn = windows.draw(random_keys(lomar()), (4, 4), METHOD)
     at_0 = drawn._replace(rows=jnp.zeros_like(drawn.rows))
     at_1 = drawn._replace(rows=jnp.ones_like(drawn.rows))
-    encode = functools.partial(
-        windows.encode_windows, lomar().encoder, params["encoder"], params["tokens"]["mask"]
-    )
-    first = encode(images, at_0, METHOD.side)
-    second = encode(moved, at_1, METHOD.side)
+
+    @jax.jit
+    def encode(images, drawn):
+        encoder, mask = params["encoder"], params["tokens"]["mask"]
+        return windows.encode_windows(lomar().encoder, encoder, mask, images, drawn, METHOD.side)
+
+    first, second = encode(images, at_0), encode(moved, at_1)
     np.testing.assert_array_equal(first.tokens, second.tokens)
     np.testing.assert_array_equal(first.patches, second.patches)
 
@@ -181,21 +183,24 @@ TABLE = {
 }
 
 
+@functools.cache
+def published(name):
+    config = read_config(name)
+    return build_learner(config, resolve(config, images=8192, devices=1))
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [pytest.param(*row, marks=pytest.mark.slow if row[1] > 224 else ()) for row in TABLE],
 )
 def test_multiply_adds(name, size):
-    config = read_config(f"{name}:size={size}")
-    learner = build_learner(config, resolve(config, images=8192, devices=1))
+    learner = published(f"{name}:size={size}" if size != 224 else name)
     assert forward_multiply_adds(learner, 1) / 1e9 == pytest.approx(TABLE[name, size], rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "count"), [("mae", 111_655_680), ("lomar", 86_277_120)])
 def test_parameter_counts(name, count):
-    config = read_config(f"{name}_vitb")
-    learner = build_learner(config, resolve(config, images=8192, devices=1))
-    params = jax.eval_shape(learner.init).params
+    params = published(f"{name}_vitb").shapes.params
     assert sum(x.size for x in jax.tree.leaves(params)) == count
 
 

@@ -211,7 +211,7 @@ def test_the_stem_evaluated_with_running_statistics():
     statistics = {"patch_embed": from_torch_names.conv_stem_statistics(state)}
     params = fold(from_torch_names.encoder(state), statistics)
     images = normalised(moco_v3_views(0)["global"][:, 0])
-    encoded = encoder.apply({"params": params}, images)
+    encoded = jax.jit(encoder.apply)({"params": params}, images)
     tokens = np.concatenate([encoded.pooled[:, None], encoded.tokens], axis=1)
     np.testing.assert_allclose(tokens, CONV["evaluated_tokens"], atol=1e-4)
 

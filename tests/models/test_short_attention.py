@@ -51,16 +51,21 @@ def cases():
 @pytest.mark.parametrize(("tokens", "seen", "own", "dtype"), [*cases()])
 def test_values_and_gradients(tokens, seen, own, dtype):
     tolerance = {jnp.float32: 1e-5, jnp.bfloat16: 0.03}[dtype]
-    qkv, bias, gradient = inputs(tokens, seen, dtype, own)
-    expected, of_plain = jax.vjp(lambda *x: plain(*x, seen), qkv.astype(jnp.float32), bias)
     options = {"heads": HEADS, "seen": seen, "interpret": True}
-    values = short_attention.forward(qkv, bias, **options)
-    found = short_attention.backward(qkv, bias, gradient, **options)
+
+    @jax.jit
+    def both(qkv, bias, gradient):
+        values = short_attention.forward(qkv, bias, **options)
+        found = short_attention.backward(qkv, bias, gradient, **options)
+        expected, of_plain = jax.vjp(lambda *x: plain(*x, seen), qkv.astype(jnp.float32), bias)
+        return values, found, expected, of_plain(gradient.astype(jnp.float32))
+
+    values, found, expected, of_plain = both(*inputs(tokens, seen, dtype, own))
     assert not np.any(values[:, :, seen:]) and not np.any(found[0][:, :, seen:])
     assert values.dtype == found[0].dtype == dtype
     close = {"rtol": tolerance, "atol": tolerance}
     np.testing.assert_allclose(np.float32(values), expected, **close)
-    for ours, theirs in zip(found, of_plain(gradient.astype(jnp.float32)), strict=True):
+    for ours, theirs in zip(found, of_plain, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None:
             np.testing.assert_allclose(np.float32(ours), theirs, **close)

@@ -40,10 +40,10 @@ def test_maps_are_those_of_the_blocks_run_by_hand(variables, tapped):
             x = self._embed_patches(images, False).reshape(2, 6, 16)
             return self._prepend_class_token(x) + self._positions((3, 2))
 
-    x = Embedding(**OPTIONS).apply(variables, IMAGES)
-    block = Block(heads=2)
+    x = jax.jit(Embedding(**OPTIONS).apply)(variables, IMAGES)
+    block = jax.jit(lambda params, x: Block(heads=2).apply({"params": params}, x, False))
     for k in range(4):
-        x = block.apply({"params": params[f"block_{k}"]}, x, False)
+        x = block(params[f"block_{k}"], x)
         assert maps[k].shape == (2, 3, 2, 16)
         np.testing.assert_allclose(maps[k].reshape(2, 6, 16), x[:, 1:], atol=1e-5)
     assert not np.allclose(encoded.tokens, maps[3].reshape(2, 6, 16), atol=1e-2), "before the norm"

@@ -52,7 +52,7 @@ def test_account(config, topology, monkeypatch):
     compiled = compile_for(config, topology, images=IMAGES)
     assert (compiled.devices, compiled.batch_size, compiled.available) == (2, 16, 2**30)
     learner = tiny_learner(config, devices=2)
-    floats = sum(x.size for x in jax.tree.leaves(jax.eval_shape(learner.init).params))
+    floats = sum(x.size for x in jax.tree.leaves(learner.shapes.params))
     assert compiled.memory["parameters"] == 4 * floats
     assert 1.5 < compiled.memory["optimizer"] / compiled.memory["parameters"] < 2  # part is frozen
     assert compiled.memory["batch"] == 8 * (2 * 16 * 16 * 3 + 3 * 4)  # the half of it

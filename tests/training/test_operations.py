@@ -73,6 +73,7 @@ def test_what_a_step_costs():
 
     def cost(**changes):
         config = read_config("moco_v3_vits:smoke,baseline")
+        config.model.depth = 2
         config.update_from_flattened_dict(changes)
         return step_multiply_adds(build_learner(config, resolve(config, images=64, devices=1)), 16)
 
@@ -81,7 +82,7 @@ def test_what_a_step_costs():
     thawed = cost(**{"method.freeze_patch_embedding": False})
     assert thawed - plain == embedding
     forward = encoder_multiply_adds(
-        ViT(patch_size=8, width=width, depth=4, heads=4, image_size=side), side
+        ViT(patch_size=8, width=width, depth=2, heads=4, image_size=side), side
     )
     blocks = 16 * views * forward - embedding
     accumulated = cost(**{"train.accumulate": 2})

@@ -57,7 +57,7 @@ def test_the_largest_axis_that_the_devices_divide(shape, spec):
 def test_a_device_has_its_share_of_nearly_everything(name):
     config = read_config(name)
     learner = build_learner(config, resolve(config, images=10**6, devices=DEVICES))
-    state = jax.eval_shape(learner.init)
+    state = learner.shapes
     mesh = make_mesh(DEVICES)
     sizes, shares = (Placement(mesh, s).bytes_on_device(state) for s in (False, True))
     assert sum(sizes.values()) == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -152,7 +152,7 @@ def test_the_estimate_of_memory_knows_shares():
     config.model.depth = 1
     config.repre.enabled = False
     learner = tiny_learner(config, devices=DEVICES)
-    mesh, state = make_mesh(DEVICES), jax.eval_shape(learner.init)
+    mesh, state = make_mesh(DEVICES), learner.shapes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement_module, "SMALLEST_SHARED", 64)
         whole_state, shares = (Placement(mesh, s) for s in (False, True))

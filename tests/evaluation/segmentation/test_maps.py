@@ -28,10 +28,10 @@ def test_the_last_map_is_what_the_encoder_returns():
     """Tokens behind the final norm; facebookresearch/dino, get_intermediate_layers(n=1)."""
     encoder = encoder_of(tiny_config("dino"))
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 16, 3), np.uint8)
-    params = encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
-    first, last = block_maps(encoder, params, images, (0, 1))
+    params = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    first, last = jax.jit(lambda params: block_maps(encoder, params, images, (0, 1)))(params)
     assert first.shape == last.shape == (2, 3, 2, encoder.width)
-    tokens = encoder.apply({"params": params}, from_levels(encoder, images)).tokens
+    tokens = jax.jit(encoder.apply)({"params": params}, from_levels(encoder, images)).tokens
     np.testing.assert_allclose(last.reshape(tokens.shape), tokens, atol=1e-5)
 
 

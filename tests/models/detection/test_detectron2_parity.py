@@ -149,7 +149,11 @@ def padded_objects(of_image, sizes, canvas) -> Objects:
     )
 
 
-@pytest.fixture(scope="module", params=[vitdet, swin_under_fpn], ids=["vit", "swin"])
+@pytest.fixture(
+    scope="module",
+    params=[vitdet, pytest.param(swin_under_fpn, marks=pytest.mark.slow)],
+    ids=["vit", "swin"],
+)
 def case(request):
     return request.param()
 
