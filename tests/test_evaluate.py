@@ -341,6 +341,7 @@ def test_health(config_of, alike):
         assert 0.5 < sum(block["spectrum"]) <= 1.0001
 
 
+@pytest.mark.slow
 def test_health_on_one_device_is_that_on_eight(config_of, alike, tmp_path):
     """The other one is that of ``test_health``, and where that has run it is not made again."""
     eight = evaluate(config_of("health", **HEALTH | alike), None)["metrics"]

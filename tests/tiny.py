@@ -6,9 +6,11 @@ and unlike a fresh state theirs differs between the online and the target networ
 
 import contextlib
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,15 +80,25 @@ def tiny_learner(config: ConfigDict, *, devices: int = 1) -> Learner:
     return build_learner(config, resolve(config, images=images, devices=devices))
 
 
-def random_state(learner: Learner, seed: int = 0) -> TrainState:
-    """A state at step 0 with random numbers wherever a fresh one has zeros, ones or copies."""
-    rng = np.random.default_rng(seed)
-    shapes = learner.shapes
+def random_params(module: nn.Module, *inputs: Any, seed: int = 0) -> Any:
+    """Parameters of a Flax module, those of a ``random_state``; ``inputs`` are its ``init``'s."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
+    return map_with_path(_parameter(np.random.default_rng(seed)), shapes)
 
+
+def _parameter(rng: np.random.Generator) -> Callable[[str, Any], np.ndarray]:
     def parameter(path, x):
         if np.issubdtype(x.dtype, np.integer):
             return np.zeros(x.shape, x.dtype)
         return (rng.normal(size=x.shape, scale=0.1) + path.endswith("scale")).astype(np.float32)
+
+    return parameter
+
+
+def random_state(learner: Learner, seed: int = 0) -> TrainState:
+    """A state at step 0 with random numbers wherever a fresh one has zeros, ones or copies."""
+    rng = np.random.default_rng(seed)
+    shapes, parameter = learner.shapes, _parameter(rng)
 
     def statistic(path, x):
         return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)

@@ -68,7 +68,7 @@ def alone(method, backbone):
 @pytest.mark.parametrize(
     ("method", "backbone"),
     slow_but(
-        [("moco_v2", "vit"), ("lomar_tokens", "vit")],
+        [("moco_v2", "vit")],
         [case for case in VIT if case[0] in OTHERS],
         SWIN,
         CONV,
@@ -169,7 +169,7 @@ def test_masked_methods_need_a_vit(method):
 @pytest.mark.parametrize(
     ("method", "backbone"),
     slow_but(
-        [("simclr", "vit"), ("lomar_tokens", "vit")],
+        [("lomar_tokens", "vit")],
         [("simclr", "vit"), ("moco_v2", "vit"), ("lomar_tokens", "vit")],
         CONV,
     ),

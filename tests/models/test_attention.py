@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
+from tiny import random_params
 
 from repre_jax.models import attention, vit
 from repre_jax.models.attention import (
@@ -87,9 +88,7 @@ def test_an_encoder_with_an_unseen_token_is_the_same(position, monkeypatch):
     """As on NVIDIA's cards, where an odd number of tokens gets one more, and on TPUs."""
     encoder = vit.ViT(patch_size=4, width=16, depth=2, heads=2, image_size=8, position=position)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    params = jax.jit(encoder.init)(jax.random.key(1), images)["params"]
-    # A table of relative positions is zero at first.
-    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
+    params = random_params(encoder, images)
 
     def results():
         def loss(params):

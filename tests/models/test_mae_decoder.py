@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from repre_jax.models import attention
 from repre_jax.models.mae_decoder import MAEDecoder
@@ -30,7 +31,7 @@ def test_with_unseen_tokens_it_is_the_same(monkeypatch):
     decoder = MAEDecoder((2, 3), values=4, width=16, depth=2, heads=2)
     tokens = jax.random.normal(jax.random.key(0), (2, 3, 8))
     shuffled = shuffle(jax.random.uniform(jax.random.key(1), (2, 6)))
-    params = jax.jit(lambda: decoder.init(jax.random.key(2), tokens, shuffled, False))()
+    params = {"params": random_params(decoder, tokens, shuffled, False)}
 
     def results():
         def loss(params, tokens):

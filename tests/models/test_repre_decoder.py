@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from tiny import random_params
 
 from repre_jax.errors import UserError
 from repre_jax.models.layers import BlockForm
@@ -120,7 +121,7 @@ def test_transformer_fusion_in_windows_shifts_every_other_block():
     for layers in (1, 2):
         module = FusionBlock("transformer", layers, WIDTH, form)
         apply = jax.jit(module.apply)
-        variables = jax.jit(module.init)(jax.random.key(0), x)
+        variables = {"params": random_params(module, x)}
         difference = np.abs(np.subtract(apply(variables, x), apply(variables, changed)))
         reached[layers] = (difference.max(axis=(0, 3)) > 0).tolist()
     near, far = [True, True, False, False], [False] * 4

@@ -36,13 +36,13 @@ def encoder(case):
     )
 
 
-# By the same code as the smaller cases of these two.
-LARGE = ("hugging_face_224", "timm_224")
+# By the same code as another case.
+ALIKE = ("hugging_face_224", "timm_224", "transformer_ssl_224", "esvit_crop")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=pytest.mark.slow if x in LARGE else ()) for x in sorted(CASES)],
+    [pytest.param(x, marks=pytest.mark.slow if x in ALIKE else ()) for x in sorted(CASES)],
 )
 def test_pooled_features_and_tapped_maps(name):
     case = CASES[name]

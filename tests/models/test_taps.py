@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from repre_jax.models.layers import Block
 from repre_jax.models.taps import BlockOutput, apply_with_taps, read_block, tap_name
@@ -16,7 +17,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 24, 16, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def variables():
-    return {"params": jax.jit(ViT(**OPTIONS).init)(jax.random.key(0), IMAGES)["params"]}
+    return {"params": random_params(ViT(**OPTIONS), IMAGES)}
 
 
 def maps_of(model, variables, blocks):

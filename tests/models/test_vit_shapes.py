@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from repre_jax.errors import UserError
 from repre_jax.models import BACKBONES
@@ -181,7 +182,7 @@ def test_learned_positions_of_a_rectangle():
     wide = encoder("vit_nano", image_size=(32, 96), depth=1)
     assert (square.grid, wide.grid) == ((4, 4), (2, 6))
     images = np.random.default_rng(0).random((1, 32, 96, 3)).astype(np.float32)
-    params = jax.jit(square.init)(jax.random.key(0), images)["params"]
+    params = random_params(square, images)
     of_wide = jax.eval_shape(wide.init, jax.random.key(0), images)["params"]
     assert of_wide["position_embedding"].shape == (1, 13, NANO)
     positions = params["position_embedding"]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config, tiny_swin_config
+from tiny import random_params, tiny_config, tiny_swin_config
 
 from repre_jax.errors import UserError
 from repre_jax.evaluation.frozen import from_levels
@@ -28,7 +28,7 @@ def test_the_last_map_is_what_the_encoder_returns():
     """Tokens behind the final norm; facebookresearch/dino, get_intermediate_layers(n=1)."""
     encoder = encoder_of(tiny_config("dino"))
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 16, 3), np.uint8)
-    params = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = random_params(encoder, jnp.zeros((1, 16, 16, 3)))
     first, last = jax.jit(lambda params: block_maps(encoder, params, images, (0, 1)))(params)
     assert first.shape == last.shape == (2, 3, 2, encoder.width)
     tokens = jax.jit(encoder.apply)({"params": params}, from_levels(encoder, images)).tokens
