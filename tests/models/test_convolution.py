@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from repre_jax.models.convolution import Conv, kernel_gradient
 
@@ -19,14 +20,15 @@ FORMS = [
 def outputs(kind, size, strides, padding):
     """(output, (gradients of the parameters, of the input)) on the same numbers."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 12, 5))
-    bias_init = nn.initializers.normal(1.0)
-    module = kind(7, size, strides=strides, padding=padding, bias_init=bias_init)
-    params = module.init(jax.random.key(1), x)
+    module = kind(7, size, strides=strides, padding=padding)
+    params = {"params": random_params(module, x)}
 
     def total(params, x):
-        return jnp.sum(jnp.sin(module.apply(params, x).astype(jnp.float32)))
+        output = module.apply(params, x)
+        return jnp.sum(jnp.sin(output.astype(jnp.float32))), output
 
-    return module.apply(params, x), jax.grad(total, argnums=(0, 1))(params, x)
+    gradients, output = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
+    return output, gradients
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -24,7 +24,7 @@ def test_values_and_gradients_of_the_norm(dtype, tolerance):
         def loss(params, x):
             return jnp.sum(weights * norm.apply({"params": params}, x))
 
-        return jax.value_and_grad(loss, argnums=(0, 1))(params, x)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
 
     ours = results(LayerNorm(epsilon=1e-6, dtype=dtype), x)
     exact = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False)

@@ -25,7 +25,6 @@ def test_heads_are_those_of_the_authors(variant):
     shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), maps, SIZE))
     variables = map_with_path(lambda path, x: jnp.asarray(setr_values(path, x.shape)), shapes)
 
-    @jax.jit
     def losses(maps):
         (main, others), changed = head.apply(
             variables, maps, SIZE, train=True, mutable=["batch_stats"]
@@ -33,8 +32,10 @@ def test_heads_are_those_of_the_authors(variant):
         parts = [pixel_cross_entropy(x, setr_labels(), "all") for x in (main, *others)]
         return parts[0] + 0.4 * sum(parts[1:]), (main, others, changed)
 
-    (loss, (main, others, changed)), gradients = jax.value_and_grad(losses, has_aux=True)(maps)
-    evaluated, none = head.apply(variables, maps, SIZE)
+    (loss, (main, others, changed)), gradients = jax.jit(jax.value_and_grad(losses, has_aux=True))(
+        maps
+    )
+    evaluated, none = jax.jit(lambda maps: head.apply(variables, maps, SIZE))(maps)
     assert none == []
     found = {"eval/main": evaluated, "train/main": main}
     found |= {f"train/auxiliary_{k}": x for k, x in enumerate(others)}

@@ -1,5 +1,7 @@
 """Encoders, positions and parameter counts against the official PyTorch code (tests/golden)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,8 @@ def view(size: int) -> np.ndarray:
 def test_dino_forward_at_the_trained_a_smaller_and_a_larger_size(size):
     model = encoder(FORWARD_VIT, "learned")
     params = recorded_params(model, learned_positions=True)
-    encoded, sown = model.apply({"params": params}, view(size), mutable=["intermediates"])
+    apply = jax.jit(functools.partial(model.apply, mutable=["intermediates"]))
+    encoded, sown = apply({"params": params}, view(size))
     layers = GOLDEN[f"dino/{size}/layers"]
     np.testing.assert_allclose(encoded.pooled, GOLDEN[f"dino/{size}/pooled"], atol=1e-4)
     np.testing.assert_allclose(encoded.tokens, layers[-1][:, 1:], atol=1e-4)
