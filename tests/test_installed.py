@@ -65,10 +65,21 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel):
     assert len([line for line in asked if "extra ==" not in line]) == len(needed) > 10
 
 
-def test_importing_the_package_is_light(installed):
-    told = installed(sys.executable, "-c", "import repre_jax, sys; print(*sys.modules)")
+# As a process that reads images imports the script which began the run.
+AS_A_WORKER = "import runpy, shutil; runpy.run_path(shutil.which('repre-jax'), run_name='worker')"
+
+
+@pytest.mark.parametrize("code", ["import repre_jax", AS_A_WORKER])
+def test_importing_the_package_or_the_command_is_light(installed, code):
+    told = installed(sys.executable, "-c", f"{code}; import sys; print(*sys.modules)")
     assert "repre_jax" in told.stdout.split()
     assert not {"jax", "flax", "numpy", "absl"} & set(told.stdout.split())
+
+
+def test_the_package_is_a_command(installed):
+    told = installed(sys.executable, "-m", "repre_jax", "--help")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "--config=" in told.stdout
 
 
 @pytest.mark.slow
