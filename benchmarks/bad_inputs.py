@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from benchmarks.bad_files import prepare, table
+from benchmarks.bad_commands import table
+from benchmarks.bad_folders import prepare
 from benchmarks.bad_values import generated
 from benchmarks.options import start
 from benchmarks.provenance import provenance, save_result

@@ -15,7 +15,7 @@ from repre_jax.training.explain import flat_keys
 
 # Keys that may be any name or path of this machine: theirs are URLs.
 _FREE = ("workdir", "data.path", "data.name", "cache_path", "tokens_path", "checkpoint", "runs",
-         "wandb")  # fmt: skip
+         "source", "step_file", "data_path", "wandb")  # fmt: skip
 _OF_TYPE = {
     int: ("many", "3.5", "(1,)", "1e3"),
     float: ("many", "1/2", "(1.0,)", "1,5"),
@@ -42,7 +42,7 @@ def generated(root: Path, seed: int) -> list[Case]:
     """Mistakes about every key: of each method, of what all share, of each evaluation.
 
     Args:
-      root: a folder of ``bad_files.prepare``.
+      root: a folder of ``bad_folders.prepare``.
       seed: of the draws.
     """
     rng = random.Random(seed)
@@ -80,10 +80,30 @@ def _keys(root: Path, rng: random.Random) -> Iterator[tuple[str, tuple[str, ...]
         cells = (f"--config.cells=('{cell}',)",) if cell in TASKS else ()
         data = () if ".data." in key else images  # that of the table would replace the cell's
         yield "eval/table:smoke", (f"--config.runs={root / 'run'}", *data, *cells, new), key
-    for key in flat_keys(read_config("look:smoke")):
-        yield "look:smoke", (run, *images, new), key
-    for key in flat_keys(read_config("patch_clusters:smoke")):
-        yield "patch_clusters:smoke", (new,), key
+    for task in (name for name in TASKS if TASKS[name].own_data):
+        config, *given = of_its_own_set(root, task)
+        for key in flat_keys(read_config(config)):
+            yield config, tuple(given), key
+    for config, given in (
+        ("look:smoke", (run, *images, new)),
+        ("patch_clusters:smoke", (new,)),
+        ("import", (f"--config.source={root / 'weights'}", new)),
+        ("export", (run, new)),
+        ("report", (f"--config.runs={root / 'run'}", new)),
+        ("replay", (f"--config.step_file={root / 'run' / 'nonfinite' / '1.json'}",)),
+    ):
+        for key in flat_keys(read_config(config)):
+            yield config, given, key
+
+
+def of_its_own_set(root: Path, task: str) -> tuple[str, ...]:
+    """A config, and what makes it a command: a task that reads pixels with classes, or objects."""
+    run = f"--config.checkpoint={root / 'run'}"
+    if task == "detection":
+        return "detect/folder:smoke", run, f"--config.data.path={root / 'objects'}"
+    pairs = ("layout=folder", f"path={root / 'pairs'}", "classes=3")
+    batch = ("--config.train_batch_size=8",) if task in ("linear_segmentation", "setr") else ()
+    return f"eval/{task}:smoke", run, *batch, *(f"--config.data.{given}" for given in pairs)
 
 
 def _wrong(config: ConfigDict, key: str, rng: random.Random) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from repre_jax.convert.export import check_format
 from repre_jax.errors import UserError
 from repre_jax.evaluation.encoder import load
 from repre_jax.ranges import NOT_NEGATIVE, check_ranges
@@ -28,6 +29,7 @@ def export_weights(config: ConfigDict, workdir: Path | None) -> Path:
     check_ranges(config, RANGES)
     if jax.process_count() > 1:
         raise UserError("An export is the work of one process: leave out --distributed.")
+    check_format(config.format)
     encoder = load(
         config.checkpoint, step=config.step, weights=config.weights, compute_dtype="float32"
     )

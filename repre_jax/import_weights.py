@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 from repre_jax.convert.architecture import Told
 from repre_jax.convert.files import run_name
 from repre_jax.convert.foreign import read_foreign
+from repre_jax.data.pixel_format import pixel_format
 from repre_jax.errors import UserError
+from repre_jax.evaluation.task import DATA_RANGES
 from repre_jax.image_size import check_image_size
 from repre_jax.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from repre_jax.runs.checkpoints import Checkpoints
@@ -55,7 +57,7 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
       UserError: no source, nothing in it that can be imported, a folder that holds another run, or
         several processes.
     """
-    check_ranges(config, RANGES)
+    check_ranges(config, RANGES | DATA_RANGES)
     if jax.process_count() > 1:
         raise UserError("An import is the work of one process: leave out --distributed.")
     if config.image_size is not None:
@@ -82,6 +84,7 @@ def import_weights(config: ConfigDict, workdir: Path | None) -> Path:
     )
     workdir = workdir or Path("runs", run_name(source))
     saved = found.config.copy_and_resolve_references()
+    pixel_format(config.data, saved.model.channels)  # or every evaluation would refuse the run
     pixels = {"mean": saved.data.mean, "std": saved.data.std}
     saved.workdir, saved.data = str(workdir), config.data
     saved.data.update(pixels)

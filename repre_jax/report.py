@@ -5,7 +5,6 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import find_runs, saved_config
 from repre_jax.visualize.report.page import write_report
 
@@ -33,7 +32,4 @@ def report(config: ConfigDict, workdir: Path | None) -> None:
         names = ", ".join(map(str, imported))
         print(f"Left out, for imported weights have no curves: {names}.")
         runs = trained
-    folder = workdir or runs[0]
-    with disk_trouble_told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    print(f"Report: {write_report(runs, folder, config.reference)}")
+    print(f"Report: {write_report(runs, workdir or runs[0], config.reference)}")

@@ -13,7 +13,8 @@ import pytest
 from tiny import saved_run
 from whole_runs import command, summary
 
-from benchmarks.bad_files import prepare, table
+from benchmarks.bad_commands import table
+from benchmarks.bad_folders import prepare
 from benchmarks.bad_inputs import Outcome, run
 from benchmarks.bad_values import generated
 from repre_jax.config_files import carried
@@ -45,18 +46,13 @@ def faults(cases, root):
     return {" ".join(arguments): fault for arguments, fault in found.items() if fault}
 
 
-def is_encoded(case, root):
-    """An evaluation finds out that no image can be read when it has read them all."""
-    return any(argument.endswith(str(root / "broken")) for argument in case.arguments)
-
-
 def test_mistakes_with_files_and_commands(root):
-    assert faults([case for case in table(root) if not is_encoded(case, root)], root) == {}
+    assert faults([case for case in table(root) if case.kind != "unreadable"], root) == {}
 
 
 @pytest.mark.slow
-def test_images_none_of_which_can_be_read(root):
-    assert faults([case for case in table(root) if is_encoded(case, root)], root) == {}
+def test_what_cannot_be_read(root):
+    assert faults([case for case in table(root) if case.kind == "unreadable"], root) == {}
 
 
 def test_mistakes_with_keys(root, drawn):

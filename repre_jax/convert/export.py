@@ -31,6 +31,12 @@ WRITERS = {
 TOLERANCE = 1e-4  # of any number of any token, on random images
 
 
+def check_format(format: str) -> None:
+    """Raises UserError for a format that is none of ``WRITERS``."""
+    if format not in WRITERS:
+        raise UserError(f"format={format!r} must be one of {', '.join(WRITERS)}.")
+
+
 def export(exportable: Exportable, folder: Path, format: str) -> str:
     """Writes the encoder and its card into a new folder.
 
@@ -46,8 +52,7 @@ def export(exportable: Exportable, folder: Path, format: str) -> str:
       UserError: no such format, an encoder that it has no place for, a folder that is in use, or
         an export that computes something else than the encoder.
     """
-    if format not in WRITERS:
-        raise UserError(f"format={format!r} must be one of {', '.join(WRITERS)}.")
+    check_format(format)
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: remove it, or choose another --workdir.")

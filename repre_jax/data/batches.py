@@ -224,7 +224,9 @@ def why_unreadable(source: Source, index: int) -> tuple[str, str]:
     try:
         source.check(index)
     except BadImage as error:
-        return source.name_of(index), error.reason
+        name = source.name_of(index)
+        # Of an image and its map it may be the map.
+        return name, error.reason if error.path == name else str(error)
     return source.name_of(index), "it could be read a moment later"
 
 

@@ -56,7 +56,8 @@ def plain_classes(count: int, ignored: tuple[int, ...]) -> Classes:
     kept = tuple(number for number in range(count) if number not in ignored)
     if len(kept) < count:
         raise UserError(
-            f"data.ignore={tuple(ignored)} names a class: data.classes={count} are 0 to {count - 1}"
+            f"data.ignore={tuple(ignored)} names a class: data.classes={count} are 0 to "
+            f"{count - 1}."
         )
     return Classes(tuple(map(str, kept)), kept, tuple(ignored))
 

@@ -171,7 +171,7 @@ def _folder(root: Path, data: ConfigDict, split: str, channels: int) -> FilePair
         names = [path.name for path in below.iterdir() if path.is_dir()]
         name = getattr(choose_splits(names), split)
         if name is None:
-            raise UserError(f"{below} has no folder for the split {split}: name them train and val")
+            raise UserError(f"{below} has no folder for the split {split}: name them train, val.")
         folders.append(f"{folder}/{name}")
     pairs = _same_names(root, *folders)
     return FilePairs(root, pairs, classes, f"pairs, {split},", channels)

@@ -205,7 +205,7 @@ def _builder(data_config):
 
     name, folder = data_config.name, data_config.path or None
     if not name:
-        raise UserError("data.source is tfds but data.name is empty; set --config.data.name.")
+        raise UserError("data.name is empty: set --config.data.name=<data set of TFDS>.")
     where = folder or "~/tensorflow_datasets"
     try:
         # From the files alone: the code that prepared them may need TensorFlow.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import repre_jax
 from repre_jax.errors import UserError
+from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import write_text
 from repre_jax.visualize.report.charts import Line, chart, grouped, shown, title
 from repre_jax.visualize.report.elements import Element, data, document, element
@@ -26,7 +27,7 @@ def write_report(paths: Sequence[Path], folder: Path, reference: str = "") -> Pa
 
     Args:
       paths: folders of runs, finished or not.
-      folder: there already.
+      folder: made where it is not there.
       reference: as of ``references.references``.
 
     Raises:
@@ -38,8 +39,10 @@ def write_report(paths: Sequence[Path], folder: Path, reference: str = "") -> Pa
             "name fewer."
         )
     runs = [open_run(path) for path in paths]
-    path = folder / "report.html"
-    write_text(path, page(runs, references(reference, runs)))
+    written, path = page(runs, references(reference, runs)), folder / "report.html"
+    with disk_trouble_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, written)
     return path
 
 

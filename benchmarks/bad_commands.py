@@ -1,91 +1,29 @@
-"""Folders with everything that can be wrong with them, and the commands that are given these."""
+"""Commands with a mistake: files, folders and numbers that are not what they should be."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from benchmarks.bad_values import Case
-from repre_jax import command_line
-from repre_jax.config_files import read_config
+from benchmarks.bad_folders import CONFIGS
+from benchmarks.bad_values import Case, of_its_own_set
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.images import open_labelled
-from repre_jax.runs.folder import write_json
 
 _SMOKE = "--config=quickstart:smoke"
 _TOKENS = "--config=lomar_tokens_vitb:k_means,smoke"
 _LONG = "x" * 300
-# Files that are no configs, by name.
-_CONFIGS = {
-    "syntax.py": "def get_config(:\n",
-    "raises.py": "def get_config(variants=''):\n    return 1 / 0\n",
-    "fails.py": "import nothing_of_that_name\n",
-    "no_function.py": "config = 1\n",
-    "dictionary.py": "def get_config(variants=''):\n    return {'task': 'pretrain'}\n",
-    "no_task.py": (
-        "from ml_collections import ConfigDict\n\n\n"
-        "def get_config(variants=''):\n    return ConfigDict({'seed': 1})\n"
-    ),
-    "orphan.py": (
-        "from repre_jax.config_files import beside\n\n"
-        "get_config = beside(__file__, 'nobody').get_config\n"
-    ),
-    "text.txt": "def get_config(variants=''):\n    return None\n",
-    "plain.py": (
-        "from repre_jax.training import defaults\n\n\n"
-        "def get_config():\n    return defaults.get_config('dino')\n"
-    ),
-}
-# What a config.json cannot say of a run, by the name of a copy of the run.
-_WRONG_CONFIGS = {
-    "evaluation": lambda config: {"task": "knn"},
-    "no_method": lambda config: {"task": "pretrain"},
-    "unknown_method": lambda config: config | {"method": {"name": "swav"}},
-    "unknown_model": lambda config: config | {"model": config["model"] | {"name": "resnet50"}},
-    "wrong_type": lambda config: config | {"model": config["model"] | {"patch_size": "eight"}},
-    "wrong_size": lambda config: config | {"model": config["model"] | {"image_size": 33}},
-    "wider": lambda config: config | {"model": config["model"] | {"width": 64}},
-    "no_model": lambda config: config | {"model": None},
-    "list": lambda config: [config],
-    "no_target": lambda config: read_config("simclr_vits:smoke").to_dict(),
-}
-
-
-def prepare(root: Path, run: Path | None = None) -> None:
-    """Makes the folders that ``table`` and ``bad_values.generated`` name.
-
-    Args:
-      root: where.
-      run: a pre-training run to copy; None to train one for a step.
-    """
-    if run:
-        shutil.copytree(run, root / "run")
-    else:
-        one_step = ("--config.train.steps=1", f"--workdir={root / 'run'}")
-        if command_line.main(["main.py", _SMOKE, *one_step]):
-            raise RuntimeError("the run whose copies are to be spoilt could not be trained")
-    (root / "file").write_text("no folder")
-    (root / "empty").mkdir()
-    (root / "configs").mkdir()
-    for name, text in _CONFIGS.items():
-        (root / "configs" / name).write_text(text)
-    _make_images(root)
-    _make_tokens(root)
-    _spoil_runs(root)
 
 
 def table(root: Path) -> list[Case]:
-    """The mistakes, after ``prepare``."""
+    """The mistakes, after ``bad_folders.prepare``."""
     kinds = {
         "command": _commands(root),
         "config file": _config_files(root),
         "path": _paths(root),
         "labels": _labels(root),
         "images": _images(root),
+        "unreadable": _unreadable(root),
+        "pixels and objects": _sets(root),
+        "weights": _weights(root),
         "checkpoint": _checkpoints(root),
         "numbers that do not fit": _numbers(root),
     }
@@ -110,7 +48,7 @@ def _commands(root: Path) -> Iterable[tuple]:
 
 def _config_files(root: Path) -> Iterable[tuple]:
     new = f"--workdir={root / 'new' / 'run'}"
-    for name in _CONFIGS:
+    for name in CONFIGS:
         yield f"--config={root / 'configs' / name}:smoke", new
     for name in ("nothing", "dino_vit", "configs/dino_vit.py", root, root / "nothing.py", _LONG):
         yield f"--config={name}", new
@@ -163,8 +101,71 @@ def _images(root: Path) -> Iterable[tuple]:
     for task in ("linear", "finetune"):
         key = "recipe.batch_size" if task == "finetune" else "train_batch_size"
         yield (*_evaluation(root, task, root / "images"), f"--config.{key}=64")
+
+
+def _unreadable(root: Path) -> Iterable[tuple]:
+    """Found when every image or map has been read; what reads them is compiled by then."""
     for task in ("knn", "few_label", "health", "linear"):
         yield _evaluation(root, task, root / "broken")
+    for task in ("propagation", "dense_knn", "linear_segmentation", "setr"):
+        config, *given = of_its_own_set(root, task)
+        for folder in ("other_sizes", "empty_maps"):
+            yield f"--config={config}", *given, f"--config.data.path={root / folder}"
+        yield f"--config={config}", *given, "--config.data.classes=2"
+
+
+def _sets(root: Path) -> Iterable[tuple]:
+    """Sets with a class for every pixel, or with objects."""
+    tasks = [name for name in TASKS if TASKS[name].own_data]
+    for task in tasks:
+        config, *given = of_its_own_set(root, task)
+        wrong = ("lonely", "one_split")
+        wrong = ("no_file", "cut_file", "no_objects", "gone") if task == "detection" else wrong
+        for folder in (*wrong, "images", "empty", "file", "nothing"):
+            yield f"--config={config}", *given, f"--config.data.path={root / folder}"
+        if task != "detection":
+            for wrong in ("classes=0", "classes=300", "ignore=(1,)", "labels=maps"):
+                yield f"--config={config}", *given, f"--config.data.{wrong}"
+            for wrong in ("layout=voc", "layout=camvid", "layout=tfds", "name=cityscapes"):
+                yield f"--config={config}", *given, f"--config.data.{wrong}"
+    for task, wrong in (
+        ("propagation", "blocks=(9,)"),
+        ("propagation", "image_size=(96,100)"),
+        ("dense_knn", "memory=3"),
+        ("dense_knn", "image_size=70"),
+        ("linear_segmentation", "learning_rates=()"),
+        ("setr", "blocks=(0,9)"),
+        ("setr", "stride=100"),
+        ("setr", "scales=()"),
+        ("detection", "image_size=100"),
+        ("detection", "recipe.epochs=0.0"),
+        ("detection", "recipe.proposals=0"),
+    ):
+        config, *given = of_its_own_set(root, task)
+        yield f"--config={config}", *given, f"--config.{wrong}"
+
+
+def _weights(root: Path) -> Iterable[tuple]:
+    """Weights of other libraries, exports, reports and replays."""
+    new = f"--workdir={root / 'new' / 'run'}"
+    run, weights = f"--config.checkpoint={root / 'run'}", f"--config.source={root / 'weights'}"
+    for name in ("", "nothing.pth", "empty.npz", "text.npz", "array.npy", "other.npz", "cut.npz",
+                 "empty", "run", "cut.safetensors", "text.pth", "file"):  # fmt: skip
+        yield "--config=import", f"--config.source={root / name if name else ''}", new
+    for given in ("method=swav", "heads=7", "pixels=zero", "image_size=33", "weights=both"):
+        yield "--config=import", weights, new, f"--config.{given}"
+    yield "--config=import", weights, f"--workdir={root / 'run'}"
+    for given in ("format=keras", "format=", "weights=teacher", "step=7"):
+        yield "--config=export", run, new, f"--config.{given}"
+    for place in ("run", "images"):
+        yield "--config=export", run, f"--workdir={root / place}"
+    for name in ("nothing", "empty", "file", "images"):
+        yield "--config=export", f"--config.checkpoint={root / name}", new
+        yield "--config=report", f"--config.runs={root / name}", new
+        yield "--config=replay", f"--config.step_file={root / name}"
+    yield "--config=report", f"--config.runs={root / 'run'}", "--config.reference=imagenette", new
+    for name in ("text", "list"):
+        yield "--config=replay", f"--config.step_file={root / 'run' / 'nonfinite' / name}.json"
 
 
 def _checkpoints(root: Path) -> Iterable[tuple]:
@@ -238,75 +239,3 @@ def _evaluation(root: Path, task: str, images: Path, run: Path | None = None) ->
         f"--config.data.path={images}",
         *batch,
     )
-
-
-def _make_images(root: Path) -> None:
-    """Folders with a split and a class too few or too many, or images that are none."""
-    rng = np.random.default_rng(0)
-
-    def write(folder: Path, count: int) -> None:
-        folder.mkdir(parents=True)
-        for number in range(count):
-            cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 256, (20, 20, 3), np.uint8))
-
-    whole = root / "images"
-    for split, count in (("train", 16), ("val", 4)):
-        for name in ("bright", "dark"):
-            write(whole / split / name, count)
-    copies = ("no_val", "val_lacks", "train_lacks", "one_class", "val_has_more", "broken")
-    for name in copies:
-        shutil.copytree(whole, root / name)
-    shutil.rmtree(root / "no_val" / "val")
-    shutil.rmtree(root / "val_lacks" / "val" / "dark")
-    shutil.rmtree(root / "train_lacks" / "train" / "dark")
-    for split in ("train", "val"):
-        shutil.rmtree(root / "one_class" / split / "dark")
-    write(root / "val_has_more" / "val" / "grey", 2)
-    for path in (root / "broken").rglob("*.png"):
-        path.write_bytes(path.read_bytes()[:40])
-    for split in ("train", "val"):
-        write(root / "flat" / split, 16)
-    write(root / "seven", 7)
-
-
-def _make_tokens(root: Path) -> None:
-    """Files of centroids and ids that do not fit ``lomar_tokens_vitb:smoke`` on digits."""
-    centroids = np.zeros((32, 3 * 8 * 8), np.float32)
-    (root / "empty.npz").write_bytes(b"")
-    (root / "text.npz").write_text("centroids")
-    np.save(root / "array.npy", centroids)
-    np.savez(root / "other.npz", codes=centroids)
-    np.savez(root / "cut.npz", centroids=centroids)
-    os.truncate(root / "cut.npz", 1000)
-    np.savez(root / "narrow.npz", centroids=centroids[:, :10])
-    ids = np.zeros((1442, 4, 4), np.int64)
-    np.savez(root / "grid.npz", ids=ids[:, :3])
-    np.savez(root / "vocabulary.npz", ids=ids + 32)
-    np.savez(root / "few.npz", ids=ids[:7])
-    np.savez(root / "none.npz", ids=ids[:0])
-
-
-def _spoil_runs(root: Path) -> None:
-    """Copies of the run with one thing wrong in each."""
-    config = json.loads((root / "run" / "config.json").read_text())
-
-    def copy(name: str) -> Path:
-        shutil.copytree(root / "run", root / "spoilt" / name)
-        return root / "spoilt" / name
-
-    def newest(run: Path) -> Path:
-        numbers = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
-        return run / "checkpoints" / str(max(numbers))
-
-    for name, change in _WRONG_CONFIGS.items():
-        write_json(copy(name) / "config.json", change(config))
-    (copy("no_config") / "config.json").unlink()
-    (copy("unreadable") / "config.json").write_text('{"task": "pretrain", ')
-    (copy("config_list") / "config.json").write_text("[]")
-    shutil.rmtree(copy("no_checkpoints") / "checkpoints")
-    shutil.rmtree(newest(copy("no_state")) / "state")
-    (newest(copy("no_metadata")) / "about" / "metadata").unlink()
-    (newest(copy("bad_metadata")) / "about" / "metadata").write_text("{}")
-    for path in (newest(copy("bad_bytes")) / "state").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[::-1])
