@@ -18,7 +18,12 @@ from repre_jax.runs.destinations import read_rows
 from repre_jax.runs.disk_errors import disk_trouble_told
 from repre_jax.runs.folder import STARTS, Change, RunFolder
 
-_PROGRAMS = ("main.py", "repre-jax")
+# What is typed for each of the programs that start a run.
+_PROGRAMS = {
+    "main.py": ["python", "main.py"],
+    "repre-jax": ["repre-jax"],
+    "repre_jax/__main__.py": ["python", "-m", "repre_jax"],
+}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -70,18 +75,21 @@ def starts_path(run: Path) -> Path:
 
 
 def typed(*arguments: str) -> str:
-    """What to type for the program that runs: "python main.py" or "repre-jax" and arguments."""
-    program = Path(sys.argv[0]).name
-    call = [sys.orig_argv[0], program] if program == "main.py" else [program]
-    return shlex.join([*call, *arguments])
+    """What to type for the program that runs: "python main.py", say, and arguments."""
+    call = _PROGRAMS.get(_program(), [_program()])
+    return shlex.join([sys.orig_argv[0] if x == "python" else x for x in call] + [*arguments])
 
 
 def _typed_command() -> list[str] | None:
     """What was typed; None where another program, such as a notebook, has called this package."""
-    program = Path(sys.argv[0]).name
-    if program not in _PROGRAMS:
-        return None
-    return [*(["python"] if program == "main.py" else []), program, *sys.argv[1:]]
+    call = _PROGRAMS.get(_program())
+    return call and [*call, *sys.argv[1:]]
+
+
+def _program() -> str:
+    """File name of what was started; of ``python -m`` with that of the package."""
+    path = Path(sys.argv[0])
+    return "/".join(path.parts[-2:]) if path.name == "__main__.py" else path.name
 
 
 def _config_name(command: list[str]) -> str | None:

@@ -35,9 +35,15 @@ def test_every_process_of_a_run_is_noted(noted, tmp_path):
     assert read_starts(tmp_path / "run") == [first, second]
 
 
-def test_a_program_that_calls_the_package_is_no_command(noted):
-    start = noted("/bin/notebook", "--config=dino_vits", "--token=secret")
+@pytest.mark.parametrize("program", ["/bin/notebook", "/site/pytest/__main__.py"])
+def test_a_program_that_calls_the_package_is_no_command(noted, program):
+    start = noted(program, "--config=dino_vits", "--token=secret")
     assert (start["command"], start["config"]) == (None, None)
+
+
+def test_the_package_as_a_command(noted):
+    start = noted("/site/repre_jax/__main__.py", "--config=dino_vits")
+    assert start["command"] == "python -m repre_jax --config=dino_vits"
 
 
 def test_what_to_type_is_quoted(monkeypatch):
@@ -48,6 +54,8 @@ def test_what_to_type_is_quoted(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py"])
     monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "main.py"])
     assert typed("--config=look") == ".venv/bin/python main.py --config=look"
+    monkeypatch.setattr(sys, "argv", ["/site/repre_jax/__main__.py"])
+    assert typed("--config=look") == ".venv/bin/python -m repre_jax --config=look"
 
 
 @pytest.mark.parametrize(
