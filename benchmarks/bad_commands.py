@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.bad_folders import CONFIGS
+from benchmarks.bad_folders import CONFIGS, SMOKE
 from benchmarks.bad_values import Case, of_its_own_set
 from repre_jax.evaluation import TASKS
 from repre_jax.evaluation.images import open_labelled
 
-_SMOKE = "--config=quickstart:smoke"
 _TOKENS = "--config=lomar_tokens_vitb:k_means,smoke"
 _LONG = "x" * 300
 
@@ -34,16 +33,16 @@ def _commands(root: Path) -> Iterable[tuple]:
     new = f"--workdir={root / 'new' / 'run'}"
     yield ()
     for wrong in ("train", "--verbos=1", "--explain=maybe", "--config.train=3", "--distributed"):
-        yield _SMOKE, new, wrong
+        yield SMOKE, new, wrong
     for wrong in ("--config.train.batch_size", "--config.train.batch_size=", "--noconfig.seed"):
-        yield _SMOKE, new, wrong
+        yield SMOKE, new, wrong
     yield "--config", "--explain"
     yield "--config=quickstart:smoke,", "--config=", new
     yield f"--config.checkpoint={root / 'run'}", "--config=eval/knn", "--explain"
     for task in ("knn", "table", "patch_clusters"):
-        yield _SMOKE, new, f"--config.task={task}"
+        yield SMOKE, new, f"--config.task={task}"
     for method in ("mae", "byol"):
-        yield _SMOKE, new, f"--config.method.name={method}"
+        yield SMOKE, new, f"--config.method.name={method}"
 
 
 def _config_files(root: Path) -> Iterable[tuple]:
@@ -62,20 +61,20 @@ def _paths(root: Path) -> Iterable[tuple]:
     new = f"--workdir={root / 'new' / 'run'}"
     run = f"--config.checkpoint={root / 'run'}"
     for wrong in (root / "file", root / "file" / "run", "/dev/null/run", root / _LONG, "gs://b/x"):
-        yield _SMOKE, f"--workdir={wrong}"
+        yield SMOKE, f"--workdir={wrong}"
         yield "--config=eval/knn", run, f"--workdir={wrong}"
     wrong_folders = ("", root / "file", root / "empty", root / "nothing", root / _LONG)
     wrong_folders += ("s3://bucket/x", "~nobody_of_that_name/x", root / "configs")
     for wrong in wrong_folders:
         data = ("--config.data.source=folder", f"--config.data.path={wrong}")
-        yield _SMOKE, new, *data
+        yield SMOKE, new, *data
         yield "--config=eval/knn", run, *data
         yield "--config=patch_clusters:smoke", new, *data
         if wrong != root / "configs":
             yield "--config=eval/knn", f"--config.checkpoint={wrong}"
     for name in ("", "nothing_of_that_name", "../configs"):
         tfds = ("--config.data.source=tfds", f"--config.data.name={name}")
-        yield _SMOKE, new, *tfds, f"--config.data.path={root}"
+        yield SMOKE, new, *tfds, f"--config.data.path={root}"
     for name in ("", "nothing.npz", "empty.npz", "text.npz", "array.npy", "other.npz", "cut.npz"):
         yield _TOKENS, new, f"--config.method.tokens_path={root / name if name else ''}"
     yield _TOKENS, new, f"--config.method.tokens_path={root / 'narrow.npz'}"
@@ -97,7 +96,7 @@ def _images(root: Path) -> Iterable[tuple]:
     new = f"--workdir={root / 'new' / 'run'}"
     for name, batch in (("seven", 8), ("images", 64)):
         data = ("--config.data.source=folder", f"--config.data.path={root / name}")
-        yield _SMOKE, new, *data, f"--config.train.batch_size={batch}"
+        yield SMOKE, new, *data, f"--config.train.batch_size={batch}"
     for task in ("linear", "finetune"):
         key = "recipe.batch_size" if task == "finetune" else "train_batch_size"
         yield (*_evaluation(root, task, root / "images"), f"--config.{key}=64")
@@ -116,12 +115,11 @@ def _unreadable(root: Path) -> Iterable[tuple]:
 
 def _sets(root: Path) -> Iterable[tuple]:
     """Sets with a class for every pixel, or with objects."""
-    tasks = [name for name in TASKS if TASKS[name].own_data]
-    for task in tasks:
+    objects, pairs = ("no_file", "cut_file", "no_objects", "gone"), ("lonely", "one_split")
+    for task in (name for name in TASKS if TASKS[name].own_data):
         config, *given = of_its_own_set(root, task)
-        wrong = ("lonely", "one_split")
-        wrong = ("no_file", "cut_file", "no_objects", "gone") if task == "detection" else wrong
-        for folder in (*wrong, "images", "empty", "file", "nothing"):
+        spoilt = objects if task == "detection" else pairs
+        for folder in (*spoilt, "images", "empty", "file", "nothing"):
             yield f"--config={config}", *given, f"--config.data.path={root / folder}"
         if task != "detection":
             for wrong in ("classes=0", "classes=300", "ignore=(1,)", "labels=maps"):
@@ -177,8 +175,8 @@ def _checkpoints(root: Path) -> Iterable[tuple]:
     for key in ("step=7", "weights=teacher", "weights=", "feature=last", "compute_dtype=float16"):
         yield (*_evaluation(root, "knn", root / "images"), f"--config.{key}")
     yield _evaluation(root, "knn", root / "images", root / "run" / "checkpoints" / "7")
-    yield _SMOKE, f"--workdir={root / 'spoilt' / 'unreadable'}"
-    yield _SMOKE, f"--workdir={root / 'run'}", "--config.train.steps=2"
+    yield SMOKE, f"--workdir={root / 'spoilt' / 'unreadable'}"
+    yield SMOKE, f"--workdir={root / 'run'}", "--config.train.steps=2"
 
 
 def _numbers(root: Path) -> Iterable[tuple]:
@@ -205,7 +203,7 @@ def _numbers(root: Path) -> Iterable[tuple]:
         "repre.branch=windows repre.windows.side=9",
         "seed=3000000000",
     ):
-        yield _SMOKE, new, *(f"--config.{key}" for key in given.split())
+        yield SMOKE, new, *(f"--config.{key}" for key in given.split())
     for task, given in (
         ("knn", "neighbours=()"),
         ("knn", "neighbours=(5,) reported_neighbours=3"),

@@ -14,7 +14,7 @@ from repre_jax import command_line
 from repre_jax.config_files import read_config
 from repre_jax.runs.folder import write_json
 
-_SMOKE = "--config=quickstart:smoke"
+SMOKE = "--config=quickstart:smoke"
 # Files that are no configs, by name.
 CONFIGS = {
     "syntax.py": "def get_config(:\n",
@@ -62,7 +62,7 @@ def prepare(root: Path, run: Path | None = None) -> None:
         shutil.copytree(run, root / "run")
     else:
         one_step = ("--config.train.steps=1", f"--workdir={root / 'run'}")
-        if command_line.main(["main.py", _SMOKE, *one_step]):
+        if command_line.main(["main.py", SMOKE, *one_step]):
             raise RuntimeError("the run whose copies are to be spoilt could not be trained")
     (root / "file").write_text("no folder")
     (root / "empty").mkdir()

@@ -13,7 +13,7 @@ from repre_jax.data.pipeline import prefetch_to_device, training_batches
 from repre_jax.data.sources import open_source
 from repre_jax.errors import UserError
 from repre_jax.evaluation.checkpoint import checkpoint_steps, run_config
-from repre_jax.sharding import abstract, by_row, make_mesh
+from repre_jax.sharding import by_row, make_mesh, placed
 from repre_jax.starting_weights import start_of
 from repre_jax.training.compiled import jitted_step
 from repre_jax.training.learner import Learner, TrainState, build_learner
@@ -89,7 +89,7 @@ def _state_before(
     config: ConfigDict, learner: Learner, run: Path, step: int, placement: Placement
 ) -> TrainState:
     """The train state of the newest checkpoint before ``step``, or that of the beginning."""
-    shapes = abstract(learner.init, placement.of)
+    shapes = placed(learner.shapes, placement.of)
     before = [number for number in checkpoint_steps(run) if number < step]
     if not before:
         start, _ = start_of(config, learner)

@@ -95,7 +95,11 @@ def rounded_up(rows: int, mesh: Mesh) -> int:
 
 def abstract(init: Callable[..., Any], shardings: Shardings, *inputs: Any) -> Any:
     """Shapes of what ``init`` makes of ``inputs``, each with its sharding; nothing is computed."""
-    shapes = jax.eval_shape(init, *inputs)
+    return placed(jax.eval_shape(init, *inputs), shardings)
+
+
+def placed(shapes: Any, shardings: Shardings) -> Any:
+    """Shapes, each with its sharding."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,

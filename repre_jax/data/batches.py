@@ -221,13 +221,13 @@ def read_or_next(
 
 def why_unreadable(source: Source, index: int) -> tuple[str, str]:
     """(name, reason) of an image that could not be read, by reading it once more."""
+    name = source.name_of(index)
     try:
         source.check(index)
     except BadImage as error:
-        name = source.name_of(index)
         # Of an image and its map it may be the map.
         return name, error.reason if error.path == name else str(error)
-    return source.name_of(index), "it could be read a moment later"
+    return name, "it could be read a moment later"
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

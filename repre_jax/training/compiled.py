@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from repre_jax.data.pixel_format import RGB
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.image_size import ImageSize, height_and_width
-from repre_jax.sharding import abstract, by_row, jitted
+from repre_jax.sharding import by_row, jitted, placed
 from repre_jax.training.learner import Learner
 from repre_jax.training.placement import Placement
 from repre_jax.training.step import loss_gradient_norms, train_step
@@ -98,7 +98,7 @@ def lowered_step(
       placement: of the state, on the devices that share a step.
       pixels: type of the stored values, ``PixelFormat.dtype``.
     """
-    state = abstract(learner.init, placement.of)
+    state = placed(learner.shapes, placement.of)
     batch = abstract_batch(learner, batch_size, by_row(placement.mesh), pixels=pixels)
     return jitted_step(learner, placement).lower(state, batch)
 
