@@ -5,9 +5,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from repre_jax.convert.export import check_format
+from repre_jax.convert.export import check_format, check_unused
 from repre_jax.errors import UserError
-from repre_jax.evaluation.encoder import load
+from repre_jax.evaluation.checkpoint import open_pretrained
+from repre_jax.evaluation.encoder import Encoder
 from repre_jax.ranges import NOT_NEGATIVE, check_ranges
 
 RANGES = {"step": NOT_NEGATIVE}
@@ -30,12 +31,11 @@ def export_weights(config: ConfigDict, workdir: Path | None) -> Path:
     if jax.process_count() > 1:
         raise UserError("An export is the work of one process: leave out --distributed.")
     check_format(config.format)
-    encoder = load(
-        config.checkpoint, step=config.step, weights=config.weights, compute_dtype="float32"
-    )
-    pretrained = encoder.pretrained
+    pretrained = open_pretrained(config.checkpoint, step=config.step, weights=config.weights)
     name = f"{config.format}-{pretrained.weights}-{pretrained.step}"
-    folder = workdir or pretrained.run / "export" / name
+    folder = (workdir or pretrained.run / "export" / name).absolute()
+    check_unused(folder)  # before the parameters are read
+    encoder = Encoder(pretrained, pretrained.load_params())
     print(encoder.save(folder, format=config.format))
     print(f"Exported to {folder}.")
     return folder

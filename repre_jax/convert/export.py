@@ -37,6 +37,12 @@ def check_format(format: str) -> None:
         raise UserError(f"format={format!r} must be one of {', '.join(WRITERS)}.")
 
 
+def check_unused(folder: Path) -> None:
+    """Raises UserError for a folder that has something in it, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: remove it, or choose another --workdir.")
+
+
 def export(exportable: Exportable, folder: Path, format: str) -> str:
     """Writes the encoder and its card into a new folder.
 
@@ -54,8 +60,7 @@ def export(exportable: Exportable, folder: Path, format: str) -> str:
     """
     check_format(format)
     folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: remove it, or choose another --workdir.")
+    check_unused(folder)
     with disk_trouble_told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

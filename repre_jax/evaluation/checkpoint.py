@@ -30,6 +30,8 @@ from repre_jax.training.learner import build_method, init_encoder
 
 _NETWORKS = ("params", "target_params", "batch_stats", "target_batch_stats")
 WEIGHTS = ("auto", "online", "target", "random")
+# Traced once for all runs of one architecture: those of a table, say.
+_init_encoder = jax.jit(init_encoder, static_argnums=0, static_argnames="seed")
 # Fields of an encoder that change no result; the dtype is a setting of every evaluation.
 NO_MATTER = {"dtype", "remat", "drop_path", "parent", "name"}
 
@@ -74,11 +76,10 @@ class Pretrained:
         """
         if self.params is not None:
             return self.params
-        trained = build_encoder(self.config, self.encoder.dtype)
-        init = functools.partial(init_encoder, trained, seed=self.config.seed)
+        trained, seed = build_encoder(self.config, self.encoder.dtype), self.config.seed
         if self.weights == "random":
-            return jax.device_get(fold(*jax.jit(init)()))
-        params, statistics = jax.eval_shape(init)
+            return jax.device_get(fold(*_init_encoder(trained, seed=seed)))
+        params, statistics = _init_encoder.eval_shape(trained, seed=seed)
         prefix = "" if self.weights == "online" else "target_"
         expected = {f"{prefix}params": {"encoder": params}}
         if statistics:

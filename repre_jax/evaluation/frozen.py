@@ -13,17 +13,19 @@ Sources: facebookresearch/dino, eval_linear.py and get_intermediate_layers of
 vision_transformer.py; microsoft/esvit, forward_return_n_last_blocks of models/swin_transformer.py.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from repre_jax.data.pixel_format import as_shares
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.pixels import encoder_input
 from repre_jax.models.taps import read_block
+from repre_jax.sharding import jitted
 
 FEATURES = ("pooled", "mean", "last_4", "class_and_mean")
 _LAST_BLOCKS = 4
@@ -88,18 +90,23 @@ def from_levels(encoder: nn.Module, images: jax.Array) -> jax.Array:
     return encoder_input(encoder, as_shares(images))
 
 
-def encode_pixels(encoder: nn.Module, feature: str) -> Callable[[Any, jax.Array], jax.Array]:
-    """Function (params, images [B, H, W, C] of levels) -> features float32 [B, F], to be jitted.
+@functools.lru_cache(maxsize=8)
+def encode_pixels(encoder: nn.Module, feature: str, mesh: Mesh) -> jax.stages.Wrapped:
+    """Jitted (params, images [B, H, W, C] of levels) -> features float32 [B, F].
+
+    The same one for the same arguments, so that it is compiled once for the training and the
+    validation images, and for all runs of a table that have one architecture.
 
     Args:
       encoder: a module of ``models``.
       feature: of ``FEATURES``.
+      mesh: the devices that share the images.
     """
 
     def encode(params, images):
         return frozen_features(encoder, params, from_levels(encoder, images), feature)
 
-    return encode
+    return jitted(encode, mesh)
 
 
 def _block_feature(encoder: nn.Module, params: Any, block: Any) -> jax.Array:

@@ -14,7 +14,7 @@ from repre_jax.evaluation.few_label import few_label_accuracy
 from repre_jax.evaluation.frozen import encode_pixels
 from repre_jax.evaluation.knn import knn_accuracy
 from repre_jax.losses.meters import effective_rank, feature_std
-from repre_jax.sharding import by_row, jitted, rounded_up
+from repre_jax.sharding import by_row, rounded_up
 
 
 class OnlineEvaluation:
@@ -46,7 +46,7 @@ class OnlineEvaluation:
         self.unreadable: dict[str, str] = {}
         self._classes = max(train.class_count, val.class_count)
 
-        self._encode = jitted(encode_pixels(encoder, feature), mesh)
+        self._encode = encode_pixels(encoder, feature, mesh)
         self._health = jax.jit(
             lambda x: {"feature_std": feature_std(x), "effective_rank": effective_rank(x)}
         )

@@ -25,7 +25,7 @@ from repre_jax.evaluation.images import check_same_classes, open_labelled
 from repre_jax.image_size import height_and_width
 from repre_jax.ranges import AT_LEAST_ONE, NOT_NEGATIVE, SEED, Range
 from repre_jax.runs.folder import RunFolder
-from repre_jax.sharding import by_row, jitted, replicated, rounded_up
+from repre_jax.sharding import by_row, replicated, rounded_up
 
 # Of the keys that all evaluations share (configs/eval/default.py).
 ENCODER_RANGES = {
@@ -128,7 +128,7 @@ class Evaluation:
         key = short_hash(json.dumps(depends_on).encode())
 
         def compute() -> Features:
-            encode = jitted(encode_pixels(encoder, feature), self.mesh)
+            encode = encode_pixels(encoder, feature, self.mesh)
             batches = self.batches(source, interpolation)
             return extract_features(lambda x: encode(self.params, x), batches, by_row(self.mesh))
 
@@ -140,10 +140,11 @@ class Evaluation:
 
     def encode(self, images: np.ndarray, feature: str) -> np.ndarray:
         """Features float32 [n, D] of a few images [n, H, W, C] of levels, which are not kept."""
-        encode = jax.jit(encode_pixels(self.pretrained.encoder, feature))
+        one_device = Mesh(jax.local_devices()[:1], ("batch",))  # is enough
+        encode = encode_pixels(self.pretrained.encoder, feature, one_device)
         starts = range(0, len(images), self.config.batch_size)
         chunks = (images[start : start + self.config.batch_size] for start in starts)
-        params = jax.tree.map(lambda x: x.addressable_data(0), self.params)  # one device is enough
+        params = jax.tree.map(lambda x: x.addressable_data(0), self.params)
         return np.concatenate([encode(params, chunk) for chunk in chunks])
 
     def check_batch(self, key: str, size: int) -> None:

@@ -16,6 +16,7 @@ from repre_jax.evaluation.frozen import block_features, encode_pixels, frozen_fe
 from repre_jax.models.layers import layer_norm
 from repre_jax.models.taps import read_block
 from repre_jax.models.vit import ViT
+from repre_jax.sharding import make_mesh
 
 GOLDEN = dict(np.load(FOLDER / "vit.npz"))
 # get_intermediate_layers(n=3) of three blocks: [blocks, B, 1 + N, D], each after the final norm.
@@ -149,10 +150,18 @@ def test_swin_features_are_means_of_blocks_with_the_norm_on_the_last_stage_only(
 def test_pixels_are_normalised_only_when_the_encoder_wants_it(vit):
     encoder, params = vit
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    plain = encode_pixels(encoder.clone(normalisation=None), "pooled")(params, pixels)
+    mesh = make_mesh(1)
+    plain = encode_pixels(encoder.clone(normalisation=None), "pooled", mesh)(params, pixels)
     expected = encoder.apply({"params": params}, pixels.astype(np.float32) / 255).pooled
     np.testing.assert_allclose(plain, expected, atol=1e-5)
-    assert np.abs(encode_pixels(encoder, "pooled")(params, pixels) - plain).max() > 0.01
+    assert np.abs(encode_pixels(encoder, "pooled", mesh)(params, pixels) - plain).max() > 0.01
+
+
+def test_encoders_of_one_architecture_share_a_program(vit):
+    encoder, _ = vit
+    program = encode_pixels(encoder.clone(), "pooled", make_mesh(1))
+    assert encode_pixels(encoder.clone(), "pooled", make_mesh(1)) is program
+    assert encode_pixels(encoder.clone(norm_epsilon=1e-3), "pooled", make_mesh(1)) is not program
 
 
 def test_an_unknown_feature_is_an_error(vit):

@@ -185,7 +185,7 @@ def test_feature_of_a_linear_probe(noted):
     for name, feature in (("dino", "last_4"), ("moco_v3", "pooled")):
         changes = {"protocol": name, "train_batch_size": BATCH}
         spy = noted(task_module, "encode_pixels", "linear", **changes)
-        encoder, asked = spy.arguments
+        encoder, asked, _ = spy.arguments
         assert (encoder.width, asked) == (128, feature)
 
 
@@ -204,7 +204,7 @@ def method_of_mean_tokens(monkeypatch):
 def test_feature_is_the_methods_or_the_one_asked_for(noted, task, method_of_mean_tokens):
     del method_of_mean_tokens
     for changes, feature in (({}, "mean"), ({"feature": "pooled"}, "pooled")):
-        _, asked = noted(task_module, "encode_pixels", task, **changes).arguments
+        _, asked, _ = noted(task_module, "encode_pixels", task, **changes).arguments
         assert asked == feature
 
 
@@ -214,7 +214,7 @@ def test_feature_of_a_probe_where_the_method_has_another_than_what_is_pooled(
     del method_of_mean_tokens
     for protocol, feature in (("mae", "mean"), ("dino", "last_4")):
         changes = {"protocol": protocol, "train_batch_size": BATCH, "epochs": 12}
-        _, asked = noted(task_module, "encode_pixels", "linear", **changes).arguments
+        _, asked, _ = noted(task_module, "encode_pixels", "linear", **changes).arguments
         assert asked == feature
 
 
@@ -242,7 +242,7 @@ def test_feature_while_training(root, monkeypatch):
             OnlineEvaluation(
                 pretrained.encoder, source, source, pretrained.config, make_mesh(1), **options
             )
-        assert spy.arguments == (pretrained.encoder, feature)
+        assert spy.arguments == (pretrained.encoder, feature, make_mesh(1))
 
 
 def test_protocol_is_the_methods_or_the_one_asked_for(noted, method_of_mean_tokens):
