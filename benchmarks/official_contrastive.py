@@ -24,6 +24,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import official
 from repre_jax.data.host.cores import usable_cores
 
@@ -31,12 +33,12 @@ PACKAGES = ("torch", "torchvision", "timm")
 REPOSITORIES = {"dino": "facebookresearch/dino", "moco_v3": "facebookresearch/moco-v3"}
 FILES = {"dino": "main_dino.py", "moco_v3": "main_moco.py"}
 LOCAL_CROPS = 8  # of DINO: two global crops of 224 pixels and these of 96
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def check(checkouts: Mapping[str, str | None]) -> None:
-    """Raises UserError when the official code of a method cannot be run, without running it."""
-    official.check(checkouts, FILES, REPOSITORIES, PACKAGES, "name the others in --methods")
+def check(checkouts: Mapping[str, str | None], otherwise: str) -> None:
+    """``official.check`` of methods that are here."""
+    official.check(checkouts, FILES, REPOSITORIES, PACKAGES, otherwise)
 
 
 def make_step(
@@ -73,6 +75,43 @@ def make_step(
 
     run(1)
     return run
+
+
+def moco_v3_gradients(checkout: str, views: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
+    """Gradient of the official MoCo v3's loss at initial weights, in float32 and under autocast.
+
+    Of a ViT of 12 blocks of 192 with the heads of the published commands, on the CPU.
+
+    Args:
+      checkout: folder of the official repository.
+      views: normalised float32 [B, 2, H, W, 3].
+      seed: of the weights.
+
+    Returns:
+      {"float32", "autocast"}: all that is trained, one after the other [N].
+    """
+    torch = official.torch_on_all_cores()
+    _prepare(torch)
+    pair = [torch.from_numpy(views[:, v].transpose(0, 3, 1, 2).copy()) for v in (0, 1)]
+    found = {}
+    with official.modules_of(checkout):
+        for name, enabled in (("float32", False), ("autocast", True)):
+            torch.manual_seed(seed)
+            vits, builder = _moco_v3_modules()
+            encoder = functools.partial(
+                vits.VisionTransformerMoCo,
+                stop_grad_conv1=True,
+                embed_dim=192,
+                num_heads=3,
+                norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+            )
+            model = builder.MoCo_ViT(encoder, 256, 4096, 0.2).train()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = model(*pair, 0.99)
+            loss.backward()
+            gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            found[name] = torch.cat(gradients).numpy()
+    return found
 
 
 def input_rate(method: str, checkout: str, data: str, batch_size: int, batches: int) -> float:
@@ -162,14 +201,7 @@ def _dino(torch: types.ModuleType, batch_size: int, compiled: bool) -> Callable[
 
 def _moco_v3(torch: types.ModuleType, batch_size: int, compiled: bool) -> Callable[[], None]:
     """One step of main_moco.py, ``train``."""
-    import timm.layers
-    from timm.models import vision_transformer
-
-    helpers = types.ModuleType("timm.models.layers.helpers")
-    helpers.to_2tuple = timm.layers.to_2tuple
-    sys.modules.setdefault(helpers.__name__, helpers)
-    vision_transformer.VisionTransformer.num_tokens = 1
-    vits, builder = (importlib.import_module(name) for name in ("vits", "moco.builder"))
+    vits, builder = _moco_v3_modules()
     encoder = functools.partial(vits.vit_small, stop_grad_conv1=True)
     model = builder.MoCo_ViT(encoder, 256, 4096, 0.2).cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.1)
@@ -184,6 +216,18 @@ def _moco_v3(torch: types.ModuleType, batch_size: int, compiled: bool) -> Callab
         optimizer.step()
 
     return step
+
+
+def _moco_v3_modules() -> tuple[types.ModuleType, types.ModuleType]:
+    """vits.py and moco/builder.py, with the shims for today's timm."""
+    import timm.layers
+    from timm.models import vision_transformer
+
+    helpers = types.ModuleType("timm.models.layers.helpers")
+    helpers.to_2tuple = timm.layers.to_2tuple
+    sys.modules.setdefault(helpers.__name__, helpers)
+    vision_transformer.VisionTransformer.num_tokens = 1
+    return importlib.import_module("vits"), importlib.import_module("moco.builder")
 
 
 def _dino_augmentation() -> Callable[[Any], Any]:
@@ -209,7 +253,7 @@ def _moco_v3_augmentation() -> Callable[[Any], Any]:
                 transforms.RandomApply([loader.Solarize()], p=solarise),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(_MEAN, _STD),
+                transforms.Normalize(MEAN, STD),
             ]
         )
 

@@ -217,7 +217,7 @@ def main(argv: list[str]) -> None:
     if not set(_METHODS.value) <= set(CONFIGS):
         raise UserError(f"--methods takes {', '.join(CONFIGS)}.")
     checkouts = {method: _CHECKOUTS[method].value for method in _METHODS.value}
-    official_contrastive.check(checkouts)
+    official_contrastive.check(checkouts, "name the others in --methods")
     on_cpu = jax.default_backend() == "cpu"
     device = in_file_names(jax.devices()[0].device_kind)
     result = provenance() | {

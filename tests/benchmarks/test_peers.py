@@ -36,6 +36,6 @@ def test_input_adds_up_on_shared_cores_and_hides_beside_an_accelerator():
 
 def test_a_checkout_that_is_none_is_named(tmp_path):
     with pytest.raises(UserError, match="--dino= must be a checkout of"):
-        official_contrastive.check({"dino": None})
-    with pytest.raises(UserError, match="facebookresearch/moco-v3; or name the others"):
-        official_contrastive.check({"moco_v3": str(tmp_path)})
+        official_contrastive.check({"dino": None}, "leave it out")
+    with pytest.raises(UserError, match="facebookresearch/moco-v3; or leave it out"):
+        official_contrastive.check({"moco_v3": str(tmp_path)}, "leave it out")
