@@ -31,6 +31,7 @@ from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.training import defaults
 from repre_jax.training.learner import build_method, init_encoder
 
+_WEIGHTS = ("auto", "online", "target")
 # How pixels in [0, 1] are normalised: mean and deviation of the three colours.
 PIXELS = {
     "imagenet": tuple(IMAGENET),
@@ -67,7 +68,7 @@ def read_foreign(path: Path, *, weights: str = "auto", told: Told | None = None)
       UserError: no encoder, another kind of one, a damaged file, or something that has to be told.
     """
     told = told or Told()
-    _check_told(told)
+    _check_told(told, weights)
     tensors, about, preprocessor = read_tensors(path)
     try:
         return _converted(path, tensors, _facts(about, preprocessor), weights, told)
@@ -135,7 +136,9 @@ def _converted(
     return Foreign(config, params, chosen.weights, said)
 
 
-def _check_told(told: Told) -> None:
+def _check_told(told: Told, weights: str) -> None:
+    if weights not in _WEIGHTS:
+        raise UserError(f"weights={weights!r} must be one of {', '.join(_WEIGHTS)}.")
     if told.method not in (None, *known_methods()):
         raise UserError(f"method={told.method!r} must be one of {', '.join(known_methods())}.")
     if told.pixels not in (None, *PIXELS):

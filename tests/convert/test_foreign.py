@@ -446,5 +446,6 @@ def test_what_the_user_says_wrongly(tmp_path):
     assert "pixels='raw' must be one of" in refused(path, TOLD._replace(pixels="raw"))
     assert "does not divide the width" in refused(path, TOLD._replace(heads=5))
     assert "set weights=online" in refused(path, weights="target")
+    assert "weights='both' must be one of auto, online, target" in refused(path, weights="both")
     path = saved(tmp_path, theirs(SWIN))
     assert "heads=2 was given, and a Swin's tables tell" in refused(path)
