@@ -11,9 +11,6 @@ stopped, the same command goes on from there.
 """
 
 import itertools
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +20,13 @@ from ml_collections import ConfigDict
 from benchmarks import step_time
 from benchmarks.options import start
 from benchmarks.programs import TRAINING_IMAGES
-from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
+from benchmarks.provenance import (
+    RESULTS,
+    finished_rows,
+    in_file_names,
+    provenance,
+    save_result,
+)
 from repre_jax.config_files import read_config
 from repre_jax.errors import UserError
 from repre_jax.sharding import make_mesh
@@ -101,24 +104,6 @@ def table(rows: dict[str, Any], widths: list[str]) -> str:
             line += f"{text:>36}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def finished_rows(path: Path, result: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
-    """Rows of an earlier call of the same command, on the same commit and machine; else none.
-
-    Raises:
-      UserError: the file has rows that this call does not make anew, and would lose.
-    """
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    same = all(earlier.get(key) == result[key] for key in result if key != "date")
-    if same and not result["commit"].endswith("+changes"):
-        return earlier["rows"]
-    if lost := set(earlier.get("rows", {})) - set(wanted):
-        raise UserError(
-            f"{path} has rows that this command does not make ({', '.join(sorted(lost)[:3])}): "
-            "make all of them, or move the file away."
-        )
-    return {}
 
 
 def main(argv: list[str]) -> None:

@@ -26,9 +26,8 @@ from ml_collections import ConfigDict
 from benchmarks import official, official_contrastive, step_time
 from benchmarks.masked_step import ratios, spread
 from benchmarks.options import start
-from benchmarks.overhead import finished_rows
 from benchmarks.programs import TRAINING_IMAGES
-from benchmarks.provenance import RESULTS, in_file_names, provenance, save_result
+from benchmarks.provenance import RESULTS, finished_rows, in_file_names, provenance, save_result
 from repre_jax.config_files import read_config
 from repre_jax.data.pipeline import training_batches
 from repre_jax.data.sources import open_source

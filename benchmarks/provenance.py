@@ -8,10 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from repre_jax.data.host.cores import usable_cores
+from repre_jax.errors import UserError
 from repre_jax.runs.commit import code_commit
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,6 +61,24 @@ def write_result(path: Path, result: dict) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(text + "\n")
     os.replace(unfinished, path)
+
+
+def finished_rows(path: Path, result: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """Rows of an earlier call of the same command, on the same commit and machine; else none.
+
+    Raises:
+      UserError: the file has rows that this call does not make anew, and would lose.
+    """
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    same = all(earlier.get(key) == result[key] for key in result if key != "date")
+    if same and not result["commit"].endswith("+changes"):
+        return earlier["rows"]
+    if lost := set(earlier.get("rows", {})) - set(wanted):
+        raise UserError(
+            f"{path} has rows that this command does not make ({', '.join(sorted(lost)[:3])}): "
+            "make all of them, or move the file away."
+        )
+    return {}
 
 
 def in_file_names(device_kind: str) -> str:

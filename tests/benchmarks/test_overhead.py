@@ -1,9 +1,7 @@
 import pytest
 
 from benchmarks import overhead
-from benchmarks.provenance import write_result
 from repre_jax.config_files import read_config
-from repre_jax.errors import UserError
 
 
 @pytest.mark.slow
@@ -32,19 +30,3 @@ def test_table_has_a_cell_for_each_width():
     shown = overhead.table({"moby_swint": row}, ["literal", "128"])
     assert shown.count("FLOPs x 1.250") == 2
     assert "moby_swint" in shown
-
-
-def test_rows_of_the_same_command_commit_and_machine_are_kept(tmp_path):
-    result = {"command": "a", "commit": "c0ffee", "date": "today", "batch_size": 2}
-    path = tmp_path / "overhead.json"
-    rows = {"dino_vits": {}}
-    assert overhead.finished_rows(path, result, rows) == {}
-    write_result(path, result | {"rows": rows})
-    assert overhead.finished_rows(path, result | {"date": "tomorrow"}, rows) == rows
-    for key in ("command", "commit", "batch_size"):
-        assert overhead.finished_rows(path, result | {key: "other"}, rows) == {}
-    with pytest.raises(UserError, match=r"does not make \(dino_vits\)"):
-        overhead.finished_rows(path, result | {"commit": "other"}, ["moby_swint"])
-    changed = result | {"commit": "c0ffee+changes"}
-    write_result(path, changed | {"rows": rows})
-    assert overhead.finished_rows(path, changed, rows) == {}
