@@ -1,7 +1,6 @@
 """Health of a checkpoint's features, without training anything: how they spread, block by block."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -28,7 +27,7 @@ from repre_jax.losses.meters import (
 )
 from repre_jax.models.pixels import encoder_input
 from repre_jax.ranges import AT_LEAST_ONE, Range
-from repre_jax.sharding import by_row, replicated, rounded_up
+from repre_jax.sharding import by_row, jitted, replicated, rounded_up
 
 
 def measure_health(evaluation: Evaluation) -> dict[str, Any]:
@@ -105,7 +104,6 @@ def _alignment(evaluation: Evaluation) -> float:
     # Spread evenly over the set, and begun again to fill the last batch.
     chosen = np.linspace(0, len(evaluation.val) - 1, count).astype(int)
 
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def total(params, batch):
         """Sum over the images of a batch, without those that only fill it."""
         views = augment_views(batch, recipe, config.seed)["global"]
@@ -113,6 +111,7 @@ def _alignment(evaluation: Evaluation) -> float:
         pair = [frozen_features(encoder, params, images[:, v], config.feature) for v in (0, 1)]
         return jnp.sum(alignment(*pair) * (batch["index"] < count))
 
+    total = jitted(total, mesh, out_shardings=replicated(mesh))
     batches = training_batches(
         Chosen(evaluation.val, np.resize(chosen, steps * batch_size)),
         recipe,
@@ -136,10 +135,10 @@ def _blocks(evaluation: Evaluation, chosen: np.ndarray) -> list[dict[str, Any]]:
     config, mesh = evaluation.config, evaluation.mesh
     encoder = evaluation.pretrained.encoder
 
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def encode(params, images):
         return block_features(encoder, params, from_levels(encoder, images), config.feature)
 
+    encode = jitted(encode, mesh, out_shardings=replicated(mesh))
     rows: list[list[np.ndarray]] = [[] for _ in encoder.block_strides]
     with evaluation.batches(evaluation.val, "bicubic") as batches:
         for batch in batches:
