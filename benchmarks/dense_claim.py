@@ -89,6 +89,10 @@ def instruments(name: str, camvid: str) -> dict[str, list[str]]:
     """main.py's flags of every evaluation of a run, but for checkpoint and folder."""
     arm, seed = name.rsplit("-", 1)
     dense = [f"--config.data.path={camvid}"]
+    probe = ["--config.epochs=6"]
+    if arm.partition("-")[0] in MASKED_STEPS:
+        # Their protocol warms up for ten epochs, and its batch is larger than the training set.
+        probe = ["--config.epochs=12", "--config.train_batch_size=1024"]
     # A run writes the state of its features at its end.
     health = {"health": ["--config=configs/eval/health.py"]} if arm.endswith("untrained") else {}
     return {
@@ -104,7 +108,7 @@ def instruments(name: str, camvid: str) -> dict[str, list[str]]:
             *dense,
         ],
         "knn": ["--config=configs/eval/knn.py"],
-        "linear": ["--config=configs/eval/linear.py:sweep", "--config.epochs=6"],
+        "linear": ["--config=configs/eval/linear.py:sweep", *probe],
         **health,
     }
 

@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks import dense_claim
+from repre_jax.evaluation.linear.protocols import LINEAR_PROTOCOLS
 
 
 def test_arms_of_a_seed_come_before_the_next_and_what_they_need_before_them():
@@ -20,6 +21,14 @@ def test_arms_differ_in_what_is_stated_alone(tmp_path):
     assert of["learned"][0] == of["windows"][0] == "--config=configs/imagenette_dino.py"
     assert [*of["baseline"][1:], "--config.repre.weighting=learned"] == of["learned"][1:]
     assert set(of["windows"]) - set(of["learned"]) == set(dense_claim.WINDOWS[1:])
+
+
+@pytest.mark.parametrize(("arm", "protocol"), [("dino-learned", "dino"), ("mae-untrained", "mae")])
+def test_every_linear_probe_can_start_on_the_images_there_are(arm, protocol):
+    own = LINEAR_PROTOCOLS[protocol]
+    given = dict(flag.split("=") for flag in dense_claim.instruments(f"{arm}-0", "")["linear"])
+    assert int(given["--config.epochs"]) > own.warmup_epochs
+    assert int(given.get("--config.train_batch_size", own.batch_size)) <= 9469
 
 
 def test_differences_are_within_method_and_seed():
