@@ -99,7 +99,9 @@ def of_moco_v3(checkout: str) -> dict[str, list[float]]:
             rows[name].append(error(our_moco_v3_gradient(views, "bfloat16", sums, seed), exact))
         mean, std = official_contrastive.MEAN, official_contrastive.STD
         normalised = (views - np.float32(mean)) / np.float32(std)
-        gradients = official_contrastive.moco_v3_gradients(checkout, normalised, seed=seed)
+        gradients = official_contrastive.moco_v3_gradients(
+            checkout, normalised, width=WIDTH, heads=HEADS, seed=seed
+        )
         rows["autocast"].append(error(gradients["autocast"], gradients["float32"]))
     return rows
 

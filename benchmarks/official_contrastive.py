@@ -77,14 +77,17 @@ def make_step(
     return run
 
 
-def moco_v3_gradients(checkout: str, views: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
+def moco_v3_gradients(
+    checkout: str, views: np.ndarray, *, width: int, heads: int, seed: int
+) -> dict[str, np.ndarray]:
     """Gradient of the official MoCo v3's loss at initial weights, in float32 and under autocast.
 
-    Of a ViT of 12 blocks of 192 with the heads of the published commands, on the CPU.
+    Of a ViT of 12 blocks with the heads of the published commands, on the CPU.
 
     Args:
       checkout: folder of the official repository.
       views: normalised float32 [B, 2, H, W, 3].
+      width, heads: of the ViT.
       seed: of the weights.
 
     Returns:
@@ -95,16 +98,16 @@ def moco_v3_gradients(checkout: str, views: np.ndarray, *, seed: int) -> dict[st
     pair = [torch.from_numpy(views[:, v].transpose(0, 3, 1, 2).copy()) for v in (0, 1)]
     found = {}
     with official.modules_of(checkout):
+        vits, builder = _moco_v3_modules()
+        encoder = functools.partial(
+            vits.VisionTransformerMoCo,
+            stop_grad_conv1=True,
+            embed_dim=width,
+            num_heads=heads,
+            norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        )
         for name, enabled in (("float32", False), ("autocast", True)):
             torch.manual_seed(seed)
-            vits, builder = _moco_v3_modules()
-            encoder = functools.partial(
-                vits.VisionTransformerMoCo,
-                stop_grad_conv1=True,
-                embed_dim=192,
-                num_heads=3,
-                norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-            )
             model = builder.MoCo_ViT(encoder, 256, 4096, 0.2).train()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 loss = model(*pair, 0.99)

@@ -31,7 +31,7 @@ from repre_jax.runs.fingerprints import params_sha256
 from repre_jax.training import defaults
 from repre_jax.training.learner import build_method, init_encoder
 
-_WEIGHTS = ("auto", "online", "target")
+FOREIGN_WEIGHTS = ("auto", "online", "target")
 # How pixels in [0, 1] are normalised: mean and deviation of the three colours.
 PIXELS = {
     "imagenet": tuple(IMAGENET),
@@ -137,8 +137,8 @@ def _converted(
 
 
 def _check_told(told: Told, weights: str) -> None:
-    if weights not in _WEIGHTS:
-        raise UserError(f"weights={weights!r} must be one of {', '.join(_WEIGHTS)}.")
+    if weights not in FOREIGN_WEIGHTS:
+        raise UserError(f"weights={weights!r} must be one of {', '.join(FOREIGN_WEIGHTS)}.")
     if told.method not in (None, *known_methods()):
         raise UserError(f"method={told.method!r} must be one of {', '.join(known_methods())}.")
     if told.pixels not in (None, *PIXELS):

@@ -15,7 +15,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from repre_jax.convert.files import SUFFIXES, is_foreign, run_name
-from repre_jax.convert.foreign import imported_config, method_as_published, read_foreign
+from repre_jax.convert.foreign import (
+    FOREIGN_WEIGHTS,
+    imported_config,
+    method_as_published,
+    read_foreign,
+)
 from repre_jax.data.recipes import ViewRecipe
 from repre_jax.errors import UserError
 from repre_jax.evaluation.stored import read_about, read_chosen, read_parts
@@ -29,7 +34,7 @@ from repre_jax.training import defaults
 from repre_jax.training.learner import build_method, init_encoder
 
 _NETWORKS = ("params", "target_params", "batch_stats", "target_batch_stats")
-WEIGHTS = ("auto", "online", "target", "random")
+WEIGHTS = (*FOREIGN_WEIGHTS, "random")
 # Traced once for all runs of one architecture: those of a table, say.
 _init_encoder = jax.jit(init_encoder, static_argnums=0, static_argnames="seed")
 # Fields of an encoder that change no result; the dtype is a setting of every evaluation.
